@@ -1,0 +1,78 @@
+"""Files that are either whole or absent, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from drtune.errors import UserError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a fresh path beside `path` to write a file or a folder at; on success it takes the place of `path`.
+
+    A reader sees the old content or the new, never a part; after an error the old content stands untouched.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        written = Path(scratch) / path.name
+        yield written
+        if path.is_dir() and not path.is_symlink():
+            # A folder cannot be replaced in one call: the old one steps aside first.
+            os.replace(path, Path(scratch) / "replaced")
+        os.replace(written, path)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with replacing(path) as written:
+        written.write_text(text, encoding="utf-8")
+
+
+def sha256_bytes(content: bytes) -> str:
+    """The digest of `content` in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """The digest of a file's content in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_folder(folder: str | Path) -> dict[str, str]:
+    """The digest of every file below `folder`, by its path relative to it with forward slashes, in sorted order."""
+    folder = Path(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+
+
+def copy_folder(source: str | Path, target: str | Path) -> None:
+    """Copy a folder to `target`, whole or not at all."""
+    with replacing(target) as written:
+        shutil.copytree(source, written)
+
+
+def claim(path: str | Path, *, overwrite: bool = False) -> Path:
+    """Check that output may go to `path`: its folder can be written, and nothing is there unless `overwrite`.
+
+    Raises:
+        UserError: something stands there already, or the place cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"output {path}: exists already; give --overwrite to replace it, or another place")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"output {path}: cannot be written ({error.strerror}); give another place") from None
+    return path

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from drtune.errors import UserError
 from drtune.files import sha256_bytes
 
+RewardName = Literal["symmetry", "compressibility", "brightness", "preference"]
+
 
 class Section(BaseModel):
     """A part of the tree: frozen, with unknown keys refused."""
@@ -73,7 +75,7 @@ class OptimizerConfig(Section):
 class EvaluationConfig(Section):
     """How the tuned model is compared with its base."""
 
-    rewards: tuple[str, ...] = ("symmetry", "preference", "compressibility", "brightness")
+    rewards: tuple[RewardName, ...] = ("symmetry", "preference", "compressibility", "brightness")
     max_prompts: int = Field(192, ge=1)
     """At most so many held-out prompts, the first of each category in turn."""
     sampler: SamplerConfig = SamplerConfig(steps=12, guidance_scale=3.0)
@@ -89,7 +91,7 @@ class Config(Section):
     """`miniature`, a hub id such as `stabilityai/stable-diffusion-xl-base-1.0`, or a local folder."""
     base_revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    rewards: dict[str, float] = {"symmetry": 1.0}
+    rewards: dict[RewardName, float] = {"symmetry": 1.0}
     """Weight of each reward in the sum that is maximised."""
     steps: int = Field(80, ge=1)
     """Optimizer updates."""

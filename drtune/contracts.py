@@ -1,6 +1,7 @@
 """What travels between the steps: small frozen values, each kept as `manifest.json` in the folder of its payload.
 
-    prepare_prompts -> PromptSet -> train -> TunedModel -> evaluate -> EvaluationReport -> decide -> Decision -> publish -> RegistryEntry
+    prepare_prompts -> PromptSet -> train -> TunedModel -> evaluate -> EvaluationReport
+                    -> decide -> Decision -> publish -> RegistryEntry
 
 Every value names the digests of what it came from, so that any published file can be followed back to its prompts.
 """
@@ -23,9 +24,13 @@ class Contract(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
+    def manifest(self) -> str:
+        """The text of `manifest.json`; equal values have equal text."""
+        return self.model_dump_json(indent=2) + "\n"
+
     def save(self, folder: str | Path) -> None:
         """Write `manifest.json` into `folder`, whole or not at all."""
-        write_text(Path(folder) / MANIFEST, self.model_dump_json(indent=2) + "\n")
+        write_text(Path(folder) / MANIFEST, self.manifest())
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -42,7 +47,9 @@ class Contract(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise UserError(f"{path}: not a {cls.__name__} of this version of drtune: {where}: {first['msg']}") from None
+            raise UserError(
+                f"{path}: not a {cls.__name__} of this version of drtune: {where}: {first['msg']}"
+            ) from None
 
 
 class DataSource(Contract):
@@ -126,12 +133,15 @@ class Score(Contract):
 class EvaluationReport(Contract):
     """Base against candidate: `report.html`, `scores.parquet` (one row a prompt and reward) and `images/`.
 
-    >>> EvaluationReport(model=TunedModel(...), num_prompts=256, seed=0, num_inference_steps=20, guidance_scale=3.0,
-    ...                  trained_rewards=("symmetry",), scores=(Score(...),), scores_sha256="ab12...")
+    >>> EvaluationReport(model=TunedModel(...), prompts_sha256="1c3e...", num_prompts=256, seed=0,
+    ...                  num_inference_steps=20, guidance_scale=3.0, trained_rewards=("symmetry",),
+    ...                  scores=(Score(...),), scores_sha256="ab12...")
     """
 
     kind: Literal["EvaluationReport/1"] = "EvaluationReport/1"
     model: TunedModel
+    prompts_sha256: str
+    """Digest of the prompts.jsonl whose held-out part was used, which need not be that of the model's own prompts."""
     num_prompts: int
     seed: int
     num_inference_steps: int
@@ -163,7 +173,7 @@ class Decision(Contract):
 class RegistryEntry(Contract):
     """One immutable version of a published model.
 
-    >>> RegistryEntry(name="miniature-symmetry", version="v3", uri="s3://models/miniature-symmetry/v3",
+    >>> RegistryEntry(name="miniature-symmetry", version="v3", uri="s3://models/miniature-symmetry/files/5d1c...",
     ...               digest="e01c...", files={"README.md": "77ab..."}, model=TunedModel(...), decision=Decision(...))
     """
 

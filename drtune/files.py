@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from drtune.errors import UserError
+
+MARKS = ("manifest.json", "config.yaml", "pipeline.log")
+"""An output folder of ours has one of these; no other folder is ever replaced."""
 
 
 @contextmanager
@@ -26,8 +28,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield written
         if path.is_dir() and not path.is_symlink():
             # A folder cannot be replaced in one call: the old one steps aside first.
-            os.replace(path, Path(scratch) / "replaced")
-        os.replace(written, path)
+            path.replace(Path(scratch) / "replaced")
+        written.replace(path)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -43,7 +45,7 @@ def sha256_bytes(content: bytes) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """The digest of a file's content in hex."""
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -64,11 +66,15 @@ def claim(path: str | Path, *, overwrite: bool = False) -> Path:
     """Check that output may go to `path`: its folder can be written, and nothing is there unless `overwrite`.
 
     Raises:
-        UserError: something stands there already, or the place cannot be written to.
+        UserError: something stands there already, with `overwrite` something else than our own output; or the place
+            cannot be written to.
     """
     path = Path(path)
-    if path.exists() and not overwrite and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"output {path}: exists already; give --overwrite to replace it, or another place")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not overwrite:
+            raise UserError(f"output {path}: exists already; give --overwrite to replace it, or another place")
+        if path.is_dir() and not any((path / mark).exists() for mark in MARKS):
+            raise UserError(f"output {path}: holds files that drtune did not write; give another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -1,0 +1,1 @@
+"""Step 1: take the prompts at a stated version of the data."""

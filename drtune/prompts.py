@@ -1,0 +1,346 @@
+"""Prompts: from a file as users bring it to a checked, de-duplicated set that is split once and for all.
+
+    prompts.csv -> manifest.json (a PromptSet), prompts.jsonl (what was taken), problems.jsonl (what was not, and why)
+
+Nothing is dropped silently: every record of the source is either taken or stands in problems.jsonl.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Literal
+
+from drtune.contracts import DataSource, PromptSet
+from drtune.errors import UserError
+from drtune.files import claim, replacing, sha256_bytes
+
+MAX_CHARACTERS = 2000
+"""Longest prompt that is taken, after normalisation; text encoders read far less."""
+EVAL_FRACTION = 1 / 6
+"""Share of prompts that is held out for evaluation."""
+TEXT_FIELDS = ("text", "prompt", "caption")
+"""Names of the field that holds the prompt, in any case, the first that is present counts."""
+CATEGORY_FIELDS = ("category", "style")
+"""Names of the field that holds the category."""
+SPLIT_FIELDS = ("split",)
+"""Name of the field that says train or eval and so overrides the hash."""
+SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+PROMPTS = "prompts.jsonl"
+PROBLEMS = "problems.jsonl"
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an image is asked for with, and the category that scores are broken down by ("" for none)."""
+
+    text: str
+    category: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A record that was not taken: `where` is its line in a text file, else its position, both counted from 1."""
+
+    where: str
+    reason: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class SplitPrompt(Prompt):
+    """A prompt with the side that it belongs to."""
+
+    split: Split
+
+
+class _RefusedError(Exception):
+    """One record is not taken; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One record as it stands in the source: `value` is a string or a mapping of fields, if all is well."""
+
+    where: str
+    value: object
+    refused: str = ""
+    """Why it is none of its format, if so; `value` is then its raw text."""
+
+
+def prepare(source: Path, out: Path, *, data: DataSource | None = None, overwrite: bool = False) -> PromptSet:
+    """Read, check, de-duplicate and split the prompts of `source` into a PromptSet folder at `out`.
+
+    Args:
+        source: A file with one of `SUFFIXES`, in UTF-8.
+        out: Folder that is written, whole or not at all.
+        data: Where `source` came from, if it stands for another file than itself, as a version of data under DVC does.
+        overwrite: Replace what stands at `out`.
+
+    Raises:
+        UserError: the file cannot be read as what its suffix says, has no field with prompts, or yields no prompt for
+            train or for eval; or `out` cannot be written.
+    """
+    claim(out, overwrite=overwrite)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
+    data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
+    prompts, problems = parse(content, data.path)
+    _check_split(prompts, problems, data.path)
+
+    lines = _to_jsonl(prompts)
+    prompt_set = PromptSet(
+        sha256=sha256_bytes(lines),
+        num_train=sum(prompt.split == "train" for prompt in prompts),
+        num_eval=sum(prompt.split == "eval" for prompt in prompts),
+        categories=dict(sorted(Counter(prompt.category for prompt in prompts).items())),
+        problems=_count(problems),
+        source=data,
+    )
+    with replacing(out) as folder:
+        folder.mkdir()
+        (folder / PROMPTS).write_bytes(lines)
+        (folder / PROBLEMS).write_bytes(_to_jsonl(problems))
+        prompt_set.save(folder)
+    return prompt_set
+
+
+def load_prompts(folder: str | Path, split: Split) -> list[Prompt]:
+    """Load the prompts of one side of a PromptSet folder, in the order of their source.
+
+    Raises:
+        UserError: the folder is no PromptSet, or its prompts are not those that the manifest states.
+    """
+    path = Path(folder) / PROMPTS
+    prompt_set = PromptSet.load(folder)
+    try:
+        lines = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the prompts again") from None
+    if sha256_bytes(lines) != prompt_set.sha256:
+        raise UserError(f"{path}: changed after it was written (sha256 differs); prepare the prompts again")
+    rows = [json.loads(line) for line in lines.splitlines()]
+    return [Prompt(row["text"], row["category"]) for row in rows if row["split"] == split]
+
+
+def split_of(text: str) -> Split:
+    """Choose the side of a prompt by its own hash alone, so that adding prompts never moves others.
+
+    Letter case does not count, as it does not for duplicates.
+    """
+    digest = hashlib.sha256(text.casefold().encode()).digest()
+    return "eval" if int.from_bytes(digest[:8], "big") < EVAL_FRACTION * 2**64 else "train"
+
+
+def parse(content: bytes, name: str) -> tuple[list[SplitPrompt], list[Problem]]:
+    """Take or refuse each record of a prompts file: the two lists add up to its records.
+
+    Args:
+        content: The whole file.
+        name: What the file is called in errors; its suffix decides how the content is read.
+
+    Raises:
+        UserError: the file as a whole cannot be read as what its suffix says, or has no column with prompts.
+    """
+    prompts: dict[str, SplitPrompt] = {}
+    problems = []
+    for record in _read_records(content, name):
+        try:
+            if record.refused:
+                raise _RefusedError(record.refused)
+            prompt = _to_prompt(record.value)
+            if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
+                raise _RefusedError("duplicate")
+        except _RefusedError as refused:
+            problems.append(Problem(record.where, str(refused), str(record.value)[:100]))
+    return list(prompts.values()), problems
+
+
+def _to_prompt(value: object) -> SplitPrompt:
+    """Check one record: a string, or a mapping of fields whose names count in any case."""
+    if isinstance(value, str):
+        value = {TEXT_FIELDS[0]: value}
+    if not isinstance(value, Mapping):
+        raise _RefusedError("wrong type")
+    fields = {_field_name(key): content for key, content in value.items()}
+    if (text := _first(fields, TEXT_FIELDS)) is None:
+        raise _RefusedError("no text field")
+    if not (text := _clean(text)):
+        raise _RefusedError("empty")
+    category = _first(fields, CATEGORY_FIELDS, default="")
+    category = _clean(str(category) if isinstance(category, int) else category)
+    match _clean(_first(fields, SPLIT_FIELDS, default="")).casefold():
+        case "":
+            return SplitPrompt(text, category, split_of(text))
+        case "train" | "eval" as split:
+            return SplitPrompt(text, category, split)
+    raise _RefusedError("unknown split")
+
+
+def _field_name(key: str) -> str:
+    return key.strip().casefold()
+
+
+def _first(fields: Mapping[str, Any], names: Iterable[str], default: Any = None) -> Any:
+    """Return what the first of the named fields that is not null holds."""
+    return next((fields[name] for name in names if fields.get(name) is not None), default)
+
+
+# Bytes that are not UTF-8 are decoded to lone surrogates; U+FFFD stands where another program already lost some.
+_NOT_DECODED = re.compile(r"[\ud800-\udfff\ufffd]")
+# Everything of Unicode's class Cc but tab, newlines and feeds, which are white space.
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+
+
+def _clean(value: object) -> str:
+    """Normalise to NFC with single spaces, and refuse what no text encoder should see."""
+    if not isinstance(value, str):
+        raise _RefusedError("wrong type")
+    if _NOT_DECODED.search(value):
+        raise _RefusedError("wrong encoding")
+    if _CONTROL.search(value):
+        raise _RefusedError("control characters")
+    text = " ".join(unicodedata.normalize("NFC", value).split())
+    if len(text) > MAX_CHARACTERS:
+        raise _RefusedError("too long")
+    return text
+
+
+def _check_split(prompts: list[SplitPrompt], problems: list[Problem], name: str) -> None:
+    """Refuse a set without prompts, or with all of them on one side."""
+    if not prompts:
+        counts = ", ".join(f"{number} {reason}" for reason, number in _count(problems).items()) or "no records at all"
+        raise UserError(f"prompts {name}: not one usable prompt ({counts}); give a UTF-8 file with a prompt a record")
+    for missing in {"train", "eval"} - {prompt.split for prompt in prompts}:
+        raise UserError(
+            f"prompts {name}: none of its {len(prompts)} prompts is for {missing}; add prompts (about 1 in "
+            f"{1 / EVAL_FRACTION:.0f} is for eval), or give records a field split that says train or eval"
+        )
+
+
+def _count(problems: list[Problem]) -> dict[str, int]:
+    return dict(sorted(Counter(problem.reason for problem in problems).items()))
+
+
+def _to_jsonl(rows: Iterable[SplitPrompt] | Iterable[Problem]) -> bytes:
+    return "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
+
+
+def _read_records(content: bytes, name: str) -> Iterator[_Record]:
+    match suffix := Path(name).suffix.lower():
+        case ".txt":
+            return (_Record(f"line {number}", line) for number, line in _lines(content, name))
+        case ".csv":
+            return _read_csv(content, name)
+        case ".tsv":
+            # Quotes are plain characters here: prompts are full of them, and a tab cannot stand in a prompt anyway.
+            rows = ((number, line.split("\t")) for number, line in _lines(content, name))
+            return _read_table(rows, name)
+        case ".json":
+            return _read_json(content, name)
+        case ".jsonl":
+            return (_read_json_line(number, line) for number, line in _lines(content, name))
+        case ".parquet":
+            return _read_parquet(content, name)
+    raise UserError(f"prompts {name}: unknown suffix {suffix!r}; give a file that ends in {', '.join(SUFFIXES)}")
+
+
+def _decode(content: bytes, name: str) -> str:
+    """Decode a file; a byte that is not UTF-8 becomes a lone surrogate, which `_clean` refuses in its record."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"prompts {name}: is in UTF-16; save it as UTF-8")
+    return content.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
+
+
+def _lines(content: bytes, name: str) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers; they end where an editor ends them, unlike those of `str.splitlines`."""
+    for number, line in enumerate(io.StringIO(_decode(content, name), newline=None), start=1):
+        yield number, line.removesuffix("\n")
+
+
+def _read_csv(content: bytes, name: str) -> Iterator[_Record]:
+    # Strict: a quote that is never closed would otherwise swallow the rest of the file in silence.
+    reader = csv.reader(io.StringIO(_decode(content, name), newline=None), strict=True)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        start = 1
+        try:
+            for row in reader:
+                yield start, row
+                start = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f"prompts {name}: line {start} is not CSV ({error}); quote a prompt with commas or quotes and write "
+                f'its quotes as "", or save the file as .tsv, where quotes need nothing'
+            ) from None
+
+    return _read_table(rows(), name)
+
+
+def _read_table(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[_Record]:
+    """Read a table whose first row names the columns; every row comes with the number of its first line."""
+    _, header = next(rows, (1, []))
+    _check_columns(header, name)
+    for number, row in rows:
+        where = f"line {number}"
+        if len(row) > len(header):
+            yield _Record(where, " | ".join(row), "more fields than columns")
+        else:
+            yield _Record(where, dict(zip(header, row, strict=False)) if any(row) else "")
+
+
+def _check_columns(columns: list[str], name: str) -> None:
+    if not {_field_name(column) for column in columns}.intersection(TEXT_FIELDS):
+        found = shorten(ascii(", ".join(columns)), 100, placeholder=" ...")
+        raise UserError(f"prompts {name}: no column {', '.join(TEXT_FIELDS)} (columns: {found}); name the column so")
+
+
+def _read_json(content: bytes, name: str) -> Iterator[_Record]:
+    try:
+        records = json.loads(_decode(content, name))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"prompts {name}: not valid JSON ({error}); for one object a line name it .jsonl") from None
+    if not isinstance(records, list):
+        raise UserError(f"prompts {name}: holds one {type(records).__name__}; give a list of strings or objects")
+    return (_Record(f"record {number}", value) for number, value in enumerate(records, start=1))
+
+
+def _read_json_line(number: int, line: str) -> _Record:
+    where = f"line {number}"
+    if not line.strip():
+        return _Record(where, "")
+    try:
+        return _Record(where, json.loads(line))
+    except (ValueError, RecursionError):
+        return _Record(where, line, "not JSON")
+
+
+def _read_parquet(content: bytes, name: str) -> Iterator[_Record]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(io.BytesIO(content))
+        columns = file.schema_arrow.names
+        _check_columns(columns, name)
+        # Data sets come with columns of images, which are not to be read.
+        wanted = {*TEXT_FIELDS, *CATEGORY_FIELDS, *SPLIT_FIELDS}
+        rows = file.read([column for column in columns if _field_name(column) in wanted]).to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts {name}: not valid Parquet ({' '.join(str(error).split())})") from None
+    return (_Record(f"record {number}", value) for number, value in enumerate(rows, start=1))

@@ -1,0 +1,156 @@
+"""The first step: which version of the data is taken, and how a changed file is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from components.prepare_prompts.component import prepare_prompts as component
+from components.prepare_prompts.run import prepare_prompts
+from drtune.contracts import DataSource, PromptSet
+from drtune.errors import UserError
+from drtune.files import sha256_file
+from drtune.prompts import Prompt, load_prompts
+
+FIRST = '{"text": "a cat", "split": "train"}\n{"text": "a dog", "split": "eval"}\n'
+SECOND = FIRST + '{"text": "a fox", "split": "train"}\n'
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = os.environ | {"DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    return run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+def commit(folder: Path, message: str) -> str:
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--message", message)
+    return run(folder, "git", "rev-parse", "HEAD")
+
+
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository whose data has two versions, tagged first and second; the second is checked out."""
+    repository = tmp_path_factory.mktemp("two_versions")
+    run(repository, "git", "init")
+    dvc(repository, "init")
+    dvc(repository, "remote", "add", "--default", "store", "store")
+    for tag, text in {"first": FIRST, "second": SECOND}.items():
+        (repository / "data").mkdir(exist_ok=True)
+        (repository / "data/prompts.jsonl").write_text(text)
+        dvc(repository, "add", "data")
+        commit(repository, tag)
+        run(repository, "git", "tag", tag)
+    dvc(repository, "push", "--all-commits")
+    return repository
+
+
+@pytest.fixture
+def repository(two_versions: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(two_versions, tmp_path / "repository")
+
+
+def test_a_plain_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "prompts.jsonl"
+    source.write_text(FIRST)
+    prepared = prepare_prompts(str(source), "", tmp_path / "out")
+    assert prepared == PromptSet.load(tmp_path / "out")
+    assert prepared.source == DataSource(path=str(source), sha256=sha256_file(source))
+
+
+def test_a_relative_path_starts_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.jsonl").write_text(FIRST)
+    monkeypatch.chdir(tmp_path)
+    assert prepare_prompts("prompts.jsonl", "", tmp_path / "out").source.path == "prompts.jsonl"
+
+
+def test_a_plain_file_has_no_revision(tmp_path: Path) -> None:
+    source = tmp_path / "prompts.jsonl"
+    source.write_text(FIRST)
+    with pytest.raises(UserError, match=r"data_revision='v1': .* is in no folder under DVC; leave it empty"):
+        prepare_prompts(str(source), "v1", tmp_path / "out")
+
+
+def test_the_step_states_commit_and_md5_of_what_is_checked_out(repository: Path, tmp_path: Path) -> None:
+    prepared = prepare_prompts(str(repository / "data/prompts.jsonl"), "", tmp_path / "out")
+    assert prepared.num_train == 2
+    assert prepared.source.path == "data/prompts.jsonl"
+    assert prepared.source.git_revision == run(repository, "git", "rev-parse", "second")
+    assert f"md5: {prepared.source.dvc_md5}\n" in (repository / "data.dvc").read_text()
+
+
+def test_an_edited_file_is_refused_and_left_alone(repository: Path, tmp_path: Path) -> None:
+    edited = repository / "data/prompts.jsonl"
+    edited.write_text("mine")
+    with pytest.raises(UserError, match=r"data/prompts\.jsonl: not the version that data\.dvc states") as raised:
+        prepare_prompts(str(edited), "", tmp_path / "out")
+    assert "`dvc add data` to keep that or `dvc pull --force data.dvc` to undo it" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert edited.read_text() == "mine"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_was_added_but_not_committed_has_no_commit(repository: Path, tmp_path: Path) -> None:
+    (repository / "data/prompts.jsonl").write_text(SECOND + '"a hen"\n')
+    dvc(repository, "add", "data")
+    prepared = prepare_prompts(str(repository / "data/prompts.jsonl"), "", tmp_path / "out")
+    assert prepared.source.git_revision is None
+    assert f"md5: {prepared.source.dvc_md5}\n" in (repository / "data.dvc").read_text()
+
+
+def test_a_file_that_is_not_in_the_stated_version_is_refused(repository: Path, tmp_path: Path) -> None:
+    extra = repository / "data/extra.txt"
+    extra.write_text("a hen\n")
+    with pytest.raises(UserError, match=r"data/extra\.txt: not in the version that data\.dvc states; add it with"):
+        prepare_prompts(str(extra), "", tmp_path / "out")
+    with pytest.raises(UserError, match=r"data/absent\.txt: not found in what data\.dvc states"):
+        prepare_prompts(str(repository / "data/absent.txt"), "", tmp_path / "out")
+
+
+def test_missing_files_are_pulled(repository: Path, tmp_path: Path) -> None:
+    shutil.rmtree(repository / "data")
+    shutil.rmtree(repository / ".dvc/cache")
+    assert prepare_prompts(str(repository / "data/prompts.jsonl"), "", tmp_path / "out").num_train == 2
+
+
+def test_files_of_another_version_are_replaced(repository: Path, tmp_path: Path) -> None:
+    run(repository, "git", "checkout", "first")
+    assert prepare_prompts(str(repository / "data/prompts.jsonl"), "", tmp_path / "out").num_train == 1
+    assert (repository / "data/prompts.jsonl").read_text() == FIRST
+
+
+def test_a_revision_is_taken_without_touching_the_working_tree(repository: Path, tmp_path: Path) -> None:
+    edited = repository / "data/prompts.jsonl"
+    edited.write_text("mine")
+    status = run(repository, "git", "status", "--porcelain")
+    prepared = prepare_prompts(str(edited), "first", tmp_path / "out")
+    assert prepared.source.git_revision == run(repository, "git", "rev-parse", "first")
+    assert f"md5: {prepared.source.dvc_md5}\n" in run(repository, "git", "show", "first:data.dvc") + "\n"
+    assert load_prompts(tmp_path / "out", "train") == [Prompt("a cat", "")]
+    assert edited.read_text() == "mine"
+    assert run(repository, "git", "status", "--porcelain") == status
+
+
+@pytest.mark.parametrize("revision", ["nonsense", "--help"])
+def test_an_unknown_revision_is_refused(repository: Path, tmp_path: Path, revision: str) -> None:
+    with pytest.raises(UserError, match=f"data_revision='{revision}': no commit, branch or tag with a data.dvc"):
+        prepare_prompts(str(repository / "data/prompts.jsonl"), revision, tmp_path / "out")
+
+
+def test_the_component_shows_the_counts(tmp_path: Path) -> None:
+    source = tmp_path / "prompts.jsonl"
+    source.write_text(SECOND)
+    artifact = dsl.Dataset(name="prompt_set", uri=str(tmp_path / "out"))
+    component.python_func(prompts=str(source), data_revision="", prompt_set=artifact)
+    assert artifact.metadata == PromptSet.load(tmp_path / "out").model_dump()
+    assert (artifact.metadata["num_train"], artifact.metadata["num_eval"]) == (2, 1)

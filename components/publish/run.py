@@ -1,0 +1,13 @@
+"""What the publish step does."""
+
+from drtune.registry import Registry
+
+
+def run(
+    model_folder: str, report_folder: str, decision_folder: str, registry: str, name: str, entry_folder: str
+) -> dict[str, str]:
+    """Publish, write the RegistryEntry, and return what the run's page shows of it."""
+    entry = Registry(registry).publish(name, model_folder, report_folder, decision_folder)
+    entry.save(entry_folder)
+    print(f"{entry.name} {entry.version} is in production: {entry.uri}")
+    return {"uri": entry.uri, "version": entry.version, "digest": entry.digest}

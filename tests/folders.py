@@ -1,0 +1,100 @@
+"""Small valid folders of the steps: a tuned model, its report and the decision on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from drtune.config import load_config
+from drtune.contracts import (
+    MANIFEST,
+    DataSource,
+    Decision,
+    EvaluationReport,
+    PromptSet,
+    Score,
+    TunedModel,
+)
+from drtune.files import sha256_bytes, sha256_file
+
+
+class Folders(NamedTuple):
+    """What the publish step takes."""
+
+    model: Path
+    report: Path
+    decision: Path
+
+
+def make_folders(
+    root: Path,
+    *,
+    adapter: bytes = b"adapter one",
+    base_model: str = "miniature",
+    base_revision: str | None = None,
+    publish: bool = True,
+) -> Folders:
+    folders = Folders(root / "model", root / "report", root / "decision")
+    config = load_config(None, [f"base_model={base_model}", "rewards.symmetry=1.0", "rewards.preference=0.5"])
+    model = TunedModel(
+        adapter_sha256=sha256_bytes(adapter),
+        base_model=base_model,
+        base_revision=base_revision,
+        step=80,
+        config_sha256=config.sha256(),
+        prompts=PromptSet(
+            sha256="1c3e" * 16,
+            num_train=2000,
+            num_eval=400,
+            categories={"anime": 1200, "photo": 1200},
+            problems={},
+            source=DataSource(path="data/sdxl.jsonl", sha256="9f2c" * 16, git_revision="4a1b" * 10, dvc_md5="d751" * 8),
+        ),
+        code_revision="77aa" * 10,
+        reward=0.83,
+    )
+    (folders.model / "adapter").mkdir(parents=True)
+    (folders.model / "adapter" / "pytorch_lora_weights.safetensors").write_bytes(adapter)
+    (folders.model / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    model.save(folders.model)
+    report = EvaluationReport(
+        model=model,
+        prompts_sha256="2d4f" * 16,
+        num_prompts=192,
+        seed=7,
+        num_inference_steps=12,
+        guidance_scale=3.0,
+        trained_rewards=("symmetry", "preference"),
+        scores=(
+            _score("symmetry", None, 0.56, 0.83),
+            _score("symmetry", "anime", 0.11, 0.22),
+            _score("brightness", None, 0.5, 0.4),
+        ),
+        scores_sha256="ab12" * 16,
+    )
+    report.save(folders.report)
+    (folders.report / "report.html").write_text("<h1>Before and after</h1>", encoding="utf-8")
+    Decision(
+        publish=publish,
+        reasons=("symmetry: gain 0.27, at least 0.10 wanted", "brightness: not lost"),
+        report_sha256=sha256_file(folders.report / MANIFEST),
+        policy_sha256="c7aa" * 16,
+    ).save(folders.decision)
+    return folders
+
+
+def _score(reward: str, category: str | None, base: float, candidate: float) -> Score:
+    gain = candidate - base
+    return Score(
+        reward=reward,
+        category=category,
+        num_prompts=192,
+        base_mean=base,
+        candidate_mean=candidate,
+        gain=gain,
+        gain_low=gain - 0.02,
+        gain_high=gain + 0.02,
+        win_rate=0.95,
+        win_low=0.92,
+        win_high=0.97,
+    )

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from drtune.errors import UserError
+from drtune.storage import open_storage
+
+KEYS = {"AWS_ACCESS_KEY_ID": "some-key", "AWS_SECRET_ACCESS_KEY": "some-secret"}
+
+
+def test_a_bare_path_and_a_file_uri_name_the_same_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "with space and 50%"
+    open_storage(str(folder)).write("a/b", b"content")
+    assert (folder / "a" / "b").read_bytes() == b"content"
+    assert open_storage(folder.as_uri()).read("a/b") == b"content"
+    assert open_storage(str(folder)).uri == open_storage(folder.as_uri()).uri == folder.as_uri()
+
+
+@pytest.mark.parametrize(
+    "uri", ["http://somewhere/x", "file://relative/x", "s3://", "s3://Bad_Bucket/x", "s3://a/x", "gs://bucket/x"]
+)
+def test_a_uri_of_another_kind_is_refused_by_its_value(uri: str) -> None:
+    with pytest.raises(UserError, match="wanted a folder, file:///absolute/folder or s3://bucket/prefix") as refusal:
+        open_storage(uri, KEYS)
+    assert repr(uri) in str(refusal.value)
+
+
+@settings(deadline=None)
+@given(key=st.text("abcdefghijklmnopqrstuvwxyz0123456789-_/", min_size=1).filter(lambda key: "//" not in key))
+def test_a_bucket_with_any_prefix_has_a_uri_without_slashes_at_the_end(key: str) -> None:
+    assert open_storage(f"s3://bucket/{key}", KEYS).uri == f"s3://bucket/{key.strip('/')}".rstrip("/")
+
+
+def test_missing_secrets_are_named() -> None:
+    with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY not set"):
+        open_storage("s3://bucket/models", {})
+    with pytest.raises(UserError, match=": AWS_SECRET_ACCESS_KEY not set"):
+        open_storage("s3://bucket/models", {"AWS_ACCESS_KEY_ID": "some-key", "AWS_SECRET_ACCESS_KEY": ""})
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:9000", "ftp://host", "http://", "http://me:hidden@host", "http://a/b"])
+def test_a_wrong_endpoint_is_refused_without_showing_a_password(endpoint: str) -> None:
+    with pytest.raises(UserError, match=r"AWS_ENDPOINT_URL=.*wanted http://host:port") as refusal:
+        open_storage("s3://bucket/models", KEYS | {"AWS_ENDPOINT_URL": endpoint})
+    assert "hidden" not in str(refusal.value)
+
+
+def test_keys_are_listed_below_a_folder_and_writes_under_way_are_not(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    assert storage.keys() == []
+    for key in ("b/2", "a/1/x", "a/10", "ab"):
+        storage.write(key, b"")
+    (tmp_path / "a" / ".half-written").mkdir()
+    (tmp_path / "a" / ".half-written" / "10").write_bytes(b"ha")
+    assert storage.keys() == ["a/1/x", "a/10", "ab", "b/2"]
+    assert storage.keys("a") == ["a/1/x", "a/10"]
+    assert storage.keys("none") == []
+
+
+def test_reading_what_is_not_there_is_told_apart_from_trouble(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        storage.read("absent")
+    storage.write("file", b"")
+    with pytest.raises(UserError, match="mend it or give another place"):
+        storage.write("file/below", b"")
+
+
+def test_a_server_out_of_reach_is_one_line_that_names_the_endpoint() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    storage = open_storage("s3://bucket/models", KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+    with pytest.raises(UserError, match=rf"no answer from http://127.0.0.1:{port} \(NewConnectionError\)") as refusal:
+        storage.keys()
+    assert len(str(refusal.value).splitlines()) == 1
+    assert "some-secret" not in str(refusal.value)
+
+
+def test_a_web_server_that_is_not_s3_is_told_apart() -> None:
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\n\r\n<p>hi!")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        endpoint = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        storage = open_storage("s3://bucket/models", KEYS | {"AWS_ENDPOINT_URL": endpoint})
+        with pytest.raises(UserError, match="is not S3"):
+            storage.keys()
+        thread.join()

@@ -1,0 +1,1 @@
+"""Step 4: hold the report against the policy."""

@@ -1,0 +1,28 @@
+"""The declaration of the deciding step."""
+
+from kfp import dsl
+
+from components.images import PLATFORM_IMAGE
+
+
+@dsl.component(base_image=PLATFORM_IMAGE, install_kfp_package=False)
+def decide(
+    report: dsl.Input[dsl.Artifact],
+    policy: str,
+    decision: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+) -> bool:
+    """Say whether the tuned model may be published, and why.
+
+    Args:
+        report: EvaluationReport.
+        policy: Path of a YAML file, such as configs/gate.yaml.
+        decision: Decision.
+        metrics: Gain and win rate of each reward.
+
+    Returns:
+        Whether to publish.
+    """
+    from components.decide.run import decide_report
+
+    return decide_report(report, policy, decision, metrics)

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from drtune.files import replacing
+from drtune.tensors import below, load_optimizer_tensors, load_tensors, named, optimizer_tensors, save_tensors
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -52,8 +50,8 @@ def fit(
         optimizer.zero_grad(set_to_none=True)
         smooth_loss = loss.item() if smooth_loss is None else 0.98 * smooth_loss + 0.02 * loss.item()
         progress.set_postfix(loss=f"{smooth_loss:.4f}", refresh=False)
-        for key, value in average.items():
-            value.lerp_(network.state_dict()[key], 1 - min(ema_decay, step / (step + 20)))
+        if average:
+            _mix_in(average, network.state_dict(), share=1 - min(ema_decay, step / (step + 20)))
         if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS or step + 1 == steps:
             _save(path, network, optimizer, average, step + 1)
             saved_at = time.monotonic()
@@ -67,31 +65,28 @@ def _warmup_then_cosine(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 100) * (0.51 + 0.49 * math.cos(math.pi * step / steps))
 
 
-def _save(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], step: int) -> None:
-    tensors = {f"network.{key}": value for key, value in network.state_dict().items()}
-    tensors |= {f"average.{key}": value for key, value in average.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-    with replacing(path) as written:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, written, metadata={"step": str(step)})
+def _mix_in(average: dict[str, Tensor], current: dict[str, Tensor], share: float) -> None:
+    for key, value in average.items():
+        value.lerp_(current[key], share)
+
+
+def _save(
+    path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor], step: int
+) -> None:
+    tensors = (
+        named("network", network.state_dict())
+        | named("average", average)
+        | named("optimizer", optimizer_tensors(optimizer))
+    )
+    save_tensors(path, tensors, {"step": str(step)})
 
 
 def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> int:
     """Fill all three from the checkpoint; return the step to go on with."""
     if not path.exists():
         return 0
-    with safe_open(path, framework="pt") as file:
-        step = int(file.metadata()["step"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimizer": {}}
-    for key, tensor in tensors.items():
-        part, name = key.split(".", 1)
-        parts[part][name] = tensor
-    network.load_state_dict(parts["network"])
-    average.update(parts["average"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in parts["optimizer"].items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return step
+    tensors, about = load_tensors(path)
+    network.load_state_dict(below("network", tensors))
+    average.update(below("average", tensors))
+    load_optimizer_tensors(optimizer, below("optimizer", tensors))
+    return int(about["step"])

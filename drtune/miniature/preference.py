@@ -16,6 +16,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
 from drtune.files import replacing
@@ -79,9 +80,9 @@ def drawn_pairs() -> tuple[list[str], Tensor, Tensor]:
 
 
 def sampled_pairs(pipeline: StableDiffusionXLPipeline, folder: Path) -> tuple[list[str], Tensor, Tensor]:
-    """Like `drawn_pairs` with the miniature's own pictures: a good sample of the caption, against
+    """Like `drawn_pairs` with the miniature's own pictures: a good sample of the caption against a worse one.
 
-    a third each: a hasty sample without guidance, a good sample of a misread caption, a spoilt good sample.
+    A third each: a hasty sample without guidance, a good sample of another caption, a spoilt good sample.
     """
     captions = [scene.caption for scene in scenes(seed=55, count=SAMPLED_PAIRS)]
     third = SAMPLED_PAIRS // 3
@@ -104,7 +105,7 @@ def sample(
     """The pipeline's images (N, 3, 32, 32) in [0, 1]."""
     pipeline.set_progress_bar_config(disable=True)
     chunks = []
-    for start in range(0, len(captions), 128):
+    for start in tqdm(range(0, len(captions), 128), desc="sample", disable=len(captions) < 1024):
         images = pipeline(
             list(captions[start : start + 128]),
             num_inference_steps=steps,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,6 +32,7 @@ class Probe(nn.Module):
         self.head = nn.Linear(64 * 16, len(BACKGROUNDS) + len(COLOURS) * (1 + len(SHAPES) + 2))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Background, presence, shape and centre, as the class says."""
         background, objects = self.head(self.trunk(images * 2 - 1)).split(
             [len(BACKGROUNDS), len(COLOURS) * (3 + len(SHAPES))], dim=1
         )
@@ -63,6 +65,15 @@ def train_probe(drawn: list[Scene], images: Tensor, vae: AutoencoderKL, folder: 
 
     fit("probe", probe, loss_of_step, steps=steps, learning_rate=2e-3, folder=folder)
     return probe
+
+
+def load_probe(checkpoint: Path) -> Probe:
+    """The probe of a checkpoint folder, in single precision."""
+    probe = Probe()
+    probe.load_state_dict(
+        {name: weight.float() for name, weight in load_file(checkpoint / "probe.safetensors").items()}
+    )
+    return probe.eval()
 
 
 def _targets(drawn: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

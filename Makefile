@@ -1,0 +1,44 @@
+# What a person and CI do here. Every target sets up .venv by itself when pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+RUN ?= runs/demo
+PROMPTS ?=
+SET ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+export DVC_NO_ANALYTICS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check miniature clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(INSTALLED) ## Set up .venv
+
+run: $(INSTALLED) ## Prompts to a published model, in minutes [PROMPTS=file] [SET="steps=20 processes=2"] [RUN=folder]
+	$(BIN)/drtune-pipeline run --out $(RUN) --overwrite $(if $(PROMPTS),--prompts $(PROMPTS)) $(addprefix --set ,$(SET))
+
+test: check ## Everything that CI checks
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+check: $(INSTALLED) ## Style, types, borders between the rooms, and the compiled pipeline
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/drtune-pipeline compile --check
+
+miniature: $(INSTALLED) ## Train the embedded model anew, in about an hour
+	$(BIN)/python -m drtune.miniature.build
+
+clean: ## Remove runs/ and caches, but not .venv
+	rm -rf runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv, which takes some minutes the first time"
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[train,pipeline,dev]' -c constraints.txt
+	@touch $@

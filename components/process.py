@@ -1,0 +1,87 @@
+"""Start a program as its own process, show what it writes, and remember why it failed.
+
+This is how a step does heavy work: the step itself never imports torch, the program that it starts does.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from drtune.errors import UserError
+
+GRACE_SECONDS = 20.0
+"""How long a child may take to end after SIGTERM before it is killed."""
+LINES_KEPT = 15
+_BYTES_KEPT = 20_000
+
+
+def run_process(command: Sequence[str]) -> None:
+    """Run `command` to its end, passing on what it writes (standard error too) as it comes, progress bars included.
+
+    The child ends with this process: SIGTERM, Ctrl-C and a reader that went away are passed on to it.
+
+    Raises:
+        UserError: the child ended with the exit code of a user's mistake; the message is its error line.
+        RuntimeError: the child failed otherwise; the message holds its exit code and its last lines, indented.
+    """
+    written = b""
+    with (
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        ) as child,
+        _ending_with_us(child),
+    ):
+        assert child.stdout is not None
+        while chunk := os.read(child.stdout.fileno(), 65536):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            written = (written + chunk)[-_BYTES_KEPT:]
+    if child.returncode == 0:
+        return
+    if not written.endswith(b"\n"):
+        print(flush=True)  # what is said about the failure begins on a line of its own
+    lines = _last_lines(written)
+    mistakes = [line for line in lines if line.startswith("error: ")]
+    if child.returncode == UserError.exit_code and mistakes:
+        raise UserError(mistakes[-1].removeprefix("error: "))
+    ending = (
+        f"exit code {child.returncode}" if child.returncode > 0 else f"signal {signal.Signals(-child.returncode).name}"
+    )
+    raise RuntimeError("\n  ".join([f"{shlex.join(command)} ended with {ending}; it wrote last:", *lines]))
+
+
+@contextmanager
+def _ending_with_us(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the child when the block ends by an exception, and make SIGTERM one."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except BaseException:
+        child.terminate()
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _last_lines(written: bytes) -> list[str]:
+    """The last lines as a terminal would show them: of a line that was redrawn, its last state."""
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in written.decode(errors="replace").split("\n"))
+    return [line for line in lines if line.strip()][-LINES_KEPT:]

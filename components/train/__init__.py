@@ -1,0 +1,1 @@
+"""Step 2: tune the model in a process of its own."""

@@ -1,0 +1,46 @@
+"""Train in a child process and vouch for what it made."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kfp import dsl
+
+from components.process import run_process
+from drtune.contracts import TunedModel
+from drtune.files import sha256_file
+
+
+def train_model(
+    prompts: dsl.Dataset, config: str, overrides: Sequence[str], model: dsl.Model, metrics: dsl.Metrics
+) -> None:
+    """Run `drtune train` into the folder of `model` and describe the result in the artifacts' metadata.
+
+    Raises:
+        UserError: the configuration or the prompts cannot be used.
+        RuntimeError: training failed, or what it left is not what its manifest says.
+    """
+    command = [sys.executable, "-m", "drtune.commands", "train"]
+    places = ["--config", config, "--prompts", prompts.path, "--out", model.path]
+    run_process([*command, *places, *(f"--set={override}" for override in overrides)])
+    tuned = verified_model(Path(model.path))
+    model.metadata.update(tuned.model_dump(mode="json", exclude={"prompts"}, exclude_none=True))
+    model.metadata["prompts_sha256"] = tuned.prompts.sha256
+    metrics.log_metric("reward", tuned.reward)
+    metrics.log_metric("updates", tuned.step)
+
+
+def verified_model(folder: Path) -> TunedModel:
+    """The TunedModel in `folder`, after its adapter was compared with the manifest.
+
+    Raises:
+        UserError: there is no manifest.
+        RuntimeError: the adapter is not the one that the manifest names.
+    """
+    tuned = TunedModel.load(folder)
+    adapter = folder / "adapter" / "pytorch_lora_weights.safetensors"
+    if (digest := sha256_file(adapter)) != tuned.adapter_sha256:
+        raise RuntimeError(f"{adapter}: sha256 is {digest}, the manifest says {tuned.adapter_sha256}")
+    return tuned

@@ -1,0 +1,33 @@
+"""What the command lines share: how a mistake of the user is shown."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import click
+
+from drtune.errors import UserError
+
+_PLACES_THAT_CANNOT_BE_WRITTEN = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "give another place",
+    errno.EACCES: "give another place",
+}
+
+
+class CommandGroup(click.Group):
+    """A group of commands that answers a user's mistake with one line `error: ...` and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+        except OSError as error:
+            if (fix := _PLACES_THAT_CANNOT_BE_WRITTEN.get(error.errno or 0)) is None:
+                raise
+            click.echo(f"error: {error.filename or 'output'}: {error.strerror}; {fix}", err=True)
+        raise click.exceptions.Exit(UserError.exit_code)

@@ -1,0 +1,152 @@
+"""What a person sees of a pipeline that runs here: each step with its times, what it writes, and why it failed.
+
+kfp.local tells of its steps through the root logger only, and mixes the output of a step with its own: here the two are
+told apart. Everything, untouched, also goes to a log file.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import time
+from contextlib import AbstractContextManager, redirect_stdout
+from dataclasses import dataclass, field
+from typing import Self, TextIO
+
+_STARTED = re.compile(r"Executing task \S*'(?P<step>[^']+)'")
+_ENDED = re.compile(r"Task \S*'(?P<step>[^']+)'\S* finished with status \S*(?P<status>SUCCESS|FAILURE)")
+_RAISED = re.compile(r"(?P<kind>[A-Za-z_][\w.]*): (?P<message>.*)")
+_PROGRESS = re.compile(r"(?P<percent>\d+)%\|")
+_EXECUTOR = "[KFP Executor "
+_TRACEBACK = "Traceback (most recent call last):"
+_REDRAW, _REST = "\r", "\x1b[K"
+
+
+@dataclass
+class Step:
+    """One step: its name, when it started, and what it wrote from its last traceback on."""
+
+    name: str
+    started: float
+    traceback: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The step that failed, why, and whether the user can mend it."""
+
+    step: str
+    reason: str
+    by_user: bool
+
+
+class Display(io.TextIOBase, AbstractContextManager["Display"]):
+    """Stands in for standard output and listens to kfp's log while a pipeline runs.
+
+    with Display(sys.stdout, log) as display:
+        tune(...)
+    display.failure  # None when every step did its work
+    """
+
+    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+        self.failure: Failure | None = None
+        self.steps_done: list[str] = []
+        self._terminal = terminal
+        self._log = log
+        self._redirection = redirect_stdout(self)
+        self._step: Step | None = None
+        self._rest = ""
+        self._in_executor_input = False
+        self._percent = -1
+        self._line_is_open = False
+
+    def __enter__(self) -> Self:
+        logging.getLogger().addFilter(self._hear)
+        self._redirection.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._redirection.__exit__(None, None, None)
+        logging.getLogger().removeFilter(self._hear)
+        self._close_line()
+
+    def write(self, text: str) -> int:
+        """Take what a step wrote, in pieces of any size."""
+        self._log.write(text)
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._take(line.removeprefix("    ").rstrip())
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on."""
+        self._terminal.flush()
+
+    def _hear(self, record: logging.LogRecord) -> bool:
+        """Follow kfp's log; True lets a record through to kfp's handler, which is standard output."""
+        message = record.getMessage()
+        if started := _STARTED.search(message):
+            self._step = Step(started["step"], time.monotonic())
+            self._say(f"{time.strftime('%H:%M:%S')}  {self._step.name}")
+        elif (ended := _ENDED.search(message)) and self._step:
+            self._end(self._step, succeeded=ended["status"] == "SUCCESS")
+            self._step = None
+        self._log.write(f"{record.levelname} {message}\n")
+        return False
+
+    def _end(self, step: Step, *, succeeded: bool) -> None:
+        seconds = time.monotonic() - step.started
+        if succeeded:
+            for line in step.traceback:  # it was not the end after all
+                self._say(f"          {line}")
+            self.steps_done.append(step.name)
+            self._say(f"{time.strftime('%H:%M:%S')}  {step.name} done in {seconds:.1f} s")
+        else:
+            self.failure = failure_of(step)
+            self._say(f"{time.strftime('%H:%M:%S')}  {step.name} FAILED after {seconds:.1f} s")
+
+    def _take(self, line: str) -> None:
+        """Show one line of a step unless it is kfp's own."""
+        if line.startswith(_EXECUTOR):
+            self._in_executor_input = line.endswith("Got executor_input:")
+        elif self._in_executor_input:
+            self._in_executor_input = line != "}"
+        elif not line.strip("- ") or self._step is None:
+            pass
+        elif line == _TRACEBACK or self._step.traceback:
+            self._step.traceback.append(line)
+        elif progress := _PROGRESS.search(line):
+            self._show_progress(line, int(progress["percent"]))
+        else:
+            self._say(f"          {line}")
+
+    def _show_progress(self, line: str, percent: int) -> None:
+        """Redraw a progress bar in place on a terminal; elsewhere show each tenth of the way once."""
+        if self._terminal.isatty():
+            self._terminal.write(f"{_REDRAW}          {line}{_REST}")
+            self._line_is_open = True
+        elif percent // 10 != self._percent // 10:
+            self._say(f"          {line}")
+        self._percent = percent
+        self._terminal.flush()
+
+    def _say(self, line: str) -> None:
+        self._close_line()
+        self._terminal.write(line + "\n")
+        self._terminal.flush()
+
+    def _close_line(self) -> None:
+        if self._line_is_open:
+            self._terminal.write("\n")
+        self._line_is_open = False
+
+
+def failure_of(step: Step) -> Failure:
+    """Find the message of the last exception that was raised, without the frames that led to it."""
+    lines = step.traceback
+    for index in reversed(range(len(lines))):
+        if raised := _RAISED.fullmatch(lines[index]):
+            reason = "\n".join([raised["message"], *lines[index + 1 :]])
+            return Failure(step.name, reason, raised["kind"].endswith(".UserError"))
+    return Failure(step.name, "it ended without saying why", by_user=False)

@@ -1,0 +1,43 @@
+"""The pipeline: prompts to a published model. It says what follows what; every step lives in its own component."""
+
+from kfp import dsl
+
+from components.decide.component import decide
+from components.evaluate.component import evaluate
+from components.prepare_prompts.component import prepare_prompts
+from components.publish.component import publish
+from components.train.component import train
+
+
+@dsl.pipeline(name="tune")
+def tune(
+    prompts: str = "data/miniature.jsonl",
+    data_revision: str = "",
+    config: str = "configs/miniature.yaml",
+    overrides: list[str] = [],  # noqa: B006 KFP stores the default in the compiled pipeline and takes nothing but a list
+    policy: str = "configs/gate.yaml",
+    registry: str = "runs/registry",
+    name: str = "miniature-symmetry",
+) -> None:
+    """Tune a text-to-image model on a reward, compare it with its base, and publish it when it deserves it.
+
+    Args:
+        prompts: Prompts file: .txt, .csv, .tsv, .json, .jsonl or .parquet.
+        data_revision: Commit whose data.dvc the prompts are checked against; empty takes the one at hand.
+        config: YAML file with what differs from the default configuration.
+        overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
+        policy: YAML file with what the tuned model must achieve to be published.
+        registry: Where models are published: a folder, file:// or s3://bucket/prefix.
+        name: Name under which the model is published.
+    """
+    prepared = prepare_prompts(prompts=prompts, data_revision=data_revision)
+    prepared.set_caching_options(False)  # a path says nothing of what the file holds today
+    trained = train(prompts=prepared.outputs["prompt_set"], config=config, overrides=overrides)
+    model = trained.outputs["model"]
+    report = evaluate(prompts=prepared.outputs["prompt_set"], model=model, overrides=overrides).outputs["report"]
+    decided = decide(report=report, policy=policy)
+    with dsl.If(decided.outputs["Output"] == True, name="worthy"):  # noqa: E712 builds the condition, compares nothing
+        published = publish(
+            model=model, report=report, decision=decided.outputs["decision"], registry=registry, name=name
+        )
+        published.set_caching_options(False)  # it changes the registry, which may have moved on since

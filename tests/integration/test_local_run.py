@@ -1,0 +1,97 @@
+"""kfp.local with real steps in real processes: what the display makes of it."""
+
+import io
+import logging
+from pathlib import Path
+
+from kfp import dsl
+
+from pipelines.display import Failure
+from pipelines.local import run_here
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@dsl.component(base_image="drtune-platform:test", install_kfp_package=False)
+def speak(text: str, said: dsl.Output[dsl.Artifact]) -> bool:
+    import logging
+    import pathlib
+
+    logging.getLogger("a library").info("noise")
+    for percent in range(0, 101, 2):
+        print(f"counting: {percent}%|bar| {percent}/100", end="\r")
+    print("\nsaying", text)
+    pathlib.Path(said.path).write_text(text)
+    return text == "go on"
+
+
+@dsl.component(base_image="drtune-platform:test", install_kfp_package=False)
+def fail(code: str) -> None:
+    exec(code)
+
+
+@dsl.pipeline(name="talk")
+def talk(text: str, code: str) -> None:
+    spoken = speak(text=text)
+    with dsl.If(spoken.outputs["Output"] == True):  # noqa: E712 builds the condition, compares nothing
+        fail(code=code)
+
+
+def run(tmp_path: Path, text: str, code: str, terminal: io.StringIO) -> tuple[Failure | None, str]:
+    log = io.StringIO()
+    failure = run_here(talk, tmp_path / "steps", {"text": text, "code": code}, terminal, log)
+    assert logging.getLogger().filters == []
+    return failure, log.getvalue()
+
+
+def test_steps_are_shown_with_their_output_and_without_the_noise_of_kfp(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    failure, log = run(tmp_path, "hello", "", screen)
+    lines = [line[10:] for line in screen.getvalue().splitlines()]
+    tenths = [f"counting: {percent}%|bar| {percent}/100" for percent in range(0, 101, 10)]
+    assert failure is None
+    assert lines[:-1] == ["speak", *tenths, "saying hello"]
+    assert lines[-1].startswith("speak done in ")
+    assert "KFP Executor" in log
+    assert next(tmp_path.glob("steps/*/speak/said")).read_text() == "hello"
+
+
+def test_a_terminal_sees_one_progress_bar_that_moves(tmp_path: Path) -> None:
+    screen = Terminal()
+    run(tmp_path, "hello", "", screen)
+    bar, *_ = [line for line in screen.getvalue().split("\n") if "counting" in line]
+    states = [state.removesuffix("\x1b[K").strip() for state in bar.split("\r")[1:]]
+    assert states == [f"counting: {percent}%|bar| {percent}/100" for percent in range(0, 101, 2)]
+
+
+def test_a_failing_step_is_named_with_its_message_alone(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    code = "raise RuntimeError('the training failed; it wrote last:\\n  ValueError: loss is NaN')"
+    failure, log = run(tmp_path, "go on", code, screen)
+    assert failure == Failure("fail", "the training failed; it wrote last:\n  ValueError: loss is NaN", by_user=False)
+    assert "Traceback" not in screen.getvalue()
+    assert "Traceback" in log
+    assert "fail FAILED after" in screen.getvalue()
+
+
+def test_the_mistake_of_a_user_is_told_from_a_fault(tmp_path: Path) -> None:
+    code = "from drtune.errors import UserError\nraise UserError('steps=0: give at least 1')"
+    failure, _ = run(tmp_path, "go on", code, io.StringIO())
+    assert failure == Failure("fail", "steps=0: give at least 1", by_user=True)
+
+
+def test_a_step_that_was_killed_is_named(tmp_path: Path) -> None:
+    failure, _ = run(tmp_path, "go on", "import os; os.kill(os.getpid(), 9)", io.StringIO())
+    assert failure == Failure("fail", "it ended without saying why", by_user=False)
+
+
+def test_a_traceback_that_a_step_survives_is_shown(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    code = "import traceback\ntry: 1 / 0\nexcept ZeroDivisionError: traceback.print_exc()\nprint('went on')"
+    failure, _ = run(tmp_path, "go on", code, screen)
+    assert failure is None
+    assert "ZeroDivisionError: division by zero" in screen.getvalue()
+    assert "went on" in screen.getvalue()

@@ -1,0 +1,104 @@
+"""The whole pipeline on the miniature, through the same command that a person types."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drtune.contracts import Decision, PromptSet, RegistryEntry, TunedModel
+from drtune.files import sha256_file
+from drtune.registry import Registry
+
+ROOT = Path(__file__).parents[2]
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
+FEW_STEPS = ["steps=2", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2"]
+FEW_PROMPTS = ["evaluation.max_prompts=4", "evaluation.sampler.steps=2"]
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.csv"
+    rows = [
+        f'"a {colour} {shape}, on a white background",{shape},{"eval" if shape == "ring" else "train"}'
+        for colour in COLOURS
+        for shape in SHAPES
+    ]
+    path.write_text("\n".join(["prompt,category,split", *rows]), encoding="utf-8")
+    return path
+
+
+def policy(tmp_path: Path, min_gain: float) -> Path:
+    path = tmp_path / f"at least {min_gain}.yaml"
+    path.write_text(json.dumps({"min_prompts": 4, "rewards": {"symmetry": {"min_gain": min_gain}}}), encoding="utf-8")
+    return path
+
+
+def run(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
+    """`drtune-pipeline run` into tmp_path / "run"; paths in the configuration are those of the repository."""
+    command = [sys.executable, "-m", "pipelines.commands", "run", "--prompts", str(prompts), *options]
+    command += ["--out", str(tmp_path / "run"), "--registry", str(tmp_path / "registry"), "--name", "tried"]
+    command += [f"--set={override}" for override in overrides]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_two_processes_make_a_published_model_that_can_be_followed_back(tmp_path: Path, prompts: Path) -> None:
+    overrides = [*FEW_STEPS, *FEW_PROMPTS, "processes=2"]
+    result = run(tmp_path, prompts, "--policy", str(policy(tmp_path, -1.0)), overrides=overrides)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("published in ")
+
+    out = tmp_path / "run"
+    prompt_set, model = PromptSet.load(out / "prompt_set"), TunedModel.load(out / "model")
+    entry = RegistryEntry.load(out / "entry")
+    assert prompt_set.source.sha256 == sha256_file(prompts)
+    assert model.prompts == prompt_set
+    assert model.step == 2
+    assert entry.model == model
+    assert entry.decision == Decision.load(out / "decision")
+    assert Registry(str(tmp_path / "registry")).show("tried") == entry
+    assert (out / "report" / "report.html").stat().st_size > 10_000
+
+
+def test_a_model_that_the_policy_refuses_is_not_published_and_the_run_succeeds(tmp_path: Path, prompts: Path) -> None:
+    overrides = [*FEW_STEPS, *FEW_PROMPTS]
+    result = run(tmp_path, prompts, "--policy", str(policy(tmp_path, 0.99)), overrides=overrides)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("not published")
+    assert not Decision.load(tmp_path / "run" / "decision").publish
+    assert not (tmp_path / "registry").exists()
+
+
+def test_a_step_that_fails_is_named_and_nothing_is_published(tmp_path: Path, prompts: Path) -> None:
+    result = run(tmp_path, prompts, overrides=[*FEW_STEPS, "base_model=nowhere/to-be-found"])
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: step train: ")
+    assert "Traceback" not in result.stdout + result.stderr
+    assert not (tmp_path / "registry").exists()
+
+
+def test_unreadable_prompts_are_named_with_their_step(tmp_path: Path) -> None:
+    result = run(tmp_path, tmp_path / "nothing.csv", overrides=[])
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: step prepare-prompts: ")
+    assert "nothing.csv" in result.stderr
+
+
+def test_a_wrong_key_is_found_before_the_first_step_and_leaves_nothing(tmp_path: Path, prompts: Path) -> None:
+    result = run(tmp_path, prompts, overrides=["stepz=2"])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: stepz: no such key")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_repeated_in_its_place_only_when_asked_to(tmp_path: Path, prompts: Path) -> None:
+    note = tmp_path / "run" / "note.txt"
+    note.parent.mkdir()
+    note.write_text("mine", encoding="utf-8")
+    assert "exists already" in run(tmp_path, prompts, overrides=[]).stderr
+    for _ in range(2):
+        run(tmp_path, tmp_path / "nothing.csv", "--overwrite", overrides=[])
+        assert len(list((tmp_path / "run" / "steps").iterdir())) == 1
+    assert note.read_text(encoding="utf-8") == "mine"

@@ -1,0 +1,127 @@
+import errno
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import drtune.commands
+import pipelines.commands
+from drtune.console import CommandGroup
+from drtune.errors import UserError
+
+HEAVY = {"torch", "diffusers", "transformers", "kfp", "pandas", "numpy", "minio", "pydantic", "yaml", "jinja2"}
+
+
+def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("path", list(_commands(drtune.commands.main)), ids=" ".join)
+def test_every_command_of_drtune_explains_itself(path: tuple[str, ...]) -> None:
+    _check_help(drtune.commands.main, path)
+
+
+@pytest.mark.parametrize("path", list(_commands(pipelines.commands.main)), ids=" ".join)
+def test_every_command_of_the_pipeline_explains_itself(path: tuple[str, ...]) -> None:
+    _check_help(pipelines.commands.main, path)
+
+
+def _check_help(main: click.Group, path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(main, [*path, "--help"])
+    assert result.exit_code == 0
+    command: click.Command = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    assert command.help
+    assert all(option.help for option in command.params if isinstance(option, click.Option))
+
+
+@pytest.mark.parametrize("module", ["drtune", "drtune.commands", "pipelines.commands"])
+def test_starting_imports_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert HEAVY.isdisjoint(loaded)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--set", "steps=0"], "steps=0"),
+        (["train", "--set", "stepz=3"], "stepz: no such key"),
+        (["train", "--set", "sampler.steps=3"], "method.trained_steps=4 is more than sampler.steps=3"),
+        (["train", "--config", "nothing.yaml"], "config nothing.yaml: cannot be read"),
+        (["train", "--set", "base_model=somewhere/else"], "give --prompts"),
+        (["prompts", "nothing.txt", "--out", "prompts"], "nothing.txt: cannot be read"),
+        (["decide", "--report", "nothing"], "nothing/manifest.json: no EvaluationReport"),
+        (["publish", "--model", "nothing", "--name", "x"], "nothing/manifest.json: no TunedModel"),
+        (["registry", "show", "nothing"], "nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    command = [sys.executable, "-m", "drtune.commands", *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("arguments", [["train", "--frob"], ["train", "--resume", "--overwrite"], ["prompts", "a.txt"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(drtune.commands.main, arguments).exit_code == 2
+
+
+def test_an_existing_output_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine").touch()
+    result = CliRunner().invoke(drtune.commands.main, ["train", "--out", str(tmp_path / "model")])
+    assert result.exit_code == 2
+    assert "exists already" in result.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine"]
+
+
+@click.group(cls=CommandGroup)
+def _failing() -> None:
+    pass
+
+
+@_failing.command()
+@click.argument("number", type=int)
+def writing(number: int) -> None:
+    raise OSError(number, "some reason", "model/config.yaml")
+
+
+@_failing.command()
+def erring() -> None:
+    raise UserError("x=1: too small; give 2")
+
+
+def test_a_full_disk_is_one_line_and_exit_code_2() -> None:
+    result = CliRunner().invoke(_failing, ["writing", str(errno.ENOSPC)])
+    assert (result.exit_code, result.stderr) == (2, "error: model/config.yaml: some reason; free some space\n")
+
+
+def test_another_error_of_the_system_keeps_its_traceback() -> None:
+    result = CliRunner().invoke(_failing, ["writing", str(errno.EIO)])
+    assert isinstance(result.exception, OSError)
+    assert result.exit_code == 1
+
+
+def test_a_user_error_is_printed_as_it_is() -> None:
+    result = CliRunner().invoke(_failing, ["erring"])
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", "error: x=1: too small; give 2\n")

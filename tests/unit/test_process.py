@@ -1,0 +1,96 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from components.process import LINES_KEPT, run_process
+from drtune.errors import UserError
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_output_of_both_streams_passes_through_unchanged(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    run_process(python("import sys; print('10%\\r20%\\r30%'); print('warned', file=sys.stderr)"))
+    assert capfdbinary.readouterr().out == b"10%\r20%\r30%\nwarned\n"
+
+
+def test_output_is_passed_on_while_the_child_still_runs(tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+    child = (
+        f"import pathlib, time\nprint('half', end='\\r')\n"
+        f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.01)"
+    )
+    parent = f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
+    with subprocess.Popen(python(parent), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"half\r"
+        go_on.touch()
+    assert process.returncode == 0
+
+
+def test_a_failure_names_the_exit_code_and_the_last_lines() -> None:
+    with pytest.raises(RuntimeError, match="exit code 7") as caught:
+        run_process(python("for i in range(100): print('line', i)\nprint(' 1%\\r 99%')\nraise SystemExit(7)"))
+    lines = str(caught.value).splitlines()[-LINES_KEPT:]
+    assert lines == [f"  line {i}" for i in range(100 - LINES_KEPT + 1, 100)] + ["   99%"]
+
+
+def test_a_child_that_was_killed_is_reported_with_its_signal() -> None:
+    with pytest.raises(RuntimeError, match="ended with signal SIGKILL"):
+        run_process(python("import os; os.kill(os.getpid(), 9)"))
+
+
+def test_a_mistake_of_the_user_stays_one() -> None:
+    with pytest.raises(UserError, match=r"^steps=0: give at least 1$"):
+        run_process(python("print('reading'); print('error: steps=0: give at least 1'); raise SystemExit(2)"))
+
+
+def _start_and_wait_for_the_grandchild(tmp_path: Path) -> tuple[subprocess.Popen[bytes], int]:
+    pid_file = tmp_path / "pid"
+    child = (
+        f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'new')!r}).write_text(str(os.getpid()))\n"
+        f"os.rename({str(tmp_path / 'new')!r}, {str(pid_file)!r})\nwhile True: print('.', flush=True); time.sleep(0.02)"
+    )
+    parent = f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
+    process = subprocess.Popen(python(parent), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    while not pid_file.exists():
+        time.sleep(0.02)
+    return process, int(pid_file.read_text())
+
+
+def _wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the child outlived its parent")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_child_too(tmp_path: Path, number: signal.Signals) -> None:
+    process, pid = _start_and_wait_for_the_grandchild(tmp_path)
+    with process:
+        process.send_signal(number)
+        assert process.stdout is not None
+        process.stdout.read()
+    assert process.returncode != 0
+    _wait_until_gone(pid)
+
+
+def test_a_reader_that_goes_away_ends_the_child_too(tmp_path: Path) -> None:
+    process, pid = _start_and_wait_for_the_grandchild(tmp_path)
+    with process:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert process.returncode != 0
+    _wait_until_gone(pid)

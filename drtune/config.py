@@ -24,9 +24,9 @@ class Section(BaseModel):
 class SamplerConfig(Section):
     """How images are sampled while tuning (DDIM, eta 0)."""
 
-    steps: int = Field(12, ge=1, le=1000)
+    steps: int = Field(default=12, ge=1, le=1000)
     """T, the sampler steps from noise to image."""
-    guidance_scale: float = Field(1.0, ge=1.0)
+    guidance_scale: float = Field(default=1.0, ge=1.0)
     """Classifier-free guidance in training; 1 is off and halves the cost."""
 
 
@@ -34,17 +34,17 @@ class MethodConfig(Section):
     """How the reward's gradient reaches the network (docs/method.md)."""
 
     name: Literal["drtune", "full"] = "drtune"
-    trained_steps: int = Field(4, ge=1)
+    trained_steps: int = Field(default=4, ge=1)
     """K, the equally spaced steps that carry gradient. `full` trains every step and reads neither K nor m."""
-    early_stop: int = Field(3, ge=1)
+    early_stop: int = Field(default=3, ge=1)
     """m: sampling stops at a step drawn from the last m, and the clean image is predicted in one jump."""
 
 
 class LoraSection(Section):
     """The adapter on the denoiser."""
 
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(8.0, gt=0)
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=8.0, gt=0)
     """The update is scaled by alpha / rank."""
     targets: tuple[str, ...] = (
         "to_q",
@@ -66,9 +66,9 @@ class LoraSection(Section):
 class OptimizerConfig(Section):
     """AdamW."""
 
-    learning_rate: float = Field(2e-4, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this norm: the random offset changes its size from one update to the next."""
 
 
@@ -76,12 +76,12 @@ class EvaluationConfig(Section):
     """How the tuned model is compared with its base."""
 
     rewards: tuple[RewardName, ...] = ("symmetry", "preference", "compressibility", "brightness")
-    max_prompts: int = Field(192, ge=1)
+    max_prompts: int = Field(default=192, ge=1)
     """At most so many held-out prompts, the first of each category in turn."""
     sampler: SamplerConfig = SamplerConfig(steps=12, guidance_scale=3.0)
     """Deployment settings: pictures as users will make them."""
-    seed: int = Field(0, ge=0)
-    batch_size: int = Field(32, ge=1)
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=32, ge=1)
 
 
 class Config(Section):
@@ -93,22 +93,22 @@ class Config(Section):
     """Branch, tag or commit of a hub id."""
     rewards: dict[RewardName, float] = {"symmetry": 1.0}
     """Weight of each reward in the sum that is maximised."""
-    steps: int = Field(80, ge=1)
+    steps: int = Field(default=80, ge=1)
     """Optimizer updates."""
-    batch_size: int = Field(8, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     """Prompts an update, over all processes together."""
-    processes: int = Field(1, ge=1)
+    processes: int = Field(default=1, ge=1)
     """Data-parallel processes on this machine."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     sampler: SamplerConfig = SamplerConfig()
     method: MethodConfig = MethodConfig()
     lora: LoraSection = LoraSection()
     optimizer: OptimizerConfig = OptimizerConfig()
-    ema_decay: float = Field(0.0, ge=0, lt=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the running mean of the adapter that is saved; 0 saves the adapter itself."""
-    checkpoint_every: int = Field(20, ge=1)
+    checkpoint_every: int = Field(default=20, ge=1)
     """Updates between checkpoints."""
-    sample_every: int = Field(20, ge=1)
+    sample_every: int = Field(default=20, ge=1)
     """Updates between grids of samples."""
     evaluation: EvaluationConfig = EvaluationConfig()
 

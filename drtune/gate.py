@@ -30,11 +30,11 @@ class RewardRules(Section):
 
     min_gain: float | None = None
     """The low end of the gain's interval must reach this."""
-    min_win_rate: float | None = Field(None, ge=0, le=1)
+    min_win_rate: float | None = Field(default=None, ge=0, le=1)
     """The low end of the win rate's interval must reach this."""
-    max_drop: float | None = Field(None, ge=0)
+    max_drop: float | None = Field(default=None, ge=0)
     """The mean gain must not lie below minus this."""
-    max_drop_in_category: float | None = Field(None, ge=0)
+    max_drop_in_category: float | None = Field(default=None, ge=0)
     """The same for the mean gain in each category; without categories all prompts count as one."""
 
     @model_validator(mode="after")

@@ -9,7 +9,9 @@ Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 with eta = 0, fo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from diffusers import DDIMScheduler
 
@@ -25,6 +27,12 @@ class SamplerStep:
     """a and b: to the latents of the next step."""
     jump: tuple[float, float]
     """a0 and b0: to the clean latents, as predicted from here."""
+
+
+def ddim_scheduler(config: Mapping[str, Any]) -> DDIMScheduler:
+    """DDIM on the noise schedule of any scheduler's configuration; one that says nothing of clipping does not clip."""
+    scheduler: DDIMScheduler = DDIMScheduler.from_config({"clip_sample": False, **config})
+    return scheduler
 
 
 def ddim_steps(scheduler: DDIMScheduler, num_steps: int) -> list[SamplerStep]:

@@ -35,7 +35,7 @@ from drtune.model import (
 from drtune.prompts import load_prompts
 from drtune.provenance import code_revision
 from drtune.rewards import WeightedSum
-from drtune.sampling import ddim_steps
+from drtune.sampling import ddim_scheduler, ddim_steps
 from drtune.sweep import roll_out, score, sweep_back
 
 NUM_SAMPLES = 16
@@ -83,6 +83,7 @@ class Trainer:
         self.embeds, self.empty = encode_prompts(self.pipeline, self.texts)
         self.sample_embeds, _ = encode_prompts(self.pipeline, self.sample_texts)
         self.pipeline.text_encoder = self.pipeline.text_encoder_2 = None  # every prompt is encoded: free their memory
+        self.scheduler = ddim_scheduler(self.pipeline.scheduler.config)
         self.reward = WeightedSum(config.rewards)
 
         weights = add_adapter(self.pipeline.unet, config.lora, config.seed)
@@ -123,7 +124,7 @@ class Trainer:
         chosen = [self._prompt_of(step, slot) for slot in slots]
         noise = torch.stack([self._noise(step, slot) for slot in slots])
         plan = draw_plan(config.method, config.sampler.steps, generator_of(config.seed, "plan", step))
-        sampler = ddim_steps(self.pipeline.scheduler, config.sampler.steps)
+        sampler = ddim_steps(self.scheduler, config.sampler.steps)
         denoiser = self._denoiser(self.embeds[chosen], config.sampler.guidance_scale)
 
         rollout = roll_out(denoiser, sampler, noise, plan)
@@ -202,7 +203,7 @@ class Trainer:
         noise = torch.stack([self._noise(0, slot) for slot in range(len(self.sample_texts))])
         whole = Plan(stop=settings.steps - 1, trained=(), alpha=0.0)
         denoiser = self._denoiser(self.sample_embeds, settings.guidance_scale)
-        rollout = roll_out(denoiser, ddim_steps(self.pipeline.scheduler, settings.steps), noise, whole)
+        rollout = roll_out(denoiser, ddim_steps(self.scheduler, settings.steps), noise, whole)
         with replacing(self.out / "samples" / f"step-{step:06d}.png") as written:
             grid(decode(self.pipeline, rollout.clean_BCHW), columns=8).save(written)
 

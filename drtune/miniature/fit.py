@@ -44,7 +44,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _warmup_then_cosine(step, steps)
         loss = loss_of_step(step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -51,7 +51,8 @@ def train_vae(images: Tensor, folder: Path, steps: int) -> AutoencoderKL:
         loss = F.l1_loss(decoded, pixels) + F.mse_loss(decoded, pixels)
         for dim in (-1, -2):
             loss = loss + F.l1_loss(decoded.diff(dim=dim), pixels.diff(dim=dim))
-        return loss + 1e-6 * posterior.kl().float().mean()
+        total: Tensor = loss + 1e-6 * posterior.kl().float().mean()
+        return total
 
     fit("vae", vae, loss_of_step, steps=steps, learning_rate=2e-3, folder=folder)
     return vae
@@ -62,8 +63,9 @@ def encode_pool(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Unit-variance latents (N, 4, 8, 8) of the pool; sets the VAE's scaling factor from their spread."""
     chunks = [vae.encode(images[i : i + 256].float() / 127.5 - 1).latent_dist.mean for i in range(0, len(images), 256)]
     latents = torch.cat(chunks)
-    vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 5))
-    return latents * vae.config.scaling_factor
+    scaling_factor = round(1.0 / latents.std().item(), 5)
+    vae.register_to_config(scaling_factor=scaling_factor)
+    return latents * scaling_factor
 
 
 class TextConditionedUNet(nn.Module):
@@ -84,7 +86,8 @@ class TextConditionedUNet(nn.Module):
         size = float(IMAGE_SIZE)
         time_ids = torch.tensor([[size, size, 0.0, 0.0, size, size]]).expand(len(noisy), 6)
         added = {"text_embeds": second.text_embeds * keep[:, None], "time_ids": time_ids}
-        return self.unet(noisy, timesteps, embeds, added_cond_kwargs=added).sample
+        predicted: Tensor = self.unet(noisy, timesteps, embeds, added_cond_kwargs=added).sample
+        return predicted
 
 
 def train_unet(
@@ -105,7 +108,8 @@ def train_unet(
         timesteps = torch.randint(1000, (len(clean),), generator=generator)
         keep = (torch.rand(len(clean), generator=generator) > 0.1).float()
         predicted = network(scheduler.add_noise(clean, noise, timesteps), timesteps, tokens[chosen], keep)
-        return (weights[timesteps] * (predicted - noise).square().mean((1, 2, 3))).mean()
+        loss: Tensor = (weights[timesteps] * (predicted - noise).square().mean((1, 2, 3))).mean()
+        return loss
 
     fit("unet", network, loss_of_step, steps=steps, learning_rate=1e-3, folder=folder, ema_decay=0.998)
     return network

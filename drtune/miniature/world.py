@@ -92,7 +92,7 @@ def random_scene(rng: random.Random) -> Scene:
     if rng.random() < 0.3:
         relation, centres = rng.choice(list(RELATIONS.items()))
         said = f"{_noun(first_colour, first_shape)} {relation} {_noun(second_colour, second_shape)}"
-        things = (
+        things: tuple[Thing, ...] = (
             place(first_colour, first_shape, centres[0], PAIR_RADIUS),
             place(second_colour, second_shape, centres[1], PAIR_RADIUS),
         )

@@ -48,7 +48,7 @@ def load_reward(name: str) -> Reward:
 class WeightedSum:
     """The sum of rewards, each times its weight; keeps every part of the last call for the log."""
 
-    def __init__(self, parts: Mapping[str, float]) -> None:
+    def __init__(self, parts: Mapping[RewardName, float]) -> None:
         self.rewards = [(load_reward(name), weight) for name, weight in parts.items()]
         self.name = " + ".join(f"{weight:g} {name}" for name, weight in parts.items())
         self.means: dict[str, float] = {}

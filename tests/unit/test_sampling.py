@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from drtune.errors import UserError
 from drtune.miniature.networks import make_scheduler
-from drtune.sampling import ddim_steps
+from drtune.sampling import ddim_scheduler, ddim_steps
 
 SDXL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 
@@ -49,6 +49,17 @@ def test_weights_of_the_outputs_are_steep() -> None:
     gaps = [first - second for first, second in pairwise(sigmas)]
     assert gaps[0] == pytest.approx(1.44, abs=0.01)
     assert sum(gaps[:10]) / sigmas[0] == pytest.approx(0.64, abs=0.01)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' own
+def test_a_base_that_comes_with_another_sampler_keeps_its_noise_schedule() -> None:
+    euler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+    steps = ddim_steps(ddim_scheduler(euler.config), 30)
+    euler.set_timesteps(30)
+    assert [step.timestep for step in steps] == euler.timesteps.tolist()
+    assert [-step.jump[1] for step in steps] == pytest.approx(euler.sigmas[:-1].tolist(), rel=1e-5)
 
 
 def test_a_flow_model_is_refused_by_name() -> None:

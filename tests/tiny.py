@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from transformers import CLIPTokenizer
 
 from drtune.config import LoraSection
-from drtune.miniature.stages import train_tokenizer
+from drtune.miniature.tokenizer import train_tokenizer
 from drtune.model import GuidedDenoiser, PromptEmbeds, add_adapter
 
 

@@ -24,7 +24,8 @@ from drtune.miniature.card import write_card
 from drtune.miniature.networks import assemble
 from drtune.miniature.preference import agreement, drawn_pairs, sampled_pairs, train_preference_model
 from drtune.miniature.probe import Probe, train_probe
-from drtune.miniature.stages import encode_pool, train_tokenizer, train_unet, train_vae, training_pool
+from drtune.miniature.stages import encode_pool, train_unet, train_vae, training_pool
+from drtune.miniature.tokenizer import train_tokenizer
 
 Pairs = tuple[list[str], Tensor, Tensor]
 

@@ -13,8 +13,6 @@ from tqdm import tqdm
 
 from drtune.tensors import below, load_optimizer_tensors, load_tensors, named, optimizer_tensors, save_tensors
 
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
-
 
 def fit(
     name: str,
@@ -25,6 +23,7 @@ def fit(
     learning_rate: float,
     folder: Path,
     ema_decay: float = 0.0,
+    seconds_between_checkpoints: float = 60.0,
 ) -> None:
     """Train `network` in place for `steps` steps, going on from `folder/name.safetensors` if it is there.
 
@@ -52,7 +51,7 @@ def fit(
         progress.set_postfix(loss=f"{smooth_loss:.4f}", refresh=False)
         if average:
             _mix_in(average, network.state_dict(), share=1 - min(ema_decay, step / (step + 20)))
-        if time.monotonic() - saved_at > SECONDS_BETWEEN_CHECKPOINTS or step + 1 == steps:
+        if time.monotonic() - saved_at > seconds_between_checkpoints or step + 1 == steps:
             _save(path, network, optimizer, average, step + 1)
             saved_at = time.monotonic()
     if average:

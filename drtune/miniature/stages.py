@@ -13,7 +13,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from drtune.files import replacing
 from drtune.miniature.fit import fit
-from drtune.miniature.networks import MAX_TOKENS, make_scheduler, make_text_encoders, make_unet, make_vae
+from drtune.miniature.networks import make_scheduler, make_text_encoders, make_unet, make_vae
 from drtune.miniature.world import IMAGE_SIZE, Scene, draw, scenes
 
 POOL_SEED = 1
@@ -113,13 +113,3 @@ def train_unet(
 
     fit("unet", network, loss_of_step, steps=steps, learning_rate=1e-3, folder=folder, ema_decay=0.998)
     return network
-
-
-def train_tokenizer() -> CLIPTokenizer:
-    """A byte-level BPE vocabulary of the world's words; any other text is spelled out in bytes."""
-    captions = [scene.caption for scene in scenes(seed=30, count=4000)]
-    # Every byte must be known as the last of a word too: ASCII, and one block of letters whose last bytes are 80 to BF.
-    letters = [chr(code) for code in (*range(33, 127), *range(0x900, 0x940))]
-    tokenizer = CLIPTokenizer().train_new_from_iterator(captions + letters, vocab_size=2000)
-    tokenizer.model_max_length = MAX_TOKENS
-    return tokenizer

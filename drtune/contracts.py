@@ -17,6 +17,10 @@ from drtune.errors import UserError
 from drtune.files import write_text
 
 MANIFEST = "manifest.json"
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+"""The name by which diffusers finds a LoRA in a folder."""
+ADAPTER = f"adapter/{ADAPTER_FILE}"
+"""Where a TunedModel keeps it."""
 
 
 class Contract(BaseModel):

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from drtune import report
 from drtune.config import Config, EvaluationConfig, load_config
-from drtune.contracts import EvaluationReport, PromptSet, Score, TunedModel
+from drtune.contracts import ADAPTER, ADAPTER_FILE, EvaluationReport, PromptSet, Score, TunedModel
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes, sha256_file
 from drtune.images import contact_sheet, to_pil
-from drtune.model import ADAPTER_FILE, load_pipeline, quiet_libraries
+from drtune.model import load_pipeline, quiet_libraries
 from drtune.prompts import Prompt, load_prompts
 from drtune.rewards import Reward, load_reward
 from drtune.statistics import compare_paired
@@ -213,7 +213,7 @@ def _verified_config(model_folder: Path, model: TunedModel, overrides: Sequence[
     """The model's configuration with the overrides, after its files were compared with the manifest."""
     path = model_folder / "config.yaml"
     _verify(path, model.config_sha256)
-    _verify(model_folder / "adapter" / ADAPTER_FILE, model.adapter_sha256)
+    _verify(model_folder / ADAPTER, model.adapter_sha256)
     config = load_config(path, overrides)
     for difference in config.differences(load_config(path)):
         if not difference.startswith("evaluation."):

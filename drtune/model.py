@@ -17,8 +17,6 @@ from drtune.config import LoraSection
 from drtune.errors import UserError
 from drtune.miniature import CHECKPOINT
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-
 
 def load_pipeline(base_model: str, revision: str | None) -> StableDiffusionXLPipeline:
     """The base: `miniature`, a hub id (HF_TOKEN and HF_HUB_OFFLINE are honoured), or a local folder. Frozen, on CPU.

@@ -19,14 +19,13 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from drtune.config import load_config
-from drtune.contracts import MANIFEST, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
+from drtune.contracts import ADAPTER, MANIFEST, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes, sha256_file, sha256_folder
 from drtune.model_card import render_model_card
 from drtune.storage import Storage, open_storage
 
 PRODUCTION = "production"
-ADAPTER = "adapter/pytorch_lora_weights.safetensors"
 CONFIG = "config.yaml"
 REPORT = "evaluation/manifest.json"
 

@@ -15,14 +15,13 @@ from torch import Tensor
 
 from drtune.checkpoint import TrainState
 from drtune.config import Config, OptimizerConfig
-from drtune.contracts import PromptSet, TunedModel
+from drtune.contracts import ADAPTER, PromptSet, TunedModel
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes, sha256_file, write_text
 from drtune.images import grid
 from drtune.methods import Plan, draw_plan
 from drtune.metrics import MetricLog, UpdateMetrics
 from drtune.model import (
-    ADAPTER_FILE,
     GuidedDenoiser,
     PromptEmbeds,
     add_adapter,
@@ -215,7 +214,7 @@ class Trainer:
         with replacing(self.out / "adapter") as written:
             save_adapter(self.pipeline.unet, written)
         TunedModel(
-            adapter_sha256=sha256_file(self.out / "adapter" / ADAPTER_FILE),
+            adapter_sha256=sha256_file(self.out / ADAPTER),
             base_model=self.config.base_model,
             base_revision=self.config.base_revision,
             step=self.config.steps,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from drtune.config import load_config
 from drtune.contracts import (
+    ADAPTER,
     MANIFEST,
     DataSource,
     Decision,
@@ -54,7 +55,7 @@ def make_folders(
         reward=0.83,
     )
     (folders.model / "adapter").mkdir(parents=True)
-    (folders.model / "adapter" / "pytorch_lora_weights.safetensors").write_bytes(adapter)
+    (folders.model / ADAPTER).write_bytes(adapter)
     (folders.model / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
     model.save(folders.model)
     report = EvaluationReport(

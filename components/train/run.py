@@ -9,7 +9,7 @@ from pathlib import Path
 from kfp import dsl
 
 from components.process import run_process
-from drtune.contracts import TunedModel
+from drtune.contracts import ADAPTER, TunedModel
 from drtune.files import sha256_file
 
 
@@ -40,7 +40,7 @@ def verified_model(folder: Path) -> TunedModel:
         RuntimeError: the adapter is not the one that the manifest names.
     """
     tuned = TunedModel.load(folder)
-    adapter = folder / "adapter" / "pytorch_lora_weights.safetensors"
+    adapter = folder / ADAPTER
     if (digest := sha256_file(adapter)) != tuned.adapter_sha256:
         raise RuntimeError(f"{adapter}: sha256 is {digest}, the manifest says {tuned.adapter_sha256}")
     return tuned

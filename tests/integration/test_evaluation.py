@@ -15,12 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from drtune.config import EvaluationConfig, LoraSection, SamplerConfig, load_config
-from drtune.contracts import EvaluationReport, PromptSet, TunedModel
+from drtune.contracts import ADAPTER_FILE, EvaluationReport, PromptSet, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation import Comparison, choose_prompts, compare, count_truncated, evaluate, noise_seed
 from drtune.files import sha256_file
 from drtune.miniature.networks import assemble, make_text_encoders, make_unet, make_vae
-from drtune.model import ADAPTER_FILE, add_adapter, save_adapter
+from drtune.model import add_adapter, save_adapter
 from drtune.prompts import Prompt, prepare
 from drtune.rewards import Reward, load_reward
 from tests.tiny import tokenizer

@@ -10,10 +10,10 @@ from uuid import uuid4
 import pytest
 
 from components.publish.run import run
-from drtune.contracts import RegistryEntry, TunedModel
+from drtune.contracts import ADAPTER, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.files import sha256_folder
-from drtune.registry import ADAPTER, Registry
+from drtune.registry import Registry
 from drtune.storage import Storage, open_storage
 from tests.folders import make_folders
 from tests.s3 import BUCKET, S3Server

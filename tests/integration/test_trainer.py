@@ -15,11 +15,11 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from drtune.config import load_config
-from drtune.contracts import TunedModel
+from drtune.contracts import ADAPTER, TunedModel
 from drtune.errors import UserError
 from drtune.files import sha256_file
 from drtune.miniature.world import scenes
-from drtune.model import ADAPTER_FILE, decode, load_pipeline
+from drtune.model import decode, load_pipeline
 from drtune.prompts import prepare
 from drtune.sampling import ddim_steps
 from drtune.sweep import roll_out
@@ -37,7 +37,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def adapter_of(out: Path) -> Path:
-    return out / "adapter" / ADAPTER_FILE
+    return out / ADAPTER
 
 
 def logged(out: Path) -> list[dict[str, object]]:

@@ -226,7 +226,7 @@ class Trainer:
 
 
 def _make_optimizer(weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def check_finite(step: int, reward: float, grad_norm: float, learning_rate: float) -> None:

@@ -36,7 +36,7 @@ Pairs = tuple[list[str], Tensor, Tensor]
 @click.option("--vae-steps", default=3000, show_default=True)
 @click.option("--unet-steps", default=4000, show_default=True)
 @click.option("--probe-steps", default=1200, show_default=True)
-@click.option("--preference-steps", default=2500, show_default=True)
+@click.option("--preference-steps", default=1500, show_default=True)
 def main(work: Path, out: Path, vae_steps: int, unet_steps: int, probe_steps: int, preference_steps: int) -> None:
     """Train the miniature from nothing, in about an hour on two cores; started again, it goes on where it was."""
     for library_logging in (diffusers_logging, transformers_logging):

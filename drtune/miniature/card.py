@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
 
 from drtune.files import write_text
 from drtune.images import contact_sheet, to_pil
 from drtune.miniature.preference import sample
-from drtune.miniature.probe import held_out_scenes, judge, load_probe, probe_accuracy
+from drtune.miniature.probe import Probe, held_out_scenes, judge, load_probe, probe_accuracy
+from drtune.miniature.world import Scene
 
 GUIDANCE = 3.0
 STEPS = 20
@@ -40,11 +43,14 @@ download and without a GPU. It knows nothing of the real world.
 ## What it gets right
 
 {count} held-out captions, guidance {guidance:g}, {steps} DDIM steps, judged by the probe (a classifier of the drawn
-world that is never used as a reward). The probe itself is right on drawings as the last column says.
+world that is never used as a reward). The last column is what the probe finds right in drawings.
 
 | what | aim | samples | drawings |
 |---|---|---|---|
 {rows}
+
+Position counts the place of a single object ({place:.1%} right) and the order of two ({order:.1%} right): it draws both
+objects of a pair side by side or one above the other as asked, but which of them comes first is a matter of chance.
 
 ## Beside it
 
@@ -73,7 +79,14 @@ def write_card(folder: Path, *, agreement: float) -> None:
         guidance=GUIDANCE,
         steps=STEPS,
         rows="\n".join(rows),
+        place=_position(probe, images, drawn, num_things=1),
+        order=_position(probe, images, drawn, num_things=2),
         agreement=agreement,
     )
     contact_sheet(to_pil(images[:SHOWN]), columns=8, side=96).save(folder / "samples.png")
     write_text(folder / "README.md", card)
+
+
+def _position(probe: Probe, images: Tensor, drawn: Sequence[Scene], num_things: int) -> float:
+    chosen = [index for index, scene in enumerate(drawn) if len(scene.things) == num_things]
+    return judge(probe, images[chosen], [drawn[index] for index in chosen])["position"]

@@ -31,7 +31,7 @@ def fit(
     would have seen. With `ema_decay` the network ends with the running mean of its weights.
     """
     path = folder / f"{name}.safetensors"
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, betas=(0.9, 0.99), fused=True)
     average = {key: value.detach().clone() for key, value in network.state_dict().items()} if ema_decay else {}
     start = _restore(path, network, optimizer, average)
 

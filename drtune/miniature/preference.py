@@ -123,7 +123,7 @@ def train_preference_model(
 
     def loss_of_step(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(62_000_003 + step)
-        chosen = torch.randint(len(captions), (96,), generator=generator)
+        chosen = torch.randint(len(captions), (64,), generator=generator)
         pixels = torch.cat([better[chosen], worse[chosen]]) * 2 - 1
         pixels = pixels + 0.02 * torch.randn(pixels.shape, generator=generator)
         image = F.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)

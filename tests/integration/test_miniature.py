@@ -11,12 +11,13 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from drtune.miniature import CHECKPOINT
-from drtune.miniature.card import AIMS
 from drtune.miniature.fit import fit
 from drtune.miniature.preference import sample
 from drtune.miniature.probe import held_out_scenes, judge, load_probe, probe_accuracy
 from drtune.miniature.tokenizer import train_tokenizer
 from drtune.miniature.world import scenes
+
+AT_LEAST = {"background": 0.95, "colour": 0.90, "position": 0.80, "shape": 0.70}
 
 
 def test_it_is_small_and_safe() -> None:
@@ -30,15 +31,15 @@ def test_plain_diffusers_loads_it_and_it_draws_what_captions_say() -> None:
     drawn = held_out_scenes(64)
     images = sample(pipeline, [scene.caption for scene in drawn], seed=1, steps=12, guidance=3.0)
     right = judge(load_probe(CHECKPOINT), images, drawn)
-    # Fewer captions and sampler steps than the card: a margin of three standard errors below its aims.
-    for what, aim in AIMS.items():
-        assert right[what] >= aim - 3 * (aim * (1 - aim) / 64) ** 0.5, right
+    # Fewer captions and sampler steps than the card: a margin of two standard errors.
+    for what, share in AT_LEAST.items():
+        assert right[what] >= share - 2 * (share * (1 - share) / 64) ** 0.5, right
 
 
 def test_its_card_states_what_it_reaches() -> None:
     card = (CHECKPOINT / "README.md").read_text(encoding="utf-8")
     stated = {row[0]: float(row[1]) for row in re.findall(r"\| (\w+) \| \d+% \| ([\d.]+)% \|", card)}
-    assert {what: stated[what] / 100 >= aim for what, aim in AIMS.items()} == dict.fromkeys(AIMS, True)
+    assert {what: stated[what] / 100 >= share for what, share in AT_LEAST.items()} == dict.fromkeys(AT_LEAST, True)
 
 
 def test_the_probe_sees_what_is_drawn() -> None:

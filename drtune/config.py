@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -180,7 +180,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"config {path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"config {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict | None):
@@ -210,6 +210,8 @@ def _one_line(problem: Any) -> str:
     key = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"{key}: no such key; the keys are {', '.join(_keys_beside(problem['loc']))}"
+    if problem["loc"][-1:] == ("[key]",):
+        return f"rewards: no reward {problem['input']!r}; there are {', '.join(get_args(RewardName))}"
     message = problem["msg"].removeprefix("Value error, ")
     return f"{key}={problem['input']!r}: {message}" if key else message
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,12 +53,6 @@ def sha256_folder(folder: str | Path) -> dict[str, str]:
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
-
-
-def copy_folder(source: str | Path, target: str | Path) -> None:
-    """Copy a folder to `target`, whole or not at all."""
-    with replacing(target) as written:
-        shutil.copytree(source, written)
 
 
 def claim(path: str | Path, *, overwrite: bool = False) -> Path:

@@ -1,0 +1,62 @@
+"""Files are whole or absent, and only our own output is ever replaced."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from drtune.errors import UserError
+from drtune.files import claim, replacing, sha256_folder, write_text
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+
+    def fail_in_the_middle() -> None:
+        with replacing(tmp_path / "file") as written:
+            written.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_in_the_middle()
+    assert (tmp_path / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        with replacing(tmp_path / "folder") as written:
+            written.mkdir()
+            (written / name).touch()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_claim_refuses_what_stands_there_and_what_is_not_ours(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    assert claim(taken) == taken  # an empty folder is as good as none
+    (taken / "holiday.jpg").touch()
+    with pytest.raises(UserError, match="exists already"):
+        claim(taken)
+    with pytest.raises(UserError, match="files that drtune did not write"):
+        claim(taken, overwrite=True)
+    (taken / "manifest.json").touch()
+    assert claim(taken, overwrite=True) == taken
+
+
+def test_claim_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        claim(tmp_path / "file" / "below")
+
+
+def test_digests_of_a_folder_go_by_relative_path(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "two").write_bytes(b"2")
+    (tmp_path / "a").write_bytes(b"1")
+    expected = {"a": hashlib.sha256(b"1").hexdigest(), "b/two": hashlib.sha256(b"2").hexdigest()}
+    assert sha256_folder(tmp_path) == expected
+    assert list(sha256_folder(tmp_path)) == ["a", "b/two"]

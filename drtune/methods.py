@@ -17,7 +17,7 @@ class Plan:
     """
 
     stop: int
-    """The last step that runs: there the clean latents are predicted in one jump."""
+    """The last step that runs; before T - 1, the clean latents are predicted from there in one jump."""
     trained: tuple[int, ...]
     """Steps whose output carries gradient to the weights, in rising order, none beyond `stop`."""
     alpha: float

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -122,10 +125,16 @@ def add_adapter(unet: UNet2DConditionModel, lora: LoraSection, seed: int) -> dic
 
 def save_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
     """Write `folder/ADAPTER_FILE` in diffusers' format. Its metadata keep alpha, which the format alone would lose."""
-    about = unet.peft_config["default"].to_dict()
-    about["target_modules"] = sorted(about["target_modules"])  # a set, whose order would differ from process to process
+    settings = unet.peft_config["default"].to_dict()
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set, ordered differently in every process
+    about = json.dumps({f"unet.{key}": value for key, value in settings.items()}, sort_keys=True)
+
+    def save(tensors: dict[str, Tensor], path: str) -> None:
+        # One entry alone: safetensors writes several in an order that chance decides, and equal adapters would differ.
+        save_file(tensors, path, metadata={LORA_ADAPTER_METADATA_KEY: about})
+
     StableDiffusionXLPipeline.save_lora_weights(
-        folder, unet_lora_layers=get_peft_model_state_dict(unet), unet_lora_adapter_metadata=about
+        folder, unet_lora_layers=get_peft_model_state_dict(unet), save_function=save
     )
 
 

@@ -81,7 +81,9 @@ class _Record:
     """Why it is none of its format, if so; `value` is then its raw text."""
 
 
-def prepare(source: Path, out: Path, *, data: DataSource | None = None, overwrite: bool = False) -> PromptSet:
+def prepare(
+    source: str | Path, out: str | Path, *, data: DataSource | None = None, overwrite: bool = False
+) -> PromptSet:
     """Read, check, de-duplicate and split the prompts of `source` into a PromptSet folder at `out`.
 
     Args:
@@ -96,7 +98,7 @@ def prepare(source: Path, out: Path, *, data: DataSource | None = None, overwrit
     """
     claim(out, overwrite=overwrite)
     try:
-        content = source.read_bytes()
+        content = Path(source).read_bytes()
     except OSError as error:
         raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
     data = data or DataSource(path=str(source), sha256=sha256_bytes(content))

@@ -35,13 +35,13 @@ class Rollout:
 
 @torch.no_grad()
 def roll_out(denoiser: Denoiser, steps: Sequence[SamplerStep], noise_BCHW: Tensor, plan: Plan) -> Rollout:
-    """Sample from noise to the jump at `plan.stop`, without a graph."""
+    """Sample from noise to `plan.stop`, without a graph; short of the last step, jump from there to clean latents."""
     latents = noise_BCHW
     inputs = {}
     for index, step in enumerate(steps[: plan.stop + 1]):
         if index in plan.trained:
             inputs[index] = latents
-        a, b = step.jump if index == plan.stop else step.move
+        a, b = step.weights(stops_early=index == plan.stop < len(steps) - 1)
         latents = a * latents + b * denoiser(latents, step.timestep)
     return Rollout(latents, inputs)
 
@@ -65,7 +65,7 @@ def sweep_back(
     adjoint = gradient_BCHW
     for index in reversed(range(min(plan.trained), plan.stop + 1)):
         step = steps[index]
-        a, b = step.jump if index == plan.stop else step.move
+        a, b = step.weights(stops_early=index == plan.stop < len(steps) - 1)
         if index not in plan.trained:
             adjoint = a * adjoint
             continue

@@ -133,14 +133,15 @@ class Trainer:
 
         self._average_gradients()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.state.weights.values(), config.optimizer.max_grad_norm).item()
-        reward = self._mean_of_processes(rewards.mean()).item()
+        means = self._mean_of_processes(torch.stack([rewards.mean(), *self.reward.means.values()])).tolist()
+        reward, parts = means[0], dict(zip(self.reward.means, means[1:], strict=True))
         check_finite(step, reward, grad_norm, config.optimizer.learning_rate)
         self.state.optimizer.step()
         self.state.optimizer.zero_grad()
         for name, average in self.state.average.items():
             average.lerp_(self.state.weights[name].detach(), 1 - config.ema_decay)
         seconds = time.monotonic() - started
-        return UpdateMetrics(step, reward, dict(self.reward.means), grad_norm, plan.stop, plan.trained, seconds)
+        return UpdateMetrics(step, reward, parts, grad_norm, plan.stop, plan.trained, seconds)
 
     # ------------------------------------------------------------------------------------------------------------------
 

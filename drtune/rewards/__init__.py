@@ -51,14 +51,14 @@ class WeightedSum:
     def __init__(self, parts: Mapping[RewardName, float]) -> None:
         self.rewards = [(load_reward(name), weight) for name, weight in parts.items()]
         self.name = " + ".join(f"{weight:g} {name}" for name, weight in parts.items())
-        self.means: dict[str, float] = {}
-        """Mean of each part in the last call, before its weight."""
+        self.means: dict[str, Tensor] = {}
+        """Mean of each part in the last call, before its weight, as a scalar."""
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rewards (B,), as `Reward`."""
         total = images_BCHW.new_zeros(len(images_BCHW))
         for reward, weight in self.rewards:
             part = reward(images_BCHW, prompts)
-            self.means[reward.name] = part.detach().mean().item()
+            self.means[reward.name] = part.detach().mean()
             total = total + weight * part
         return total

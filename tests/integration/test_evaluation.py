@@ -248,7 +248,8 @@ def test_an_existing_report_is_kept_unless_overwritten(
 ) -> None:
     out = tmp_path / "report"
     out.mkdir()
-    (out / "mine.txt").touch()
+    for name in ("manifest.json", "mine.txt"):
+        (out / name).touch()
     with pytest.raises(UserError, match="exists already"):
         evaluate(model_folder, prompts_folder, out)
     evaluate(model_folder, prompts_folder, out, overrides=["evaluation.max_prompts=1"], overwrite=True)

@@ -97,6 +97,7 @@ def test_a_run_is_repeated_in_its_place_only_when_asked_to(tmp_path: Path, promp
     note = tmp_path / "run" / "note.txt"
     note.parent.mkdir()
     note.write_text("mine", encoding="utf-8")
+    (note.parent / "pipeline.log").touch()
     assert "exists already" in run(tmp_path, prompts, overrides=[]).stderr
     for _ in range(2):
         run(tmp_path, tmp_path / "nothing.csv", "--overwrite", overrides=[])

@@ -26,7 +26,11 @@ def test_output_is_passed_on_while_the_child_still_runs(tmp_path: Path) -> None:
         f"import pathlib, time\nprint('half', end='\\r')\n"
         f"while not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.01)"
     )
-    parent = f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
+    # Whoever runs the tests in the background has SIGINT ignored, and so would their children.
+    parent = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
+    )
     with subprocess.Popen(python(parent), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read(5) == b"half\r"
@@ -57,7 +61,11 @@ def _start_and_wait_for_the_grandchild(tmp_path: Path) -> tuple[subprocess.Popen
         f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'new')!r}).write_text(str(os.getpid()))\n"
         f"os.rename({str(tmp_path / 'new')!r}, {str(pid_file)!r})\nwhile True: print('.', flush=True); time.sleep(0.02)"
     )
-    parent = f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
+    # Whoever runs the tests in the background has SIGINT ignored, and so would their children.
+    parent = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
+    )
     process = subprocess.Popen(python(parent), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     while not pid_file.exists():
         time.sleep(0.02)

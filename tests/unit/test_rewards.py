@@ -100,7 +100,7 @@ def test_a_weighted_sum_is_the_sum_of_its_parts() -> None:
     total = WeightedSum({"symmetry": 2.0, "brightness": -0.5})
     expected = 2 * load_reward("symmetry")(IMAGES, PROMPTS) - 0.5 * load_reward("brightness")(IMAGES, PROMPTS)
     torch.testing.assert_close(total(IMAGES, PROMPTS), expected)
-    assert total.means["brightness"] == pytest.approx(load_reward("brightness")(IMAGES, PROMPTS).mean().item())
+    assert total.means["brightness"].item() == pytest.approx(load_reward("brightness")(IMAGES, PROMPTS).mean().item())
 
 
 def test_an_unknown_reward_is_refused_by_name() -> None:

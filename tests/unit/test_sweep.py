@@ -35,7 +35,7 @@ def oracle_clean(denoiser: Denoiser, steps: list[SamplerStep], noise: Tensor, pl
         else:
             with torch.no_grad():
                 output = denoiser(seen, step.timestep)
-        a, b = step.jump if index == plan.stop else step.move
+        a, b = step.jump if index == plan.stop < len(steps) - 1 else step.move
         latents = a * latents + b * output
     return latents
 

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from diffusers.utils import logging as diffusers_logging
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -129,12 +129,12 @@ def save_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
     settings["target_modules"] = sorted(settings["target_modules"])  # a set, ordered differently in every process
     about = json.dumps({f"unet.{key}": value for key, value in settings.items()}, sort_keys=True)
 
-    def save(tensors: dict[str, Tensor], path: str) -> None:
+    def write(tensors: dict[str, Tensor], path: str) -> None:
         # One entry alone: safetensors writes several in an order that chance decides, and equal adapters would differ.
-        save_file(tensors, path, metadata={LORA_ADAPTER_METADATA_KEY: about})
+        Path(path).write_bytes(save(tensors, {LORA_ADAPTER_METADATA_KEY: about}))
 
     StableDiffusionXLPipeline.save_lora_weights(
-        folder, unet_lora_layers=get_peft_model_state_dict(unet), save_function=save
+        folder, unet_lora_layers=get_peft_model_state_dict(unet), save_function=write
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from drtune.errors import UserError
@@ -17,7 +17,8 @@ from drtune.files import replacing
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors and a few words about them, whole or not at all."""
     with replacing(path) as written:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, written, dict(about))
+        # Bytes first: a full disk is then an ordinary OSError, and not one of the safetensors library.
+        written.write_bytes(save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, dict(about)))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -30,7 +30,7 @@ class UpdateMetrics:
     grad_norm: float
     """Before clipping."""
     stop: int
-    """The sampler step of the jump, from 0."""
+    """The last sampler step that ran, from 0."""
     trained: tuple[int, ...]
     seconds: float
 

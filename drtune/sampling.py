@@ -28,10 +28,6 @@ class SamplerStep:
     jump: tuple[float, float]
     """a0 and b0: to the clean latents, as predicted from here."""
 
-    def weights(self, *, stops_early: bool) -> tuple[float, float]:
-        """What this step is taken with: the jump where sampling stops early, else the move."""
-        return self.jump if stops_early else self.move
-
 
 def ddim_scheduler(config: Mapping[str, Any]) -> DDIMScheduler:
     """DDIM on the noise schedule of any scheduler's configuration; one that says nothing of clipping does not clip."""

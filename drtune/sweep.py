@@ -41,7 +41,7 @@ def roll_out(denoiser: Denoiser, steps: Sequence[SamplerStep], noise_BCHW: Tenso
     for index, step in enumerate(steps[: plan.stop + 1]):
         if index in plan.trained:
             inputs[index] = latents
-        a, b = step.weights(stops_early=index == plan.stop < len(steps) - 1)
+        a, b = _taken_with(steps, index, plan)
         latents = a * latents + b * denoiser(latents, step.timestep)
     return Rollout(latents, inputs)
 
@@ -65,7 +65,7 @@ def sweep_back(
     adjoint = gradient_BCHW
     for index in reversed(range(min(plan.trained), plan.stop + 1)):
         step = steps[index]
-        a, b = step.weights(stops_early=index == plan.stop < len(steps) - 1)
+        a, b = _taken_with(steps, index, plan)
         if index not in plan.trained:
             adjoint = a * adjoint
             continue
@@ -74,3 +74,8 @@ def sweep_back(
         adjoint = a * adjoint
         if latents.grad is not None:
             adjoint = adjoint + plan.alpha * latents.grad
+
+
+def _taken_with(steps: Sequence[SamplerStep], index: int, plan: Plan) -> tuple[float, float]:
+    """The weights of latents and output: of the jump where sampling stops early, else of the sampler's own step."""
+    return steps[index].jump if index == plan.stop < len(steps) - 1 else steps[index].move

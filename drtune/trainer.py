@@ -82,7 +82,9 @@ class Trainer:
         self.embeds, self.empty = encode_prompts(self.pipeline, self.texts)
         self.sample_embeds, _ = encode_prompts(self.pipeline, self.sample_texts)
         self.pipeline.text_encoder = self.pipeline.text_encoder_2 = None  # every prompt is encoded: free their memory
-        self.scheduler = ddim_scheduler(self.pipeline.scheduler.config)
+        scheduler = ddim_scheduler(self.pipeline.scheduler.config)
+        self.sampler = ddim_steps(scheduler, config.sampler.steps)
+        self.deployment_sampler = ddim_steps(scheduler, config.evaluation.sampler.steps)
         self.reward = WeightedSum(config.rewards)
 
         weights = add_adapter(self.pipeline.unet, config.lora, config.seed)
@@ -123,13 +125,12 @@ class Trainer:
         chosen = [self._prompt_of(step, slot) for slot in slots]
         noise = torch.stack([self._noise(step, slot) for slot in slots])
         plan = draw_plan(config.method, config.sampler.steps, generator_of(config.seed, "plan", step))
-        sampler = ddim_steps(self.scheduler, config.sampler.steps)
         denoiser = self._denoiser(self.embeds[chosen], config.sampler.guidance_scale)
 
-        rollout = roll_out(denoiser, sampler, noise, plan)
+        rollout = roll_out(denoiser, self.sampler, noise, plan)
         prompts = [self.texts[index] for index in chosen]
         rewards, gradient = score(lambda clean: self.reward(decode(self.pipeline, clean), prompts), rollout.clean_BCHW)
-        sweep_back(denoiser, sampler, rollout, gradient, plan)
+        sweep_back(denoiser, self.sampler, rollout, gradient, plan)
 
         self._average_gradients()
         grad_norm = torch.nn.utils.clip_grad_norm_(self.state.weights.values(), config.optimizer.max_grad_norm).item()
@@ -203,7 +204,7 @@ class Trainer:
         noise = torch.stack([self._noise(0, slot) for slot in range(len(self.sample_texts))])
         whole = Plan(stop=settings.steps - 1, trained=(), alpha=0.0)
         denoiser = self._denoiser(self.sample_embeds, settings.guidance_scale)
-        rollout = roll_out(denoiser, ddim_steps(self.scheduler, settings.steps), noise, whole)
+        rollout = roll_out(denoiser, self.deployment_sampler, noise, whole)
         with replacing(self.out / "samples" / f"step-{step:06d}.png") as written:
             grid(decode(self.pipeline, rollout.clean_BCHW), columns=8).save(written)
 

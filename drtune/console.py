@@ -1,14 +1,18 @@
-"""What the command lines share: how a mistake of the user is shown."""
+"""What the command lines share: options, and how a mistake of the user is shown."""
 
 from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
-from drtune.errors import UserError
+from drtune.errors import InterruptionError, UserError
+
+PATH = click.Path(path_type=Path)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what stands at the output.")
 
 _PLACES_THAT_CANNOT_BE_WRITTEN = {
     errno.ENOSPC: "free some space",
@@ -29,6 +33,10 @@ class CommandGroup(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             click.echo(f"error: {error}", err=True)
+        except InterruptionError as interrupted:
+            if os.environ.get("RANK", "0") == "0":  # all processes of a run end alike: one says so
+                click.echo(str(interrupted), err=True)
+            raise click.exceptions.Exit(interrupted.exit_code) from None
         except OSError as error:
             if (fix := _PLACES_THAT_CANNOT_BE_WRITTEN.get(error.errno or 0)) is None:
                 raise

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that end a command with one line instead of a traceback."""
 
 
 class UserError(Exception):
@@ -9,3 +9,15 @@ class UserError(Exception):
     """
 
     exit_code = 2
+
+
+class InterruptionError(BaseException):
+    """A signal ended the run once its state was safe; the message is one line that says how to go on.
+
+    Like KeyboardInterrupt it is no failure: all processes of a run raise it together.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+        """As shells count: 143 for SIGTERM, which torchrun and Kubernetes take as a reason to start again."""

@@ -1,0 +1,36 @@
+"""The configuration: a tree of settings with their defaults, and how files and `--set` change it."""
+
+from drtune.config.loading import differences, load_config
+from drtune.config.tree import (
+    METRICS,
+    REWARDS,
+    ComputeSection,
+    Config,
+    EvaluationConfig,
+    HeldOut,
+    LoraSection,
+    MethodConfig,
+    OptimizerConfig,
+    RewardTerm,
+    SamplerConfig,
+    TuningSamplerConfig,
+    reward_name,
+)
+
+__all__ = [
+    "METRICS",
+    "REWARDS",
+    "ComputeSection",
+    "Config",
+    "EvaluationConfig",
+    "HeldOut",
+    "LoraSection",
+    "MethodConfig",
+    "OptimizerConfig",
+    "RewardTerm",
+    "SamplerConfig",
+    "TuningSamplerConfig",
+    "differences",
+    "load_config",
+    "reward_name",
+]

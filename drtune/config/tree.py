@@ -1,0 +1,282 @@
+"""The configuration tree: every default of drtune stands here, once. Files and `--set` hold differences only."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from drtune.files import sha256_bytes
+
+METRICS = ("jpeg_kilobytes",)
+"""Rewards without a gradient: they can be evaluated, and not tuned on."""
+PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aesthetic", *METRICS)
+"""Rewards that do not read the prompt."""
+REWARDS = (*PROMPTLESS, "preference", "hps", "hps_v2", "pickscore", "clipscore", "imagereward")
+"""The rewards that drtune brings; a reward of your own is named `file.py:function` (docs/rewards.md)."""
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, with unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def reward_name(name: str) -> str:
+    """The name, if it is a reward's.
+
+    Raises:
+        ValueError: there is no such reward.
+    """
+    if name not in REWARDS and not re.fullmatch(r".+\.py:[A-Za-z_]\w*", name):
+        raise ValueError(f"no reward {name!r}; there are {', '.join(REWARDS)}, and your own as file.py:function")
+    return name
+
+
+RewardName = Annotated[str, AfterValidator(reward_name)]
+
+
+class SamplerConfig(Section):
+    """How images are sampled."""
+
+    steps: int = Field(default=12, ge=1, le=1000)
+    """T, the sampler steps from noise to image."""
+    guidance_scale: float = Field(default=1.0, ge=1.0)
+    """Classifier-free guidance, 1 is off and halves the cost. FLUX.1-dev is told it, FLUX.1-schnell has none."""
+    negative_prompt: str = ""
+    """What guidance leads away from; without guidance it is not used."""
+
+
+class TuningSamplerConfig(SamplerConfig):
+    """How images are sampled while tuning."""
+
+    name: Literal["ddim", "euler", "flow_euler"] | None = None
+    """None: DDIM on a noise schedule, flow-match Euler on a flow."""
+    eta: float = Field(default=0.0, ge=0, le=1)
+    """Fresh noise at each DDIM step: 0 is deterministic, 1 is ancestral sampling."""
+    guidance_rescale: float = Field(default=0.0, ge=0, le=1)
+    """How far guided output is scaled back to the deviation of the conditional one (Lin et al. 2023, section 3.4)."""
+    guidance_gradient: Literal["both", "conditional"] = "both"
+    """Whether the gradient passes through both branches of guidance or through the conditional one alone."""
+
+
+class MethodConfig(Section):
+    """How the reward's gradient reaches the network (docs/method.md has a table of the methods)."""
+
+    name: Literal["drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align"] = "drtune"
+    trained_steps: int = Field(default=4, ge=1)
+    """K, the steps that carry gradient: equally spaced in drtune, the last ones in draft_k, at most so many in
+    alignprop."""
+    early_stop: int = Field(default=3, ge=1)
+    """m: drtune and refl stop at one of the last m steps, direct_align re-noises to one of the m before the last."""
+    renoised: int = Field(default=2, ge=1)
+    """n: how many times draft_lv re-noises the image for its last step."""
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    """How much gradient passes through the network's input, 0 detaches it; None: as the method is published."""
+
+
+class RewardTerm(Section):
+    """One reward in the sum that is maximised: weight * r, where r may be bent by one of the other settings."""
+
+    weight: float = 1.0
+    hinge: float | None = None
+    """r counts up to this value: beyond it there is nothing to gain."""
+    target: float | None = None
+    """r becomes -|r - target|."""
+    praise: str | None = None
+    """Relative reward (SRPO, Shen et al. 2025): r of the prompt after these words..."""
+    blame: str | None = None
+    """...minus r of the prompt after these."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.hinge is not None and self.target is not None:
+            raise ValueError("hinge and target exclude each other: give one of them")
+        if (self.praise is None) != (self.blame is None):
+            raise ValueError("a relative reward needs both praise and blame")
+        return self
+
+
+class LoraSection(Section):
+    """The adapter on the denoiser."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=8.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    init: Literal["zeros", "gaussian"] = "zeros"
+    """Start of the inner matrix: Kaiming-uniform as in peft, or Gaussian; the outer one starts at zero."""
+    targets: tuple[str, ...] | None = None
+    """Names of the layers that get an adapter, matched by the end of the module's name; None: as the base has them."""
+
+
+class OptimizerConfig(Section):
+    """AdamW."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """What follows the warm-up; a cosine falls towards zero, to reach it after the last update."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Updates over which the learning rate rises from zero."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """The gradient is scaled down to this norm: the random offset changes its size from one update to the next."""
+    refused_grad_norm: float = Field(default=1e6, gt=0)
+    """A gradient beyond this norm has exploded: the run stops before the weights move."""
+
+
+class ComputeSection(Section):
+    """What trades time for memory, and precision for both."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the frozen weights and of the network's arithmetic; what trains is kept in fp32."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Pictures at once in one process; None: the process's whole share of the batch."""
+    decode_batch_size: int | None = Field(default=None, ge=1)
+    """Pictures decoded and scored at once; None: all that were sampled together."""
+    replay_batch: int = Field(default=1, ge=1)
+    """Trained steps that share one forward, where the input is detached: faster on a large GPU, so many more graphs."""
+    keep_graphs: int = Field(default=0, ge=0)
+    """Trained steps whose graph is kept from the roll-out instead of being run again: faster, one more graph each."""
+    gradient_checkpointing: bool = False
+    """Recompute the blocks of network and VAE in the backward pass: less memory, more time."""
+    compile: bool = False
+    """torch.compile the network: slow to start, then faster."""
+
+
+class HeldOut(Section):
+    """A reward that is not trained on ends the run when it falls."""
+
+    reward: RewardName
+    max_drop: float = Field(ge=0)
+    """Largest fall of its mean below the base's, on the sample prompts; checked every `sample_every` updates."""
+
+
+class EvaluationConfig(Section):
+    """How the tuned model is compared with its base."""
+
+    rewards: tuple[RewardName, ...] = ("symmetry", "preference", "compressibility", "brightness")
+    max_prompts: int = Field(default=192, ge=1)
+    """At most so many held-out prompts, the first of each category in turn."""
+    sampler: SamplerConfig = SamplerConfig(steps=12, guidance_scale=3.0)
+    """Deployment settings: pictures as users will make them."""
+    seed: int = Field(default=0, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+
+
+def _as_term(value: Any) -> Any:
+    return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+class Config(Section):
+    """One run: what is tuned, on which reward, how, and how it is evaluated."""
+
+    base_model: str = "miniature"
+    """`miniature`, a hub id such as `stabilityai/stable-diffusion-xl-base-1.0`, or a local folder."""
+    base_revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    height: int | None = Field(default=None, ge=8)
+    """Of the images, in pixels; None: the base's own. Likewise the width."""
+    width: int | None = Field(default=None, ge=8)
+    weights: Literal["lora", "full"] = "lora"
+    """What trains: an adapter, or every weight of the denoiser."""
+    rewards: dict[RewardName, Annotated[RewardTerm, BeforeValidator(_as_term)]] = {"symmetry": RewardTerm()}
+    """The sum that is maximised: for each reward its weight, or its weight and how it is bent."""
+    reward_antialias: bool = True
+    """Whether rewards resize with antialias, in tuning and evaluation alike: scores with and without do not compare."""
+    base_penalty: float = Field(default=0.0, ge=0)
+    """Weight of the mean squared distance of the denoiser's outputs from those of the base, at the trained steps."""
+    steps: int = Field(default=80, ge=1)
+    """Optimizer updates."""
+    batch_size: int = Field(default=8, ge=1)
+    """Prompts an update, over all processes together."""
+    processes: int = Field(default=1, ge=1)
+    """Data-parallel processes on this machine."""
+    seed: int = Field(default=0, ge=0)
+    sampler: TuningSamplerConfig = TuningSamplerConfig()
+    method: MethodConfig = MethodConfig()
+    lora: LoraSection = LoraSection()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    compute: ComputeSection = ComputeSection()
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the running mean of the weights that is saved; 0 saves the weights themselves."""
+    held_out: HeldOut | None = None
+    checkpoint_every: int = Field(default=20, ge=1)
+    """Updates between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """The newest so many are kept, and the last that passed the held-out check."""
+    sample_every: int = Field(default=20, ge=1)
+    """Updates between grids of samples, and between checks of the held-out reward."""
+    wandb_project: str | None = None
+    """Log to this project of Weights & Biases as well, which must be installed."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        _check_method(self.method, self.sampler.steps)
+        if self.sampler.eta and self.sampler.name not in (None, "ddim"):
+            raise ValueError(f"sampler.eta={self.sampler.eta} needs sampler.name=ddim, not {self.sampler.name}")
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size={self.batch_size} cannot be shared evenly by processes={self.processes}: "
+                f"give a multiple of {self.processes}"
+            )
+        if not self.rewards:
+            raise ValueError("rewards is empty: name at least one, as in rewards.symmetry=1.0")
+        for name in METRICS:
+            if name in self.rewards:
+                raise ValueError(
+                    f"rewards.{name} has no gradient and cannot be tuned on: name it in evaluation.rewards instead"
+                )
+        for name in PROMPTLESS:
+            if name in self.rewards and self.rewards[name].praise is not None:
+                raise ValueError(f"rewards.{name} does not read the prompt: praise and blame would cancel out")
+        if self.weights == "full" and self.base_penalty:
+            raise ValueError(
+                f"base_penalty={self.base_penalty} compares with the base, which weights=full "
+                "overwrites: give weights=lora"
+            )
+        return self
+
+    @property
+    def reward_names(self) -> list[str]:
+        """Every reward that the run or its evaluation uses, each once."""
+        held_out = [self.held_out.reward] if self.held_out else []
+        return list(dict.fromkeys([*self.rewards, *held_out, *self.evaluation.rewards]))
+
+    def to_yaml(self) -> str:
+        """The whole resolved tree as YAML; `load_config` reads it back equal."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def sha256(self) -> str:
+        """Digest of the resolved tree."""
+        return sha256_bytes(self.to_yaml().encode())
+
+
+def _check_method(method: MethodConfig, steps: int) -> None:
+    """Refuse a K or m that the sampler's T steps cannot hold, where the method reads it.
+
+    Raises:
+        ValueError: naming the key, its value and what would fit.
+    """
+    if method.name in ("drtune", "draft_k", "alignprop") and method.trained_steps > steps:
+        raise ValueError(
+            f"method.trained_steps={method.trained_steps} is more than sampler.steps={steps}: give at most {steps}"
+        )
+    if method.name in ("drtune", "refl") and method.early_stop > steps:
+        raise ValueError(
+            f"method.early_stop={method.early_stop} is more than sampler.steps={steps}: give at most {steps}"
+        )
+    if method.name == "drtune" and (executed := steps - method.early_stop + 1) < method.trained_steps:
+        raise ValueError(
+            f"method.trained_steps={method.trained_steps} does not fit into the {executed} steps that are always "
+            f"executed (sampler.steps={steps} less method.early_stop={method.early_stop} plus 1): lower one of the two"
+        )
+    if method.name == "direct_align" and method.early_stop >= steps:
+        raise ValueError(
+            f"method.early_stop={method.early_stop} must be less than sampler.steps={steps} for direct_align: "
+            f"give at most {steps - 1}"
+        )
+    if method.name == "leapalign" and steps < 2:
+        raise ValueError(f"method.name=leapalign takes two steps, sampler.steps={steps}: give at least 2")

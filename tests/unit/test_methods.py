@@ -1,49 +1,101 @@
-"""Plans: what DRTune may draw."""
+"""Plans: which steps each method may draw. What it does with them: test_supervision.py."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drtune.config import MethodConfig
-from drtune.methods import draw_plan
+from drtune.methods import Plan, draw_plan
+
+SEEDS = st.integers(0, 2**32)
 
 
 @st.composite
-def methods(draw: st.DrawFn) -> tuple[MethodConfig, int]:
+def drtune_methods(draw: st.DrawFn) -> tuple[MethodConfig, int]:
     num_steps = draw(st.integers(1, 60))
     early_stop = draw(st.integers(1, num_steps))
     trained = draw(st.integers(1, num_steps - early_stop + 1))
     return MethodConfig(trained_steps=trained, early_stop=early_stop), num_steps
 
 
-@given(methods(), st.integers(0, 2**32))
-def test_every_plan_trains_k_equally_spaced_steps_that_run(method: tuple[MethodConfig, int], seed: int) -> None:
+def plans(method: MethodConfig, num_steps: int, count: int = 600) -> list[Plan]:
+    generator = torch.Generator().manual_seed(0)
+    return [draw_plan(method, num_steps, generator) for _ in range(count)]
+
+
+@given(drtune_methods(), SEEDS)
+def test_every_drtune_plan_trains_k_equally_spaced_steps_that_run(method: tuple[MethodConfig, int], seed: int) -> None:
     config, num_steps = method
     plan = draw_plan(config, num_steps, torch.Generator().manual_seed(seed))
     assert num_steps - config.early_stop <= plan.stop <= num_steps - 1
     assert len(plan.trained) == config.trained_steps
     assert plan.trained[0] >= 0
     assert plan.trained[-1] <= plan.stop
-    assert len({second - first for first, second in zip(plan.trained, plan.trained[1:], strict=False)}) <= 1
+    gaps = {second - first for first, second in zip(plan.trained, plan.trained[1:], strict=False)}
+    assert gaps <= {(plan.stop + 1) // config.trained_steps}
     assert plan.alpha == 0
 
 
-def test_all_stops_and_all_offsets_occur() -> None:
-    config = MethodConfig(trained_steps=1, early_stop=3)
-    generator = torch.Generator().manual_seed(0)
-    plans = [draw_plan(config, 5, generator) for _ in range(600)]
-    stops = Counter(plan.stop for plan in plans)
+def test_drtune_draws_all_stops_and_all_offsets() -> None:
+    drawn = plans(MethodConfig(trained_steps=1, early_stop=3), 5)
+    stops = Counter(plan.stop for plan in drawn)
     assert set(stops) == {2, 3, 4}
     assert min(stops.values()) > 150
-    assert {plan.trained[0] for plan in plans if plan.stop == 4} == {0, 1, 2, 3, 4}
+    assert {plan.trained[0] for plan in drawn if plan.stop == 4} == {0, 1, 2, 3, 4}
 
 
-def test_full_trains_every_step_through_its_input() -> None:
-    plan = draw_plan(MethodConfig(name="full"), 4, torch.Generator())
-    assert plan.trained == (0, 1, 2, 3)
-    assert plan.stop == 3
-    assert plan.alpha == 1
+def test_refl_trains_the_step_at_which_it_stops_in_a_late_range() -> None:
+    drawn = Counter((plan.stop, plan.trained, plan.alpha) for plan in plans(MethodConfig(name="refl", early_stop=3), 8))
+    assert set(drawn) == {(5, (5,), 0.0), (6, (6,), 0.0), (7, (7,), 0.0)}
+    assert min(drawn.values()) > 150
+
+
+def test_draft_k_trains_the_last_k_steps_attached() -> None:
+    assert set(plans(MethodConfig(name="draft_k", trained_steps=3), 8, 9)) == {Plan(7, (5, 6, 7), alpha=1.0)}
+
+
+def test_draft_lv_trains_the_last_step() -> None:
+    assert set(plans(MethodConfig(name="draft_lv"), 8, 9)) == {Plan(7, (7,), alpha=1.0)}
+
+
+def test_alignprop_trains_the_last_steps_attached_to_a_depth_that_is_drawn() -> None:
+    drawn = Counter(plans(MethodConfig(name="alignprop", trained_steps=3), 8))
+    assert set(drawn) == {Plan(7, tuple(range(8 - depth, 8)), alpha=1.0) for depth in (1, 2, 3)}
+    assert min(drawn.values()) > 150
+
+
+def test_full_trains_every_step_attached() -> None:
+    assert set(plans(MethodConfig(name="full"), 4, 9)) == {Plan(3, (0, 1, 2, 3), alpha=1.0)}
+
+
+def test_leapalign_draws_every_pair_of_steps() -> None:
+    drawn = Counter(plans(MethodConfig(name="leapalign"), 4))
+    pairs = [(first, second) for second in range(4) for first in range(second)]
+    assert set(drawn) == {Plan(3, pair, alpha=0.3, leaps=True) for pair in pairs}
+    assert min(drawn.values()) > 60
+
+
+def test_direct_align_renoises_to_one_of_the_steps_before_the_last() -> None:
+    drawn = Counter(plans(MethodConfig(name="direct_align", early_stop=3), 6))
+    assert set(drawn) == {Plan(index, (index,), 0.0, start=index) for index in (2, 3, 4)}
+    assert min(drawn.values()) > 150
+
+
+@pytest.mark.parametrize("name", ["drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign"])
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_alpha_is_as_published_unless_it_is_given(name: str, alpha: float) -> None:
+    method = MethodConfig.model_validate({"name": name, "alpha": alpha})
+    assert draw_plan(method, 8, torch.Generator()).alpha == alpha
+
+
+@given(SEEDS)
+def test_a_plan_depends_on_the_generator_alone(seed: int) -> None:
+    for name in ("drtune", "refl", "alignprop", "leapalign", "direct_align"):
+        method = MethodConfig.model_validate({"name": name})
+        first, second = (draw_plan(method, 20, torch.Generator().manual_seed(seed)) for _ in range(2))
+        assert first == second

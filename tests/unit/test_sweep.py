@@ -1,135 +1,166 @@
-"""The sweep's gradient is that of ordinary autograd through the chain, at the memory of one network call."""
+"""The sweep's memory is that of one network call, and what it does with graphs; its gradients: test_supervision.py."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import pytest
 import torch
 from torch import Tensor
 
-from drtune.config import MethodConfig
-from drtune.methods import Plan, draw_plan
+from drtune.config import TuningSamplerConfig
+from drtune.methods import Plan
 from drtune.miniature.networks import make_scheduler
-from drtune.sampling import SamplerStep, ddim_steps
+from drtune.sampling import Sampler, read_sampler
 from drtune.sweep import roll_out, score, sweep_back
-from tests.tiny import denoiser_of, tunable_unet
+from tests.tiny import UNGUIDED, denoiser_of, tunable_base
 
-Denoiser = Callable[[Tensor, int], Tensor]
-
-
-def reward_of(clean_BCHW: Tensor) -> Tensor:
-    """Something curved that sees every latent."""
-    weights = torch.linspace(-1, 1, clean_BCHW[0].numel(), dtype=clean_BCHW.dtype).view_as(clean_BCHW[0])
-    return torch.tanh(clean_BCHW * weights).sum((1, 2, 3)) - 0.05 * clean_BCHW.square().sum((1, 2, 3))
+NOISE = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(5))
 
 
-def oracle_clean(denoiser: Denoiser, steps: list[SamplerStep], noise: Tensor, plan: Plan) -> Tensor:
-    """The chain as the paper writes it, with everything in one graph."""
-    latents = noise
-    for index, step in enumerate(steps[: plan.stop + 1]):
-        # alpha mixes the detached input with the attached one: the value is the same, the gradient is scaled.
-        seen = plan.alpha * latents + (1 - plan.alpha) * latents.detach()
-        if index in plan.trained:
-            output = denoiser(seen, step.timestep)
-        else:
-            with torch.no_grad():
-                output = denoiser(seen, step.timestep)
-        a, b = step.jump if index == plan.stop < len(steps) - 1 else step.move
-        latents = a * latents + b * output
-    return latents
+def rewards_of(clean_BCHW: Tensor, _rows: slice) -> Tensor:
+    return -clean_BCHW.square().mean((1, 2, 3))
 
 
-def gradients(run: Callable[[], None], weights: list[Tensor]) -> Tensor:
-    """All gradients that `run` leaves on the weights, end to end."""
-    for weight in weights:
-        weight.grad = None
-    run()
-    assert all(weight.grad is not None for weight in weights)
-    return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+@lru_cache
+def ddim(num_steps: int, eta: float = 0.0) -> Sampler:
+    scheduler = make_scheduler()
+    scheduler.set_timesteps(num_steps)
+    return read_sampler(scheduler, eta)
 
 
-def relative_error(plan: Plan, num_steps: int, guidance_scale: float, dtype: torch.dtype = torch.float64) -> float:
-    unet, weights = tunable_unet(dtype)
-    denoiser = denoiser_of(unet, guidance_scale)
-    steps = ddim_steps(make_scheduler(), num_steps)
-    noise = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(5), dtype=dtype)
+class Held:
+    """How many bytes of activations autograd keeps for backward: now, and at most. Weights are there anyway."""
 
-    def swept() -> None:
-        rollout = roll_out(denoiser, steps, noise, plan)
-        _, gradient = score(reward_of, rollout.clean_BCHW)
-        sweep_back(denoiser, steps, rollout, gradient, plan)
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.now = self.peak = 0
+        self.weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
 
-    def autograd() -> None:
-        (-reward_of(oracle_clean(denoiser, steps, noise, plan)).mean()).backward()
+    def count(self, run: Callable[[], object]) -> int:
+        """The peak while `run` runs; nothing is left behind."""
+        held = self
 
-    ours, theirs = gradients(swept, weights), gradients(autograd, weights)
-    assert theirs.norm() > 1e-3
-    return float((ours - theirs).norm() / theirs.norm())
+        class Saved:
+            """A tensor that autograd holds; counted as long as it lives."""
 
+            def __init__(self, tensor: Tensor) -> None:
+                is_weight = tensor.untyped_storage().data_ptr() in held.weights
+                self.tensor, self.size = tensor, 0 if is_weight else tensor.numel() * tensor.element_size()
+                held.now += self.size
+                held.peak = max(held.peak, held.now)
 
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-@pytest.mark.parametrize(("num_steps", "trained", "early_stop"), [(4, 1, 1), (6, 3, 3), (12, 4, 3), (20, 5, 8)])
-def test_drtune_gradient_equals_autograd(num_steps: int, trained: int, early_stop: int, guidance_scale: float) -> None:
-    method = MethodConfig(trained_steps=trained, early_stop=early_stop)
-    for seed in range(3):
-        plan = draw_plan(method, num_steps, torch.Generator().manual_seed(seed))
-        assert relative_error(plan, num_steps, guidance_scale) <= 1e-9
+            def __del__(self) -> None:
+                held.now -= self.size
 
-
-@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_full_gradient_equals_autograd(guidance_scale: float) -> None:
-    plan = draw_plan(MethodConfig(name="full"), 6, torch.Generator())
-    assert relative_error(plan, 6, guidance_scale) <= 1e-9
+        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
+            run()
+        assert self.now == 0
+        return self.peak
 
 
-def test_part_of_the_gradient_may_pass_through_the_input() -> None:
-    plan = Plan(stop=5, trained=(3, 4, 5), alpha=0.3)
-    assert relative_error(plan, 6, guidance_scale=1.0) <= 1e-9
+def saved_bytes(
+    num_steps: int,
+    trained: tuple[int, ...],
+    alpha: float = 0.0,
+    settings: TuningSamplerConfig = UNGUIDED,
+    *,
+    keep_graphs: int = 0,
+    replay_batch: int = 1,
+) -> int:
+    """Most bytes that autograd keeps at once in an update that runs to the end."""
+    base, sampler = tunable_base(torch.float32)[0], ddim(num_steps)
+    denoiser = denoiser_of(base, settings)
+    plan = Plan(stop=num_steps - 1, trained=trained, alpha=alpha)
+
+    def update() -> None:
+        rollout = roll_out(denoiser, sampler, NOISE, plan, keep_graphs=keep_graphs)
+        _, gradient = score(rewards_of, rollout.clean_BCHW)
+        sweep_back(denoiser, sampler, rollout, gradient, plan, replay_batch=replay_batch)
+
+    return Held(base.network).count(update)
 
 
-def test_single_precision_is_close() -> None:
-    plan = draw_plan(MethodConfig(trained_steps=4, early_stop=3), 12, torch.Generator().manual_seed(1))
-    assert relative_error(plan, 12, guidance_scale=3.0, dtype=torch.float32) <= 1e-5
+@pytest.fixture(scope="module")
+def one_graph() -> int:
+    return saved_bytes(8, (7,))
 
 
-def test_a_step_far_from_the_jump_still_trains_when_it_is_the_only_one() -> None:
-    for trained in range(4):
-        plan = Plan(stop=3, trained=(trained,), alpha=0.0)
-        assert relative_error(plan, 8, guidance_scale=1.0) <= 1e-9
+def test_memory_does_not_grow_with_sampler_steps_or_trained_steps(one_graph: int) -> None:
+    assert one_graph > 100_000
+    assert saved_bytes(8, (1, 3, 5, 7)) == one_graph
+    assert saved_bytes(24, (0, 5, 20)) == one_graph
 
 
-def bytes_saved_for_backward(num_steps: int, trained: int) -> int:
-    """The largest sum of tensors that autograd holds at once during the sweep."""
-    unet, _ = tunable_unet(torch.float32)
-    denoiser = denoiser_of(unet, 1.0)
-    steps = ddim_steps(make_scheduler(), num_steps)
-    plan = draw_plan(MethodConfig(trained_steps=trained, early_stop=1), num_steps, torch.Generator().manual_seed(0))
-    noise = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(5))
-    held = {"now": 0, "peak": 0}
-
-    class Saved:
-        """A tensor that autograd holds; counted as long as it lives."""
-
-        def __init__(self, tensor: Tensor) -> None:
-            self.tensor, self.size = tensor, tensor.numel() * tensor.element_size()
-            held["now"] += self.size
-            held["peak"] = max(held["peak"], held["now"])
-
-        def __del__(self) -> None:
-            held["now"] -= self.size
-
-    with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
-        rollout = roll_out(denoiser, steps, noise, plan)
-        _, gradient = score(reward_of, rollout.clean_BCHW)
-        sweep_back(denoiser, steps, rollout, gradient, plan)
-    assert held["now"] == 0
-    return held["peak"]
+def test_full_back_propagation_takes_no_more_than_one_graph_and_its_input(one_graph: int) -> None:
+    every_step = saved_bytes(8, tuple(range(8)), alpha=1.0)
+    assert one_graph <= every_step <= 1.1 * one_graph
+    assert saved_bytes(16, tuple(range(16)), alpha=1.0) == every_step
 
 
-def test_memory_does_not_grow_with_sampler_steps_or_trained_steps() -> None:
-    reference = bytes_saved_for_backward(num_steps=8, trained=4)
-    assert reference > 0
-    assert bytes_saved_for_backward(num_steps=40, trained=4) == reference
-    assert bytes_saved_for_backward(num_steps=8, trained=1) == reference
-    assert bytes_saved_for_backward(num_steps=8, trained=8) == reference
+def test_memory_grows_by_one_graph_for_each_that_is_kept(one_graph: int) -> None:
+    for kept in (1, 2, 4):
+        assert saved_bytes(8, (1, 3, 5, 7), keep_graphs=kept) == pytest.approx(kept * one_graph, rel=0.02)
+    assert saved_bytes(8, (1, 3, 5, 7), keep_graphs=9) == saved_bytes(8, (1, 3, 5, 7), keep_graphs=4)
+
+
+def test_memory_grows_with_the_steps_that_share_a_forward(one_graph: int) -> None:
+    for together in (2, 3, 4):
+        size = saved_bytes(8, (1, 3, 5, 7), replay_batch=together)
+        assert size == pytest.approx(together * one_graph, rel=0.02)
+
+
+def test_gradient_through_both_branches_of_guidance_takes_twice_the_graph_of_one(one_graph: int) -> None:
+    both = TuningSamplerConfig(guidance_scale=3.0)
+    conditional = TuningSamplerConfig(guidance_scale=3.0, guidance_gradient="conditional")
+    assert saved_bytes(8, (3, 7), settings=both) == pytest.approx(2 * one_graph, rel=0.02)
+    assert saved_bytes(8, (3, 7), settings=conditional) == pytest.approx(one_graph, rel=0.02)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_roll_out_has_no_graph_but_the_kept_ones() -> None:
+    denoiser = denoiser_of(tunable_base(torch.float32)[0])
+    rollout = roll_out(denoiser, ddim(6), NOISE, Plan(stop=4, trained=(0, 2, 4), alpha=0.5), keep_graphs=1)
+    assert not rollout.clean_BCHW.requires_grad
+    assert [index for index, seen in rollout.inputs.items() if seen.requires_grad] == [2, 4]
+    assert list(rollout.graphs) == [4]
+    assert rollout.graphs[4].requires_grad
+
+
+def test_the_sweep_frees_the_graphs_that_it_used() -> None:
+    denoiser = denoiser_of(tunable_base(torch.float32)[0])
+    plan = Plan(stop=5, trained=(0, 2, 4), alpha=0.0)
+    rollout = roll_out(denoiser, ddim(6), NOISE, plan, keep_graphs=2)
+    sweep_back(denoiser, ddim(6), rollout, torch.ones_like(NOISE), plan)
+    assert rollout.graphs == {}
+
+
+def test_fresh_noise_is_asked_for_by_step_and_not_before_the_jump() -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def draw_noise(*key: object) -> Tensor:
+        asked.append(key)
+        return torch.zeros_like(NOISE)
+
+    denoiser = denoiser_of(tunable_base(torch.float32)[0])
+    roll_out(denoiser, ddim(6, eta=1.0), NOISE, Plan(stop=3, trained=(3,), alpha=0.0), draw_noise=draw_noise)
+    assert asked == [("fresh", 0), ("fresh", 1), ("fresh", 2)]
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2, 3, 5, 9])
+def test_pictures_are_scored_in_parts_with_the_gradient_of_the_whole(batch_size: int | None) -> None:
+    clean = torch.arange(10, dtype=torch.float64).view(5, 1, 1, 2)
+    weights = torch.arange(1.0, 6.0, dtype=torch.float64)
+    sizes: list[int] = []
+
+    def weighted(part: Tensor, rows: slice) -> Tensor:
+        sizes.append(len(part))
+        return weights[rows] * part.square().sum((1, 2, 3))
+
+    rewards, gradient = score(weighted, clean, batch_size)
+    torch.testing.assert_close(rewards, weights * clean.square().sum((1, 2, 3)))
+    torch.testing.assert_close(gradient, -2 * weights.view(5, 1, 1, 1) * clean / 5)
+    assert max(sizes) <= (batch_size or 5)
+    assert sum(sizes) == 5

@@ -1,0 +1,389 @@
+"""Every method's gradient is that of one big graph, however it is computed; and each does what makes it that method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from drtune.adapter import without_adapter
+from drtune.bases.sdxl import StableDiffusionXL
+from drtune.config import ComputeSection, MethodConfig, TuningSamplerConfig
+from drtune.draws import generator_of
+from drtune.guidance import GuidedDenoiser
+from drtune.loss_scale import scaled
+from drtune.methods import Plan, draw_plan
+from drtune.miniature.networks import make_scheduler
+from drtune.penalty import BasePenalty
+from drtune.sampling import Sampler, read_sampler
+from drtune.supervision import Task, supervise
+from tests.oracle import loss_of
+from tests.tiny import UNGUIDED, conditions_of, denoiser_of, tunable_base
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Euler of diffusers
+
+T, BATCH = 5, 2
+METHODS = {
+    "drtune": MethodConfig(name="drtune", trained_steps=3, early_stop=3),
+    "refl": MethodConfig(name="refl", early_stop=3),
+    "draft_k": MethodConfig(name="draft_k", trained_steps=3),
+    "draft_lv": MethodConfig(name="draft_lv", renoised=2),
+    "alignprop": MethodConfig(name="alignprop", trained_steps=4),
+    "full": MethodConfig(name="full"),
+    "leapalign": MethodConfig(name="leapalign"),
+    "direct_align": MethodConfig(name="direct_align", early_stop=4),
+}
+GUIDED = TuningSamplerConfig(guidance_scale=3.0)
+
+
+@lru_cache(maxsize=1)
+def tuned() -> tuple[StableDiffusionXL, list[Tensor]]:
+    return tunable_base(torch.float64)
+
+
+def noise(*key: int | str) -> Tensor:
+    return torch.randn(BATCH, 4, 4, 4, generator=generator_of("test", *key), dtype=torch.float64)
+
+
+def rewards_of(clean_BCHW: Tensor, rows: slice) -> Tensor:
+    """Something curved that sees every latent, and which picture it is."""
+    weights = torch.linspace(-1, 1, clean_BCHW[0].numel(), dtype=clean_BCHW.dtype).view_as(clean_BCHW[0])
+    sizes = torch.tensor([1.0, 0.5], dtype=clean_BCHW.dtype)[rows]
+    return sizes * torch.tanh(clean_BCHW * weights).sum((1, 2, 3)) - 0.05 * clean_BCHW.square().sum((1, 2, 3))
+
+
+def ddim(num_steps: int = T, eta: float = 0.0) -> Sampler:
+    scheduler = make_scheduler()
+    scheduler.set_timesteps(num_steps)
+    return read_sampler(scheduler, eta)
+
+
+def ancestral() -> Sampler:
+    return ddim(eta=0.8)
+
+
+def euler() -> Sampler:
+    scheduler = EulerDiscreteScheduler.from_config(make_scheduler().config, timestep_spacing="linspace")
+    scheduler.set_timesteps(T)
+    return read_sampler(scheduler)
+
+
+def flow() -> Sampler:
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(T)
+    return read_sampler(scheduler)
+
+
+def task_of(
+    settings: TuningSamplerConfig = UNGUIDED,
+    sampler: Sampler | None = None,
+    penalty: float = 0.0,
+    **compute: Any,
+) -> Task:
+    denoiser = denoiser_of(tuned()[0], settings)
+    return Task(
+        denoiser,
+        sampler or ddim(),
+        rewards_of,
+        noise,
+        ComputeSection(**compute),
+        BasePenalty(denoiser, penalty) if penalty else None,
+    )
+
+
+def gradient_left_by(run: Callable[[], object]) -> Tensor:
+    """All gradients that `run` leaves on the weights, end to end."""
+    weights = tuned()[1]
+    for weight in weights:
+        weight.grad = None
+    run()
+    return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    assert theirs.norm() > 1e-4
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def assert_equals_autograd(
+    task: Task, method: MethodConfig, plan: Plan | None = None, *, penalty: float = 0.0, seed: int = 0
+) -> None:
+    def price(output: Tensor, seen: Tensor, timesteps: Tensor) -> Tensor:
+        if not penalty:
+            return output.new_zeros(())
+        with torch.no_grad(), without_adapter(tuned()[0]):
+            base = task.denoiser(seen, timesteps)
+        return penalty * (output - base).square().mean()
+
+    plan = plan or draw_plan(method, T, torch.Generator().manual_seed(seed))
+    ours = gradient_left_by(lambda: supervise(task, method, plan))
+    theirs = gradient_left_by(lambda: loss_of(task, method, plan, price).backward())
+    assert error(ours, theirs) <= 1e-9
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_equals_autograd(name: str, seed: int) -> None:
+    assert_equals_autograd(task_of(), METHODS[name], seed=seed)
+
+
+@pytest.mark.parametrize("pair", [(0, 1), (1, 3), (3, 4)])
+def test_the_gradient_of_two_leaps_equals_autograd(pair: tuple[int, int]) -> None:
+    plan = Plan(T - 1, pair, alpha=0.3, leaps=True)
+    assert_equals_autograd(task_of(sampler=ancestral()), METHODS["leapalign"], plan)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [GUIDED, TuningSamplerConfig(guidance_scale=3.0, guidance_rescale=0.7, guidance_gradient="conditional")],
+    ids=["guided", "conditional-rescaled"],
+)
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_equals_autograd_with_guidance(name: str, settings: TuningSamplerConfig) -> None:
+    assert_equals_autograd(task_of(settings), METHODS[name])
+
+
+@pytest.mark.parametrize("sampler", [ancestral, euler, flow])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_equals_autograd_with_every_sampler(name: str, sampler: Callable[[], Sampler]) -> None:
+    assert_equals_autograd(task_of(sampler=sampler()), METHODS[name])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", ["drtune", "draft_k", "alignprop", "full", "leapalign"])
+def test_any_share_of_the_gradient_may_pass_through_the_input(name: str, alpha: float) -> None:
+    method = METHODS[name].model_copy(update={"alpha": alpha})
+    assert_equals_autograd(task_of(sampler=euler()), method, seed=1)
+
+
+@pytest.mark.parametrize("compute", [{"keep_graphs": 1}, {"replay_batch": 2}], ids=["kept", "replayed"])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_penalty_is_the_gradient_of_the_squared_distance_from_the_base(name: str, compute: dict[str, int]) -> None:
+    assert_equals_autograd(task_of(penalty=5.0, **compute), METHODS[name], penalty=5.0)
+
+
+def test_single_precision_is_close() -> None:
+    base, weights = tunable_base(torch.float32)
+    method = MethodConfig(trained_steps=4, early_stop=3)
+    plan = draw_plan(method, 12, torch.Generator().manual_seed(1))
+    double = task_of(GUIDED, ddim(12))
+    theirs = gradient_left_by(lambda: supervise(double, method, plan))
+    supervise(replace(double, denoiser=denoiser_of(base, GUIDED), draw_noise=lambda: noise().float()), method, plan)
+    ours = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+    assert error(ours.double(), theirs) <= 1e-5
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_trades_time_for_memory_leaves_the_gradient_alone(name: str) -> None:
+    plan = draw_plan(METHODS[name], T, torch.Generator().manual_seed(0))
+    trained = len(plan.trained)
+    plain = gradient_left_by(lambda: supervise(task_of(), METHODS[name], plan))
+    for compute in (
+        *({"keep_graphs": count} for count in range(1, trained + 1)),
+        *({"replay_batch": count} for count in range(2, trained + 2)),
+        {"decode_batch_size": 1},
+        {"keep_graphs": 1, "replay_batch": 2, "decode_batch_size": 1},
+    ):
+        traded = gradient_left_by(lambda compute=compute: supervise(task_of(**compute), METHODS[name], plan))
+        assert error(traded, plain) <= 1e-9, compute
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_loss_scale_leaves_the_gradient_alone_and_what_was_there_before(name: str) -> None:
+    plan = draw_plan(METHODS[name], T, torch.Generator().manual_seed(0))
+    task = task_of(penalty=5.0)
+    in_half = replace(task, loss_scale=partial(scaled, weights=tuned()[1], mean=lambda value: value))
+
+    def twice() -> None:
+        supervise(in_half, METHODS[name], plan)
+        supervise(in_half, METHODS[name], plan)
+
+    plain = gradient_left_by(lambda: supervise(task, METHODS[name], plan))
+    assert error(gradient_left_by(twice), 2 * plain) <= 1e-9
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_micro_batches_add_up_to_the_batch(name: str) -> None:
+    plan = draw_plan(METHODS[name], T, torch.Generator().manual_seed(0))
+    whole = task_of(penalty=5.0)
+
+    def one_by_one() -> None:
+        base = tuned()[0]
+        for row in range(BATCH):
+            conditions = {name: part[row : row + 1] for name, part in conditions_of(base, BATCH).items()}
+            denoiser = GuidedDenoiser(base, conditions, conditions, UNGUIDED)
+            part = replace(
+                whole,
+                denoiser=denoiser,
+                rewards_of=lambda clean, _, row=row: rewards_of(clean, slice(row, row + 1)),
+                draw_noise=lambda *key, row=row: noise(*key)[row : row + 1],
+                penalty=BasePenalty(denoiser, 5.0),
+                gradient_scale=1 / BATCH,
+            )
+            supervise(part, METHODS[name], plan)
+
+    together = gradient_left_by(lambda: supervise(whole, METHODS[name], plan))
+    assert error(gradient_left_by(one_by_one), together) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align"])
+def test_what_is_not_stopped_early_is_scored_at_the_end_of_the_chain(name: str) -> None:
+    task = task_of()
+    with torch.no_grad():
+        latents = noise()
+        for step in task.sampler.steps:
+            (a, b), output = step.move, task.denoiser(latents, step.timesteps(latents))
+            latents = a * latents + b * output
+    rewards = supervise(task, METHODS[name], draw_plan(METHODS[name], T, torch.Generator().manual_seed(0)))
+    same = torch.allclose(rewards, rewards_of(latents, slice(0, BATCH)))
+    assert same == (name != "direct_align")  # which scores what it recovers
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A denoiser that notes at which timesteps it runs forwards and backwards."""
+
+    def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.denoiser = denoiser
+        self.forwards: list[float] = []
+        self.backwards: list[float] = []
+        self.through_input: list[float] = []
+
+    def __call__(self, latents_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        output = self.denoiser(latents_BCHW, timesteps_B)
+        told = timesteps_B[::BATCH].tolist()
+        self.forwards += told
+        if output.requires_grad:
+            output.register_hook(lambda _: self.backwards.extend(told))
+            if latents_BCHW.requires_grad:
+                self.through_input += told
+        return output
+
+
+def counted(name: str, plan: Plan, **compute: int) -> tuple[Counted, list[float]]:
+    """The calls of one update, and the timestep of each step."""
+    task = task_of(**compute)
+    denoiser = Counted(task.denoiser)
+    gradient_left_by(lambda: supervise(replace(task, denoiser=denoiser), METHODS[name], plan))
+    return denoiser, [step.timestep for step in task.sampler.steps]
+
+
+def test_drtune_runs_up_to_the_stop_and_its_k_steps_once_more_with_the_input_detached() -> None:
+    calls, at = counted("drtune", Plan(stop=3, trained=(0, 1, 3), alpha=0.0))
+    assert calls.forwards == [*at[:4], at[3], at[1], at[0]]
+    assert calls.backwards == [at[3], at[1], at[0]]
+    assert calls.through_input == []
+
+
+def test_refl_trains_the_stopping_step_alone() -> None:
+    plan = draw_plan(METHODS["refl"], T, torch.Generator().manual_seed(0))
+    calls, at = counted("refl", plan)
+    assert T - 3 <= plan.stop <= T - 1
+    assert calls.forwards == [*at[: plan.stop + 1], at[plan.stop]]
+    assert calls.backwards == [at[plan.stop]]
+
+
+def test_draft_k_trains_the_last_k_steps_through_their_inputs() -> None:
+    calls, at = counted("draft_k", draw_plan(METHODS["draft_k"], T, torch.Generator()))
+    assert calls.forwards == [*at, at[4], at[3], at[2]]
+    assert calls.backwards == [at[4], at[3], at[2]]
+    assert calls.through_input == [at[4], at[3]]
+
+
+def test_draft_lv_trains_the_last_step_of_its_own_picture_and_of_n_renoised_ones() -> None:
+    calls, at = counted("draft_lv", draw_plan(METHODS["draft_lv"], T, torch.Generator()))
+    assert calls.forwards == [*at, *[at[4]] * (1 + 2 * 2)]
+    assert calls.backwards == [at[4]] * 3
+
+
+def test_alignprop_trains_a_random_number_of_last_steps_through_their_inputs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plans = {draw_plan(METHODS["alignprop"], T, generator) for _ in range(60)}
+    assert {plan.trained for plan in plans} == {tuple(range(T - depth, T)) for depth in (1, 2, 3, 4)}
+    plan = Plan(stop=4, trained=(3, 4), alpha=1.0)
+    assert plan in plans
+    calls, at = counted("alignprop", plan)
+    assert calls.backwards == [at[4], at[3]]
+    assert calls.through_input == [at[4]]
+
+
+def test_full_goes_back_through_every_step_to_the_noise() -> None:
+    calls, at = counted("full", draw_plan(METHODS["full"], T, torch.Generator()))
+    assert calls.forwards == [*at, *reversed(at)]
+    assert calls.backwards == [*reversed(at)]
+    assert calls.through_input == [*reversed(at[1:])]
+
+
+def test_leapalign_runs_the_whole_chain_and_goes_back_in_two_leaps() -> None:
+    calls, at = counted("leapalign", Plan(stop=4, trained=(1, 3), alpha=0.3, leaps=True))
+    assert calls.forwards == [*at, at[3], at[1]]
+    assert calls.backwards == [at[3], at[1]]
+    assert calls.through_input == [at[3]]
+
+
+def test_direct_align_runs_the_whole_chain_and_one_step_of_the_renoised_picture() -> None:
+    plan = draw_plan(METHODS["direct_align"], T, torch.Generator().manual_seed(0))
+    (step,) = plan.trained
+    assert step < T - 1
+    calls, at = counted("direct_align", plan)
+    assert calls.forwards == [*at, at[step], at[step]]
+    assert calls.backwards == [at[step]]
+    kept, _ = counted("direct_align", plan, keep_graphs=1)
+    assert kept.forwards == [*at, at[step]]
+
+
+def test_direct_align_recovers_the_picture_when_the_network_knows_the_noise() -> None:
+    scored: list[Tensor] = []
+    task = task_of()
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    known = noise("known")
+
+    def perfect(latents_BCHW: Tensor, _timesteps_B: Tensor) -> Tensor:
+        """Predicts the known noise: the picture at the end of the chain is then what is left of the first latents."""
+        return weight * known.expand_as(latents_BCHW)
+
+    def noted(clean_BCHW: Tensor, rows: slice) -> Tensor:
+        scored.append(clean_BCHW.detach())
+        return rewards_of(clean_BCHW, rows)
+
+    perfect_task = replace(task, denoiser=perfect, rewards_of=noted)
+    for index in range(T - 1):
+        supervise(perfect_task, METHODS["direct_align"], Plan(index, (index,), 0.0, start=index))
+    latents = noise()
+    for step in task.sampler.steps:
+        (a, b) = step.move
+        latents = a * latents + b * known
+    for clean in scored:
+        torch.testing.assert_close(clean, latents.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_kept_graph_saves_the_second_forward_and_a_shared_one_joins_them() -> None:
+    plan = Plan(stop=4, trained=(0, 2, 4), alpha=0.0)
+    kept, at = counted("drtune", plan, keep_graphs=2)
+    assert kept.forwards == [*at, at[0]]
+    assert kept.backwards == [at[4], at[2], at[0]]
+    shared, _ = counted("drtune", plan, replay_batch=2)
+    assert shared.forwards == [*at, at[4], at[2], at[0]]
+    assert shared.backwards == [at[4], at[2], at[0]]
+
+
+@pytest.mark.parametrize("stop", range(T))
+def test_one_step_anywhere_before_any_stop_trains(stop: int) -> None:
+    for trained in range(stop + 1):
+        plan = Plan(stop=stop, trained=(trained,), alpha=0.0)
+        gradient = gradient_left_by(lambda plan=plan: supervise(task_of(), METHODS["drtune"], plan))
+        assert gradient.norm() > 1e-4

@@ -1,0 +1,116 @@
+"""Bases as they are loaded: from folders and hub ids, at any size, and what is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
+
+from drtune.bases import load_base
+from drtune.config import TuningSamplerConfig
+from drtune.errors import UserError
+from tests.pipelines import SIDE, FolderOf, open_base
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        ("sd15", {"name": "flow_euler"}, "sampler.name=flow_euler: not for a StableDiffusionPipeline; .* ddim, euler"),
+        ("sd3", {"name": "ddim"}, "sampler.name=ddim: not for a StableDiffusion3Pipeline; its samplers are flow_euler"),
+        ("flux_dev", {"eta": 0.5}, "sampler.eta=0.5: not for a FluxPipeline"),
+        ("sdxl", {"name": "euler", "eta": 0.5}, "sampler.eta=0.5: not for a StableDiffusionXLPipeline"),
+    ],
+)
+def test_a_sampler_that_does_not_fit_is_refused(
+    kind: str, settings: dict[str, object], message: str, folder_of: FolderOf
+) -> None:
+    base = open_base(folder_of(kind))
+    with pytest.raises(UserError, match=message):
+        base.sampler(TuningSamplerConfig.model_construct(**settings))
+
+
+def test_a_size_that_does_not_fit_is_refused(folder_of: FolderOf) -> None:
+    with pytest.raises(UserError, match="height=17: give a multiple of 2 for a StableDiffusionPipeline"):
+        open_base(folder_of("sd15"), height=17)
+    with pytest.raises(UserError, match="width=18: give a multiple of 4 for a FluxPipeline"):
+        open_base(folder_of("flux_dev"), width=18)
+    with pytest.raises(UserError, match="height=128: this base has positions for at most 64 pixels"):
+        open_base(folder_of("sd3"), height=128)
+
+
+@pytest.mark.parametrize(("kind", "side"), [("sdxl", SIDE), ("sd3", SIDE), ("flux_dev", 256)])
+def test_without_a_size_images_are_of_the_size_that_the_pipeline_makes(
+    kind: str, side: int, folder_of: FolderOf
+) -> None:
+    base = load_base(str(folder_of(kind)))
+    assert (base.height, base.width) == (side, side)
+
+
+def test_what_is_no_base_is_refused_in_one_line(folder_of: FolderOf, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    parts = open_base(folder_of("sdxl")).pipeline.components
+    StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False).save_pretrained(tmp_path / "other")
+    shutil.copytree(folder_of("sdxl"), tmp_path / "partial")
+    shutil.rmtree(tmp_path / "partial" / "unet")
+    for name, message in (
+        ("empty", "it has no model_index.json, so it is no pipeline of diffusers"),
+        ("other", "is a StableDiffusionXLImg2ImgPipeline; one of StableDiffusionPipeline, .*, FluxPipeline can be"),
+        ("partial", "cannot be loaded: Error no file named config.json"),
+        ("missing", "no such folder, and not a hub id"),
+    ):
+        with pytest.raises(UserError, match=message) as refusal:
+            load_base(str(tmp_path / name))
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_with_half_precision_weights_alone_is_loaded(folder_of: FolderOf, tmp_path: Path) -> None:
+    base = open_base(folder_of("sdxl"), precision="fp16")
+    base.pipeline.save_pretrained(tmp_path, variant="fp16")
+    again = open_base(tmp_path, precision="bf16")
+    assert again.network.dtype == torch.bfloat16
+    for here, there in zip(again.network.parameters(), base.network.parameters(), strict=True):
+        assert torch.equal(here, there.bfloat16())
+
+
+def test_hub_ids_are_found_in_the_local_cache_when_offline(folder_of: FolderOf, tmp_path: Path) -> None:
+    commit = "4a1b" * 10
+    cached = tmp_path / "models--owner--tiny"
+    shutil.copytree(folder_of("sd3_without_t5"), cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    program = """if True:
+        import json, sys
+        from drtune.bases import load_base, quiet_libraries
+        from drtune.errors import UserError
+        quiet_libraries()
+        told = []
+        for name, revision in json.loads(sys.argv[1]):
+            try:
+                told.append(type(load_base(name, revision)).__name__)
+            except UserError as error:
+                told.append(str(error))
+        print(json.dumps(told))
+    """
+    names = [["owner/tiny", None], ["owner/tiny", commit], ["owner/tiny", "v2"], ["owner/absent", None]]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(names)],
+        env={**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    found, pinned, no_revision, absent = json.loads(done.stdout)
+    assert found == pinned == "StableDiffusion3"
+    for name, revision, told in (("owner/tiny", "'v2'", no_revision), ("owner/absent", "None", absent)):
+        assert told == (
+            f"base_model={name!r}, base_revision={revision}: cannot be loaded: no such folder, HF_HUB_OFFLINE is set, "
+            "and the local cache has no copy of it; give the folder of a copy"
+        )
+    assert done.stderr == ""

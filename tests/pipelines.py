@@ -1,0 +1,233 @@
+"""Tiny pipelines of the real classes, one of each base that can be tuned, with random weights."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+from drtune.bases import Base, load_base
+from tests.tiny import tokenizer
+
+KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "flux_schnell")
+WIDTH = 16
+"""Of the text encoders, and their pooled output."""
+FolderOf = Callable[[str], Path]
+"""The folder of a pipeline of that kind."""
+SIDE = 16
+"""Of the images that each is made for, in pixels; FLUX.1 does not say, and is given it."""
+
+
+def make_pipeline(kind: str, seed: int = 0) -> DiffusionPipeline:
+    """A pipeline of about 0.1 M parameters; the latents are half as high and wide as the images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        match kind:
+            case "sd15":
+                return _stable_diffusion("epsilon", use_linear_projection=False)
+            case "sd21":
+                return _stable_diffusion("v_prediction", use_linear_projection=True)
+            case "sdxl":
+                return _stable_diffusion_xl()
+            case "sd3":
+                return _stable_diffusion_3(t5=_t5())
+            case "sd3_without_t5":
+                return _stable_diffusion_3(t5=None)
+            case "flux_dev":
+                return _flux(guidance_embeds=True)
+            case "flux_schnell":
+                return _flux(guidance_embeds=False)
+    raise ValueError(kind)
+
+
+def save_pipeline(kind: str, folder: Path, seed: int = 0) -> Path:
+    """The pipeline as a folder that loads by its path."""
+    make_pipeline(kind, seed).save_pretrained(folder)
+    return folder
+
+
+def open_base(folder: Path, *, precision: str = "fp32", height: int = SIDE, width: int = SIDE) -> Base:
+    """The base in that folder, for small images."""
+    return load_base(str(folder), precision=precision, height=height, width=width)
+
+
+def _vae(latent_channels: int, shift_factor: float | None = None, *, force_upcast: bool = False) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        sample_size=SIDE,
+        scaling_factor=0.5,
+        shift_factor=shift_factor,
+        force_upcast=force_upcast,
+        use_quant_conv=shift_factor is None,
+        use_post_quant_conv=shift_factor is None,
+    ).eval()
+
+
+def _unet(token_width: int, **settings: object) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=SIDE // 2,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=token_width,
+        norm_num_groups=4,
+        **settings,
+    ).eval()
+
+
+def _clip(kind: type[CLIPTextModel | CLIPTextModelWithProjection]) -> CLIPTextModel | CLIPTextModelWithProjection:
+    words = tokenizer()
+    return kind(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            projection_dim=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=words.model_max_length,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+        )
+    ).eval()
+
+
+def _t5() -> tuple[T5EncoderModel, T5TokenizerFast]:
+    """A T5 that spells every word."""
+    pieces = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    pieces += [(letter, -1.0) for letter in f"\N{LOWER ONE EIGHTH BLOCK}{string.ascii_lowercase}"]
+    spelling = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
+    encoder = T5EncoderModel(
+        T5Config(vocab_size=len(spelling), d_model=2 * WIDTH, d_kv=8, d_ff=WIDTH, num_layers=1, num_heads=2)
+    )
+    return encoder.eval(), spelling
+
+
+def _schedule(prediction: str) -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def _stable_diffusion(prediction: str, *, use_linear_projection: bool) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline(
+        vae=_vae(4),
+        text_encoder=_clip(CLIPTextModel),
+        tokenizer=tokenizer(),
+        unet=_unet(WIDTH, use_linear_projection=use_linear_projection),
+        scheduler=_schedule(prediction),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _stable_diffusion_xl() -> StableDiffusionXLPipeline:
+    unet = _unet(
+        2 * WIDTH,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=WIDTH + 6 * 4,
+    )
+    return StableDiffusionXLPipeline(
+        vae=_vae(4, force_upcast=True),
+        text_encoder=_clip(CLIPTextModel),
+        text_encoder_2=_clip(CLIPTextModelWithProjection),
+        tokenizer=tokenizer(),
+        tokenizer_2=tokenizer(),
+        unet=unet,
+        scheduler=_schedule("epsilon"),
+        add_watermarker=False,
+    )
+
+
+def _stable_diffusion_3(t5: tuple[T5EncoderModel, T5TokenizerFast] | None) -> StableDiffusion3Pipeline:
+    transformer = SD3Transformer2DModel(
+        sample_size=SIDE // 2,
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=16,
+        pooled_projection_dim=2 * WIDTH,
+        pos_embed_max_size=16,
+        dual_attention_layers=(0,),
+        qk_norm="rms_norm",
+    )
+    encoder, spelling = t5 or (None, None)
+    return StableDiffusion3Pipeline(
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=_vae(16, shift_factor=0.1),
+        text_encoder=_clip(CLIPTextModelWithProjection),
+        tokenizer=tokenizer(),
+        text_encoder_2=_clip(CLIPTextModelWithProjection),
+        tokenizer_2=tokenizer(),
+        text_encoder_3=encoder,
+        tokenizer_3=spelling,
+    )
+
+
+def _flux(*, guidance_embeds: bool) -> FluxPipeline:
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        pooled_projection_dim=WIDTH,
+        guidance_embeds=guidance_embeds,
+        axes_dims_rope=(2, 2, 4),
+    )
+    encoder, spelling = _t5()
+    return FluxPipeline(
+        # FLUX.1-dev shifts its schedule by the size of the image, FLUX.1-schnell does not.
+        scheduler=FlowMatchEulerDiscreteScheduler(
+            shift=3.0 if guidance_embeds else 1.0, use_dynamic_shifting=guidance_embeds, max_shift=1.15
+        ),
+        vae=_vae(16, shift_factor=0.1),
+        text_encoder=_clip(CLIPTextModel),
+        tokenizer=tokenizer(),
+        text_encoder_2=encoder,
+        tokenizer_2=spelling,
+        transformer=transformer.eval(),
+    )

@@ -17,10 +17,12 @@ from drtune.errors import UserError
 from drtune.files import write_text
 
 MANIFEST = "manifest.json"
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""The name by which diffusers finds a LoRA in a folder."""
-ADAPTER = f"adapter/{ADAPTER_FILE}"
-"""Where a TunedModel keeps it."""
+CONFIG = "config.yaml"
+ADAPTER = "adapter/pytorch_lora_weights.safetensors"
+"""Where a TunedModel keeps a LoRA, under the name by which diffusers finds it."""
+NETWORK = "network/diffusion_pytorch_model.safetensors"
+"""Where it keeps full weights, likewise; with NETWORK_CONFIG beside them, diffusers loads the folder."""
+NETWORK_CONFIG = "network/config.json"
 
 
 class Contract(BaseModel):
@@ -90,14 +92,16 @@ class PromptSet(Contract):
 
 
 class TunedModel(Contract):
-    """A LoRA for a base model: `adapter/pytorch_lora_weights.safetensors` in diffusers' format, and `config.yaml`.
+    """A LoRA for a base model, or all weights of its network, in diffusers' format, and `config.yaml`.
 
-    >>> TunedModel(adapter_sha256="77ab...", base_model="miniature", base_revision=None, step=80,
+    >>> TunedModel(weights_sha256="77ab...", base_model="miniature", base_revision=None, step=80,
     ...            config_sha256="0b1d...", prompts=PromptSet(...), code_revision="4a1b...", reward=0.83)
     """
 
     kind: Literal["TunedModel/1"] = "TunedModel/1"
-    adapter_sha256: str
+    weights: Literal["lora", "full"] = "lora"
+    weights_sha256: str
+    """Digest of the weights' file."""
     base_model: str
     base_revision: str | None
     step: int
@@ -109,6 +113,19 @@ class TunedModel(Contract):
     """Commit of the code that tuned; None when it cannot be known."""
     reward: float
     """Mean training reward over the last ten updates."""
+    reward_files: dict[str, str] = {}
+    """Files of your own rewards that are kept in the folder: sha256 by path."""
+
+    @property
+    def weights_file(self) -> str:
+        """Path of the safetensors file with the weights, inside the model's folder."""
+        return ADAPTER if self.weights == "lora" else NETWORK
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of all files of the model beside its manifest."""
+        weights = (ADAPTER,) if self.weights == "lora" else (NETWORK, NETWORK_CONFIG)
+        return (CONFIG, *weights, *self.reward_files)
 
 
 class Score(Contract):
@@ -138,7 +155,8 @@ class EvaluationReport(Contract):
     """Base against candidate: `report.html`, `scores.parquet` (one row a prompt and reward) and `images/`.
 
     >>> EvaluationReport(model=TunedModel(...), prompts_sha256="1c3e...", num_prompts=256, seed=0,
-    ...                  num_inference_steps=20, guidance_scale=3.0, trained_rewards=("symmetry",),
+    ...                  pipeline="StableDiffusionXLPipeline", scheduler="DDIMScheduler", num_inference_steps=20,
+    ...                  guidance_scale=3.0, trained_rewards=("symmetry",),
     ...                  scores=(Score(...),), scores_sha256="ab12...")
     """
 
@@ -148,14 +166,20 @@ class EvaluationReport(Contract):
     """Digest of the prompts.jsonl whose held-out part was used, which need not be that of the model's own prompts."""
     num_prompts: int
     seed: int
+    pipeline: str
+    """Class of diffusers that sampled; likewise its scheduler."""
+    scheduler: str
     num_inference_steps: int
     guidance_scale: float
+    negative_prompt: str = ""
     trained_rewards: tuple[str, ...]
     """Rewards that the candidate was tuned on; the others are held out."""
     scores: tuple[Score, ...]
     """For each reward first the score over all prompts, then one for each category."""
     scores_sha256: str
     """Digest of scores.parquet."""
+    reward_provenance: dict[str, str] = {}
+    """What the scores hang on, by reward: digests of weights and files, and how images were resized."""
 
 
 class Decision(Contract):

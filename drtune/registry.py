@@ -19,14 +19,13 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from drtune.config import load_config
-from drtune.contracts import ADAPTER, MANIFEST, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
+from drtune.contracts import CONFIG, MANIFEST, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes, sha256_file, sha256_folder
 from drtune.model_card import render_model_card
 from drtune.storage import Storage, open_storage
 
 PRODUCTION = "production"
-CONFIG = "config.yaml"
 REPORT = "evaluation/manifest.json"
 
 
@@ -62,7 +61,7 @@ class Registry:
         model, report, decision = _load(model_folder, report_folder, decision_folder)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            _gather(folder, Path(model_folder), Path(report_folder), Path(decision_folder))
+            _gather(folder, model, Path(model_folder), Path(report_folder), Path(decision_folder))
             _check_digests(sha256_folder(folder), model, decision)
             card = render_model_card(name, model, report, decision, load_config(folder / CONFIG))
             (folder / "README.md").write_text(card, encoding="utf-8")
@@ -243,12 +242,11 @@ def _load(
     return model, report, decision
 
 
-def _gather(folder: Path, model_folder: Path, report_folder: Path, decision_folder: Path) -> None:
+def _gather(folder: Path, model: TunedModel, model_folder: Path, report_folder: Path, decision_folder: Path) -> None:
     """Copy what is published into one folder."""
     sources = {
         MANIFEST: model_folder / MANIFEST,
-        CONFIG: model_folder / CONFIG,
-        ADAPTER: model_folder / ADAPTER,
+        **{path: model_folder / path for path in model.files},
         REPORT: report_folder / MANIFEST,
         "evaluation/report.html": report_folder / "report.html",
         "decision.json": decision_folder / MANIFEST,
@@ -263,12 +261,16 @@ def _gather(folder: Path, model_folder: Path, report_folder: Path, decision_fold
 
 def _check_digests(files: Mapping[str, str], model: TunedModel, decision: Decision) -> None:
     """Refuse files that are not those that the manifests name."""
-    wanted = {ADAPTER: model.adapter_sha256, CONFIG: model.config_sha256, REPORT: decision.report_sha256}
-    owner = {ADAPTER: "the model's manifest", CONFIG: "the model's manifest", REPORT: "the decision"}
-    for path, sha256 in wanted.items():
+    wanted = [
+        (model.weights_file, model.weights_sha256, "the model's manifest"),
+        (CONFIG, model.config_sha256, "the model's manifest"),
+        *((path, sha256, "the model's manifest") for path, sha256 in model.reward_files.items()),
+        (REPORT, decision.report_sha256, "the decision"),
+    ]
+    for path, sha256, owner in wanted:
         if files[path] != sha256:
             raise UserError(
-                f"{path}: is not the one that {owner[path]} names (sha256 {files[path]}, named is {sha256}): "
+                f"{path}: is not the one that {owner} names (sha256 {files[path]}, named is {sha256}): "
                 f"it was corrupted or replaced; make it again"
             )
 

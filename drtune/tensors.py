@@ -12,13 +12,19 @@ from torch import Tensor
 
 from drtune.errors import UserError
 from drtune.files import replacing
+from drtune.sharding import like
+
+
+def to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file of tensors and a few words about them."""
+    return save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, dict(about))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
     """Write tensors and a few words about them, whole or not at all."""
     with replacing(path) as written:
         # Bytes first: a full disk is then an ordinary OSError, and not one of the safetensors library.
-        written.write_bytes(save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, dict(about)))
+        written.write_bytes(to_bytes(tensors, about))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -53,8 +59,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give the optimizer back what `optimizer_tensors` took from it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".")
-        states.setdefault(int(index), {})[key] = tensor
+        mine = parameters[int(index)]
+        # A moment is sharded as its parameter is; a counter is one number.
+        states.setdefault(int(index), {})[key] = like(mine, tensor) if tensor.shape == mine.shape else tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from drtune.config import load_config
 from drtune.contracts import (
-    ADAPTER,
+    CONFIG,
     MANIFEST,
     DataSource,
     Decision,
@@ -30,15 +30,19 @@ class Folders(NamedTuple):
 def make_folders(
     root: Path,
     *,
-    adapter: bytes = b"adapter one",
+    weights: Literal["lora", "full"] = "lora",
+    content: bytes = b"weights one",
     base_model: str = "miniature",
     base_revision: str | None = None,
     publish: bool = True,
 ) -> Folders:
     folders = Folders(root / "model", root / "report", root / "decision")
-    config = load_config(None, [f"base_model={base_model}", "rewards.symmetry=1.0", "rewards.preference=0.5"])
+    config = load_config(
+        None, [f"base_model={base_model}", f"weights={weights}", "rewards.symmetry=1.0", "rewards.preference=0.5"]
+    )
     model = TunedModel(
-        adapter_sha256=sha256_bytes(adapter),
+        weights=weights,
+        weights_sha256=sha256_bytes(content),
         base_model=base_model,
         base_revision=base_revision,
         step=80,
@@ -54,15 +58,18 @@ def make_folders(
         code_revision="77aa" * 10,
         reward=0.83,
     )
-    (folders.model / "adapter").mkdir(parents=True)
-    (folders.model / ADAPTER).write_bytes(adapter)
-    (folders.model / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    for path in model.files:
+        (folders.model / path).parent.mkdir(parents=True, exist_ok=True)
+        (folders.model / path).write_bytes(content)
+    (folders.model / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     model.save(folders.model)
     report = EvaluationReport(
         model=model,
         prompts_sha256="2d4f" * 16,
         num_prompts=192,
         seed=7,
+        pipeline="StableDiffusionXLPipeline",
+        scheduler="DDIMScheduler",
         num_inference_steps=12,
         guidance_scale=3.0,
         trained_rewards=("symmetry", "preference"),

@@ -19,7 +19,7 @@ def tuned_model(base_model: str = "miniature") -> TunedModel:
         ),
     )
     return TunedModel(
-        adapter_sha256=sha256_bytes(b"adapter"),
+        weights_sha256=sha256_bytes(b"adapter"),
         base_model=base_model,
         base_revision=None,
         step=80,
@@ -62,6 +62,8 @@ def report_of(*scores: Score, num_prompts: int = 100, model: TunedModel | None =
         prompts_sha256=model.prompts.sha256,
         num_prompts=num_prompts,
         seed=0,
+        pipeline="StableDiffusionXLPipeline",
+        scheduler="DDIMScheduler",
         num_inference_steps=12,
         guidance_scale=3.0,
         trained_rewards=("symmetry",),

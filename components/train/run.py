@@ -9,7 +9,7 @@ from pathlib import Path
 from kfp import dsl
 
 from components.process import run_process
-from drtune.contracts import ADAPTER, TunedModel
+from drtune.contracts import TunedModel
 from drtune.files import sha256_file
 
 
@@ -33,14 +33,14 @@ def train_model(
 
 
 def verified_model(folder: Path) -> TunedModel:
-    """The TunedModel in `folder`, after its adapter was compared with the manifest.
+    """The TunedModel in `folder`, after its weights were compared with the manifest.
 
     Raises:
         UserError: there is no manifest.
-        RuntimeError: the adapter is not the one that the manifest names.
+        RuntimeError: the weights are not those that the manifest names.
     """
     tuned = TunedModel.load(folder)
-    adapter = folder / ADAPTER
-    if (digest := sha256_file(adapter)) != tuned.adapter_sha256:
-        raise RuntimeError(f"{adapter}: sha256 is {digest}, the manifest says {tuned.adapter_sha256}")
+    weights = folder / tuned.weights_file
+    if (digest := sha256_file(weights)) != tuned.weights_sha256:
+        raise RuntimeError(f"{weights}: sha256 is {digest}, the manifest says {tuned.weights_sha256}")
     return tuned

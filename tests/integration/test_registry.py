@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from components.publish.run import run
-from drtune.contracts import ADAPTER, RegistryEntry, TunedModel
+from drtune.contracts import ADAPTER, NETWORK, NETWORK_CONFIG, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.files import sha256_folder
 from drtune.registry import Registry
@@ -59,7 +59,7 @@ def test_of_many_creators_of_one_key_exactly_one_succeeds(storage: Storage) -> N
 
 def test_a_model_lives_through_publication_rollback_and_pull(storage: Storage, tmp_path: Path) -> None:
     registry = Registry(storage)
-    one, two = make_folders(tmp_path / "one"), make_folders(tmp_path / "two", adapter=b"adapter two")
+    one, two = make_folders(tmp_path / "one"), make_folders(tmp_path / "two", content=b"weights two")
     assert registry.list() == []
 
     first = registry.publish(NAME, *one)
@@ -89,13 +89,24 @@ def test_a_model_lives_through_publication_rollback_and_pull(storage: Storage, t
     with pytest.raises(UserError, match="exists already"):
         registry.pull(NAME, "v2", pulled)
     registry.pull(NAME, "v2", pulled, overwrite=True)
-    assert (pulled / ADAPTER).read_bytes() == b"adapter two"
+    assert (pulled / ADAPTER).read_bytes() == b"weights two"
+
+
+def test_a_whole_network_is_published_with_its_configuration(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    made = make_folders(tmp_path / "made", weights="full")
+    entry = registry.publish(NAME, *made)
+    assert {NETWORK, NETWORK_CONFIG} <= entry.files.keys()
+    assert ADAPTER not in entry.files
+    (made.model / NETWORK).write_bytes(b"weights 0ne")
+    with pytest.raises(UserError, match=f"{NETWORK}: is not the one that the model's manifest names"):
+        registry.publish(NAME, *made)
 
 
 def test_rollback_walks_back_and_can_be_undone(storage: Storage, tmp_path: Path) -> None:
     registry = Registry(storage)
     for number in range(1, 4):
-        registry.publish(NAME, *make_folders(tmp_path / str(number), adapter=b"%d" % number))
+        registry.publish(NAME, *make_folders(tmp_path / str(number), content=b"%d" % number))
     assert registry.rollback(NAME).version == "v2"
     assert registry.rollback(NAME).version == "v1"
     with pytest.raises(UserError, match="had no version in production before v1"):
@@ -104,21 +115,21 @@ def test_rollback_walks_back_and_can_be_undone(storage: Storage, tmp_path: Path)
     assert registry.rollback(NAME).version == "v1"
     with pytest.raises(UserError, match="has no version v9; its versions are v1, v2, v3"):
         registry.rollback(NAME, "v9")
-    assert registry.publish(NAME, *make_folders(tmp_path / "again", adapter=b"2")).version == "v2"
+    assert registry.publish(NAME, *make_folders(tmp_path / "again", content=b"2")).version == "v2"
     assert registry.show(NAME).version == "v2"
 
 
-def test_a_large_adapter_arrives_whole(storage: Storage, tmp_path: Path) -> None:
-    adapter = bytes(range(256)) * (12 << 12)  # 12 MiB: several parts on S3
+def test_a_large_model_arrives_whole(storage: Storage, tmp_path: Path) -> None:
+    content = bytes(range(256)) * (12 << 12)  # 12 MiB: several parts on S3
     registry = Registry(storage)
-    registry.publish(NAME, *make_folders(tmp_path / "made", adapter=adapter))
+    registry.publish(NAME, *make_folders(tmp_path / "made", content=content))
     registry.pull(NAME, "v1", tmp_path / "pulled")
-    assert (tmp_path / "pulled" / ADAPTER).read_bytes() == adapter
+    assert (tmp_path / "pulled" / ADAPTER).read_bytes() == content
 
 
 def test_publishers_at_once_get_each_their_version_and_equal_content_one(storage: Storage, tmp_path: Path) -> None:
     contents = [b"a", b"b", b"c", b"a", b"b", b"c"]
-    folders = [make_folders(tmp_path / str(index), adapter=content) for index, content in enumerate(contents)]
+    folders = [make_folders(tmp_path / str(index), content=content) for index, content in enumerate(contents)]
     with ThreadPoolExecutor(len(folders)) as pool:
         entries = list(pool.map(lambda each: Registry(storage).publish(NAME, *each), folders))
     assert entries[:3] == entries[3:]
@@ -133,7 +144,7 @@ def test_publishers_at_once_get_each_their_version_and_equal_content_one(storage
 def test_a_changed_or_missing_object_is_found_by_pull(storage: Storage, tmp_path: Path) -> None:
     registry = Registry(storage)
     entry = registry.publish(NAME, *make_folders(tmp_path / "made"))
-    storage.write(f"{entry.uri.removeprefix(storage.uri + '/')}/{ADAPTER}", b"adapter 0ne")
+    storage.write(f"{entry.uri.removeprefix(storage.uri + '/')}/{ADAPTER}", b"weights 0ne")
     with pytest.raises(UserError, match=f"{ADAPTER}: was changed after publication"):
         registry.pull(NAME, "v1", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -176,7 +187,7 @@ def test_names_and_versions_that_are_not_there_are_refused_with_those_that_are(s
 def test_what_does_not_belong_together_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "registry"))
     registry = Registry(storage)
-    good, other = make_folders(tmp_path / "good"), make_folders(tmp_path / "other", adapter=b"other")
+    good, other = make_folders(tmp_path / "good"), make_folders(tmp_path / "other", content=b"other")
 
     with pytest.raises(UserError, match="is against publishing: symmetry: gain 0"):
         registry.publish(NAME, *make_folders(tmp_path / "refused", publish=False))
@@ -187,7 +198,7 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_stored(tmp_path
     with pytest.raises(UserError, match="no TunedModel to read here"):
         registry.publish(NAME, tmp_path / "nowhere", good.report, good.decision)
 
-    (good.model / ADAPTER).write_bytes(b"adapter 0ne")
+    (good.model / ADAPTER).write_bytes(b"weights 0ne")
     with pytest.raises(UserError, match=f"{ADAPTER}: is not the one that the model's manifest names"):
         registry.publish(NAME, *good)
     (good.model / ADAPTER).unlink()
@@ -239,7 +250,7 @@ def test_a_missing_bucket_is_named(s3_server: S3Server, tmp_path: Path) -> None:
 
 
 def test_a_server_that_dies_in_mid_upload_leaves_nothing_visible(tmp_path: Path) -> None:
-    one, two = make_folders(tmp_path / "one"), make_folders(tmp_path / "two", adapter=b"adapter two")
+    one, two = make_folders(tmp_path / "one"), make_folders(tmp_path / "two", content=b"weights two")
     with S3Server() as server:
         storage = _on(server)
         registry = Registry(storage)
@@ -254,4 +265,4 @@ def test_a_server_that_dies_in_mid_upload_leaves_nothing_visible(tmp_path: Path)
         assert registry.show(NAME) == first
         assert registry.publish(NAME, *two).version == "v2"
         registry.pull(NAME, "production", tmp_path / "out")
-        assert (tmp_path / "out" / ADAPTER).read_bytes() == b"adapter two"
+        assert (tmp_path / "out" / ADAPTER).read_bytes() == b"weights two"

@@ -1,0 +1,117 @@
+"""Full fine-tuning: every weight of the network trains, is saved as diffusers has it, and is found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoModel
+from safetensors.torch import load_file
+
+from drtune.bases import load_base
+from drtune.config import Config, load_config
+from drtune.contracts import CONFIG, NETWORK, NETWORK_CONFIG, TunedModel
+from drtune.errors import UserError
+from drtune.miniature.world import scenes
+from drtune.processes import Processes
+from drtune.prompts import prepare
+from drtune.trainer import Trainer, train
+from drtune.tuned import open_tuned, put_on
+from tests.pipelines import KINDS, save_pipeline
+
+SHORT = [
+    "weights=full",
+    "batch_size=2",
+    "sampler.steps=4",
+    "method.trained_steps=2",
+    "method.early_stop=2",
+    "evaluation.sampler.steps=2",
+    "rewards.brightness=1.0",
+    "height=16",
+    "width=16",
+]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prompts")
+    (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=30)))
+    prepare(folder / "captions.txt", folder / "set")
+    return folder / "set"
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny pipeline of each kind."""
+    folder = tmp_path_factory.mktemp("bases")
+    for kind in KINDS:
+        save_pipeline(kind, folder / kind)
+    return folder
+
+
+def config_of(base: Path, *overrides: str) -> Config:
+    return load_config(None, [*SHORT, f"base_model={base}", *overrides])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tuned_network_is_found_again_by_diffusers_and_by_us(
+    kind: str, prompts: Path, bases: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer(config_of(bases / kind, "steps=2", "ema_decay=0.5"), prompts, tmp_path / "out", Processes())
+    (tmp_path / "out").mkdir()
+    made = trainer.run()
+    model, config = open_tuned(tmp_path / "out")
+    assert model == made
+    assert config == trainer.config
+    assert model.files == (CONFIG, NETWORK, NETWORK_CONFIG)
+
+    saved = load_file(tmp_path / "out" / model.weights_file)
+    averages = trainer.state.average
+    assert all(torch.equal(saved[name], average) for name, average in averages.items())
+    network = AutoModel.from_pretrained(str(tmp_path / "out"), subfolder="network")
+    assert type(network) is type(trainer.base.network)
+    base = load_base(str(bases / kind))
+    before = {name: weight.clone() for name, weight in base.network.named_parameters()}
+    put_on(base, tmp_path / "out", model)
+    for name, weight in base.network.named_parameters():
+        assert torch.equal(weight, averages[name])
+        assert torch.equal(network.get_parameter(name), averages[name])
+    changed = [name for name, weight in base.network.named_parameters() if not torch.equal(weight, before[name])]
+    assert len(changed) >= 0.9 * len(before)
+
+
+def test_only_the_network_trains(prompts: Path, bases: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config_of(bases / "sdxl"), prompts, tmp_path, Processes())
+    vae = {name: weight.clone() for name, weight in trainer.base.pipeline.vae.named_parameters()}
+    trainer.update(1)
+    assert trainer.state.weights.keys() == dict(trainer.base.network.named_parameters()).keys()
+    for name, weight in trainer.base.pipeline.vae.named_parameters():
+        assert torch.equal(weight, vae[name])
+        assert weight.grad is None
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_weights_that_train_are_kept_in_fp32_as_they_were_loaded(
+    precision: str, prompts: Path, bases: Path, tmp_path: Path
+) -> None:
+    trainer = Trainer(config_of(bases / "sdxl", f"compute.precision={precision}"), prompts, tmp_path, Processes())
+    loaded = load_file(bases / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(weight, loaded[name]) for name, weight in trainer.state.weights.items())
+    metrics = trainer.update(1)
+    assert metrics.grad_norm > 0
+    assert {weight.dtype for weight in trainer.state.weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("file", [CONFIG, NETWORK])
+def test_a_model_whose_files_were_changed_is_refused(file: str, prompts: Path, bases: Path, tmp_path: Path) -> None:
+    train(config_of(bases / "sd3", "steps=1"), prompts, tmp_path / "out")
+    path = tmp_path / "out" / file
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(UserError, match=f"{path.name}: changed after it was written") as refusal:
+        open_tuned(tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path.name}: cannot be read"):
+        open_tuned(tmp_path / "out")
+    assert TunedModel.load(tmp_path / "out").weights_file == NETWORK

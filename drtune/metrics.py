@@ -1,20 +1,27 @@
-"""What a training run says while it goes on: metrics.jsonl, TensorBoard, and a line with the time left."""
+"""What a run says while it goes on: metrics.jsonl, TensorBoard, Weights & Biases, and a line with the time left."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Self
+from statistics import fmean
+from typing import Any, Self
 
+import numpy as np
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from drtune.config import Config
+from drtune.errors import UserError
 from drtune.files import write_text
 
+METRICS = "metrics.jsonl"
 WINDOW = 10
-"""Updates over which the running reward is averaged."""
+"""Updates over which a reward is averaged."""
 
 
 @dataclass(frozen=True)
@@ -26,26 +33,49 @@ class UpdateMetrics:
     reward: float
     """Mean over the batch of the weighted sum that is maximised."""
     rewards: dict[str, float]
-    """Mean of each part, before its weight."""
+    """Mean of each part, before it is bent and weighted."""
     grad_norm: float
     """Before clipping."""
+    learning_rate: float
     stop: int
     """The last sampler step that ran, from 0."""
     trained: tuple[int, ...]
+    """The sampler steps that carried gradient."""
     seconds: float
+    """Of the update alone, without samples and checkpoint."""
+    held_out: float | None = None
+    """Mean of the held-out reward after this update, if it was checked then."""
+
+    def scalars(self) -> dict[str, float]:
+        """What is plotted, by name."""
+        scalars = {f"train/{name}": getattr(self, name) for name in ("reward", "grad_norm", "learning_rate", "seconds")}
+        return scalars | {f"reward/{name}": value for name, value in self.rewards.items()}
+
+
+def read_metrics(folder: Path) -> list[UpdateMetrics]:
+    """The updates in `folder/metrics.jsonl`, the first one first."""
+    with (folder / METRICS).open(encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    return [UpdateMetrics(**{**line, "trained": tuple(line["trained"])}) for line in lines]
+
+
+def mean_reward(updates: Sequence[UpdateMetrics]) -> float:
+    """Mean reward over the last ten updates."""
+    return fmean(update.reward for update in updates[-WINDOW:])
 
 
 class MetricLog:
     """Writes each update; on resume, forgets what was logged after the checkpoint."""
 
-    def __init__(self, folder: Path, start: int, total: int) -> None:
-        path = folder / "metrics.jsonl"
-        kept = _first_lines(path, start)
-        write_text(path, "".join(kept))
+    def __init__(self, folder: Path, start: int, config: Config) -> None:
+        path = folder / METRICS
+        write_text(path, "".join(_first_lines(path, start)))
+        self.updates = read_metrics(folder)
+        """All of the run, those before a resume included."""
         self.file = path.open("a", encoding="utf-8")
-        self.window = deque((json.loads(line)["reward"] for line in kept[-WINDOW:]), maxlen=WINDOW)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-        self.progress = tqdm(total=total, initial=start, desc="train", unit="update", mininterval=1.0)
+        self.wandb = _start_wandb(folder, config) if config.wandb_project else None
+        self.progress = tqdm(total=config.steps, initial=start, desc="train", unit="update", mininterval=1.0)
 
     def __enter__(self) -> Self:
         return self
@@ -54,23 +84,62 @@ class MetricLog:
         self.file.close()
         self.board.close()
         self.progress.close()
-
-    @property
-    def running_reward(self) -> float:
-        """Mean reward of the last updates; not a number before the first."""
-        return sum(self.window) / len(self.window) if self.window else float("nan")
+        if self.wandb:
+            self.wandb.finish()
 
     def write(self, metrics: UpdateMetrics) -> None:
         """Log one update everywhere."""
-        self.window.append(metrics.reward)
         self.file.write(json.dumps(asdict(metrics)) + "\n")
         self.file.flush()
-        self.board.add_scalar("train/reward", metrics.reward, metrics.step)
-        self.board.add_scalar("train/grad_norm", metrics.grad_norm, metrics.step)
-        for name, value in metrics.rewards.items():
-            self.board.add_scalar(f"reward/{name}", value, metrics.step)
-        self.progress.set_postfix(reward=f"{self.running_reward:.3f}", refresh=False)
+        for name, value in metrics.scalars().items():
+            self.board.add_scalar(name, value, metrics.step)
+        if self.wandb:
+            self.wandb.log(metrics.scalars(), step=metrics.step)
+        self.updates.append(metrics)
+        self.progress.set_postfix(reward=f"{mean_reward(self.updates):.3f}", refresh=False)
         self.progress.update()
+
+    def samples(self, step: int, picture: Image.Image, held_out: float | None) -> None:
+        """Show the samples after `step` updates and their held-out reward, if the run has one."""
+        self.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+        if held_out is not None:
+            self.board.add_scalar("train/held_out", held_out, step)
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({"samples": wandb.Image(picture), "train/held_out": held_out}, step=step)
+
+
+def check_wandb(config: Config) -> None:
+    """Refuse to begin what could not be logged.
+
+    Raises:
+        UserError: Weights & Biases is asked for and not installed.
+    """
+    if not config.wandb_project:
+        return
+    try:
+        version("wandb")  # the package itself: a folder of its logs could be imported by that name too
+    except PackageNotFoundError:
+        raise UserError(
+            f"wandb_project={config.wandb_project}: Weights & Biases is not installed: pip install wandb"
+        ) from None
+
+
+def _start_wandb(folder: Path, config: Config) -> Any:
+    """The run's page, the same one again after a resume."""
+    import wandb
+
+    id_file = folder / "wandb-id.txt"
+    run = wandb.init(
+        project=config.wandb_project,
+        id=id_file.read_text(encoding="utf-8") if id_file.exists() else None,
+        resume="allow",
+        dir=folder,
+        config=config.model_dump(mode="json"),
+    )
+    write_text(id_file, run.id)
+    return run
 
 
 def _first_lines(path: Path, count: int) -> list[str]:

@@ -1,44 +1,44 @@
-"""The tuner: prompts in, an adapter out."""
+"""The tuner: prompts in, a tuned model out."""
 
 from __future__ import annotations
 
-import math
 import shutil
+import signal
 import time
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from drtune.checkpoint import TrainState
-from drtune.config import Config, OptimizerConfig
-from drtune.contracts import ADAPTER, PromptSet, TunedModel
-from drtune.errors import UserError
-from drtune.files import claim, replacing, sha256_bytes, sha256_file, write_text
+from drtune.bases import DTYPES, EncodedPrompts, load_base, quiet_libraries
+from drtune.checkpoint import Checkpoints
+from drtune.config import Config
+from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
+from drtune.draws import Draws, generator_of
+from drtune.errors import InterruptionError, UserError
+from drtune.files import claim, replacing, sha256_file, write_text
+from drtune.guidance import GuidedDenoiser
 from drtune.images import grid
+from drtune.interrupts import Interrupts
+from drtune.loss_scale import scaled, unscaled
 from drtune.methods import Plan, draw_plan
-from drtune.metrics import MetricLog, UpdateMetrics
-from drtune.model import (
-    GuidedDenoiser,
-    PromptEmbeds,
-    add_adapter,
-    decode,
-    encode_prompts,
-    load_pipeline,
-    quiet_libraries,
-    save_adapter,
-)
+from drtune.metrics import MetricLog, UpdateMetrics, check_wandb, mean_reward
+from drtune.optimization import DivergenceError, check_finite, learning_rate, make_optimizer
+from drtune.penalty import BasePenalty
+from drtune.processes import Processes
 from drtune.prompts import load_prompts
 from drtune.provenance import code_revision
 from drtune.rewards import WeightedSum
-from drtune.sampling import ddim_scheduler, ddim_steps
-from drtune.sweep import roll_out, score, sweep_back
-
-NUM_SAMPLES = 16
-CHECKPOINT = "checkpoint.safetensors"
+from drtune.rewards.own import keep_files
+from drtune.samples import Samples, last_passed
+from drtune.sharding import gather
+from drtune.state import TrainState
+from drtune.summary import SUMMARY, resume_command, summarise
+from drtune.supervision import Task, supervise
+from drtune.weights import open_weights, save_weights
 
 
 def train(
@@ -47,73 +47,140 @@ def train(
     """Tune the base model on the training prompts of a PromptSet folder; write a TunedModel folder to `out`.
 
     Under torchrun every process calls this and takes its share of each batch. With `resume` the run in `out` goes on
-    from its checkpoint and ends bit for bit as if it had never stopped; a finished run is left as it is.
+    from its newest checkpoint, or starts if there is none, and ends bit for bit as if it had never stopped; a finished
+    run is left as it is.
 
     Raises:
         UserError: output that exists already, prompts or a checkpoint that do not fit, a training that diverges.
+        InterruptionError: SIGTERM or Ctrl-C came, and the state is saved.
 
     >>> from drtune.config import load_config
     >>> model = train(load_config("configs/miniature.yaml", ["steps=80"]), "runs/prompts", "runs/model")
     """
-    out = Path(out)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    if accelerator.is_main_process:
-        claim(out, overwrite=overwrite or resume)
-    trainer = Trainer(config, Path(prompts), out, accelerator)
-    if accelerator.is_main_process:
-        if out.exists() and not resume:
-            shutil.rmtree(out)
-        out.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()
-    return trainer.run()
+    out, prompts = Path(out), Path(prompts)
+    check_wandb(config)
+    if resume and (model := _finished(out, config, prompts)):
+        return model
+    processes = Processes()
+    with processes.failing_as_one():
+        if processes.is_main:
+            claim(out, overwrite=overwrite or resume)
+        trainer = Trainer(config, prompts, out, processes)
+        if processes.is_main:
+            if out.exists() and not resume:
+                shutil.rmtree(out)
+            out.mkdir(parents=True, exist_ok=True)
+        processes.wait()
+        return trainer.run()
+
+
+def _finished(out: Path, config: Config, prompts: Path) -> TunedModel | None:
+    """The model in `out`, if it is what this run would make."""
+    if not (out / MANIFEST).exists():
+        return None
+    model = TunedModel.load(out)
+    same = model.config_sha256 == config.sha256() and model.prompts == PromptSet.load(prompts)
+    return model if same else None
 
 
 class Trainer:
     """One run: everything it needs, loaded and in place."""
 
-    def __init__(self, config: Config, prompts_folder: Path, out: Path, accelerator: Accelerator) -> None:
+    def __init__(self, config: Config, prompts_folder: Path, out: Path, processes: Processes) -> None:
         quiet_libraries()
-        self.config, self.out, self.accelerator = config, out, accelerator
-        self.prompt_set = PromptSet.load(prompts_folder)
+        self.config, self.out, self.processes = config, out, processes
+        self.slots = processes.share(config.batch_size)
+        self.prompts_folder, self.prompt_set = prompts_folder, PromptSet.load(prompts_folder)
         self.texts = [prompt.text for prompt in load_prompts(prompts_folder, "train")]
-        self.sample_texts = [prompt.text for prompt in load_prompts(prompts_folder, "eval")[:NUM_SAMPLES]]
+        # Before anything heavy: a reward of your own is tried at once.
+        self.reward = WeightedSum(config.rewards, antialias=config.reward_antialias)
+        self.interrupts = Interrupts()
+        self.stopped_by: signal.Signals | None = None
+        self.reward_files: dict[str, str] = {}
 
-        self.pipeline = load_pipeline(config.base_model, config.base_revision).to(accelerator.device)
-        self.embeds, self.empty = encode_prompts(self.pipeline, self.texts)
-        self.sample_embeds, _ = encode_prompts(self.pipeline, self.sample_texts)
-        self.pipeline.text_encoder = self.pipeline.text_encoder_2 = None  # every prompt is encoded: free their memory
-        scheduler = ddim_scheduler(self.pipeline.scheduler.config)
-        self.sampler = ddim_steps(scheduler, config.sampler.steps)
-        self.deployment_sampler = ddim_steps(scheduler, config.evaluation.sampler.steps)
-        self.reward = WeightedSum(config.rewards)
+        self.base = load_base(
+            config.base_model,
+            config.base_revision,
+            precision=config.compute.precision,
+            network_precision="fp32" if config.weights == "full" else None,
+            height=config.height,
+            width=config.width,
+        )
+        self.base.pipeline.to(processes.device)
+        self.draws = Draws(config.seed, len(self.texts), config.batch_size, self.base.latents_shape)
+        self.sampler = self.base.sampler(config.sampler)
+        held_out = [prompt.text for prompt in load_prompts(prompts_folder, "eval")]
+        self.samples = Samples(self.base, held_out, config, self.draws)
+        self._encode_prompts()
 
-        weights = add_adapter(self.pipeline.unet, config.lora, config.seed)
+        weights = open_weights(self.base, config, processes)
+        self.base.prepare(config.compute)
         average = {name: weight.detach().clone() for name, weight in weights.items()} if config.ema_decay else {}
-        self.state = TrainState(weights, average, _make_optimizer(weights, config.optimizer))
+        self.state = TrainState(weights, average, make_optimizer(weights, config.optimizer))
+        in_fp16 = config.compute.precision == "fp16"
+        self.loss_scale = partial(scaled, weights=weights.values(), mean=processes.mean) if in_fp16 else unscaled
+        self.checkpoints = Checkpoints(out / "checkpoints", config, self.prompt_set.sha256)
+
+    def _encode_prompts(self) -> None:
+        """Encode what this process will show to the network, and free the text encoders."""
+        steps = range(1, self.config.steps + 1)
+        shown = sorted({self.draws.prompt(step, slot) for step in steps for slot in self.slots})
+        self.conditions = EncodedPrompts(self.base, {index: self.texts[index] for index in shown})
+        self.negative = self.base.encode_negative(self.config.sampler.negative_prompt)
+        self.base.free_text_encoders()
+
+    # ------------------------------------------------------------------------------------------------------------------
 
     def run(self) -> TunedModel:
         """Resume if there is something to resume, update, and save."""
-        if not self.accelerator.is_main_process:
-            self._update_all(self._restore(), log=lambda _metrics: None)
-        else:
-            start = self._restore()
-            write_text(self.out / "config.yaml", self.config.to_yaml())
-            with MetricLog(self.out, start, self.config.steps) as log:
-                self._update_all(start, log.write)
-                self._save_model(log.running_reward)
-        self.accelerator.wait_for_everyone()
+        done = self._restore()
+        log = self._open_log(done) if self.processes.is_main else None
+        with self.interrupts, log or nullcontext():
+            step = self._tune(done, log)
+        self._save_model(step, log)
+        self.processes.wait()
         return TunedModel.load(self.out)
 
-    def _update_all(self, done: int, log: Callable[[UpdateMetrics], None]) -> None:
+    def _open_log(self, done: int) -> MetricLog:
+        (self.out / MANIFEST).unlink(missing_ok=True)  # of a model with fewer updates and another config.yaml
+        self.reward_files = keep_files(self.config.reward_names, self.out)
+        write_text(self.out / CONFIG, self.config.to_yaml())
+        return MetricLog(self.out, done, self.config)
+
+    def _tune(self, done: int, log: MetricLog | None) -> int:
+        """Update from `done` to the end, or to where the held-out reward fell; returns the update to be saved."""
+        steps = self.config.steps
         if done == 0:
-            self._save_samples(0)
-        for step in range(done + 1, self.config.steps + 1):
-            log(self.update(step))
-            last = step == self.config.steps
-            if last or step % self.config.sample_every == 0:
-                self._save_samples(step)
-            if last or step % self.config.checkpoint_every == 0:
+            self._sample(0, log)
+            if self.config.held_out:
+                self._save_checkpoint(0)
+        for step in range(done + 1, steps + 1):
+            metrics = self._update_or_save(step)
+            sampled = step == steps or step % self.config.sample_every == 0
+            if sampled:
+                metrics = replace(metrics, held_out=self._sample(step, log))
+            if log:
+                log.write(metrics)
+            if sampled and (passed := self._last_passed(step)) < step:
+                return self.checkpoints.restore(self.state, passed)
+            due = step == steps or step % self.config.checkpoint_every == 0
+            if due or self.stopped_by or (sampled and self.config.held_out):
                 self._save_checkpoint(step)
+            if self.stopped_by and step < steps:
+                raise InterruptionError(
+                    f"stopped by {self.stopped_by.name} after update {step} of {steps}, which is saved; "
+                    f"go on with: {resume_command(self.out, self.prompts_folder)}",
+                    self.stopped_by,
+                )
+        return steps
+
+    def _update_or_save(self, step: int) -> UpdateMetrics:
+        """The `step`-th update; if it would spoil the weights, the state before it is saved and the run ends."""
+        try:
+            return self.update(step)
+        except DivergenceError:
+            self._save_checkpoint(step - 1)
+            raise
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -121,135 +188,115 @@ class Trainer:
         """The `step`-th optimizer update, from 1. All that it draws depends on the seed and on `step` alone."""
         started = time.monotonic()
         config = self.config
-        slots = self._my_slots()
-        chosen = [self._prompt_of(step, slot) for slot in slots]
-        noise = torch.stack([self._noise(step, slot) for slot in slots])
         plan = draw_plan(config.method, config.sampler.steps, generator_of(config.seed, "plan", step))
-        denoiser = self._denoiser(self.embeds[chosen], config.sampler.guidance_scale)
-
-        rollout = roll_out(denoiser, self.sampler, noise, plan)
-        prompts = [self.texts[index] for index in chosen]
-        rewards, gradient = score(lambda clean: self.reward(decode(self.pipeline, clean), prompts), rollout.clean_BCHW)
-        sweep_back(denoiser, self.sampler, rollout, gradient, plan)
-
-        self._average_gradients()
+        at_once = config.compute.micro_batch_size or len(self.slots)
+        starts = range(0, len(self.slots), at_once)
+        rewards = torch.cat([self._supervise(step, self.slots[start : start + at_once], plan) for start in starts])
+        self.processes.average_gradients(self.state.weights.values())
         grad_norm = torch.nn.utils.clip_grad_norm_(self.state.weights.values(), config.optimizer.max_grad_norm).item()
-        means = self._mean_of_processes(torch.stack([rewards.mean(), *self.reward.means.values()])).tolist()
-        reward, parts = means[0], dict(zip(self.reward.means, means[1:], strict=True))
-        check_finite(step, reward, grad_norm, config.optimizer.learning_rate)
-        self.state.optimizer.step()
-        self.state.optimizer.zero_grad()
-        for name, average in self.state.average.items():
-            average.lerp_(self.state.weights[name].detach(), 1 - config.ema_decay)
-        seconds = time.monotonic() - started
-        return UpdateMetrics(step, reward, parts, grad_norm, plan.stop, plan.trained, seconds)
+        parts = self.reward.take_means()
+        told = rewards.new_tensor(self.interrupts.received is not None, dtype=rewards.dtype)
+        reward, any_told, *means = self.processes.mean(torch.stack([rewards.mean(), told, *parts.values()])).tolist()
+        if any_told:  # one process suffices, and all end after the same update
+            self.stopped_by = self.interrupts.received or signal.SIGTERM
+        check_finite(step, reward, grad_norm, config.optimizer)
+        rate = learning_rate(config.optimizer, step, config.steps)
+        self.state.step(rate, config.ema_decay)
+        return UpdateMetrics(
+            step=step,
+            reward=reward,
+            rewards=dict(zip(parts, means, strict=True)),
+            grad_norm=grad_norm,
+            learning_rate=rate,
+            stop=plan.stop,
+            trained=plan.trained,
+            seconds=time.monotonic() - started,
+        )
+
+    def _supervise(self, step: int, slots: range, plan: Plan) -> Tensor:
+        """Rewards (B,) of the pictures of some slots; their share of the gradient is added to `.grad`."""
+        config = self.config
+        chosen = [self.draws.prompt(step, slot) for slot in slots]
+        prompts = [self.texts[index] for index in chosen]
+        denoiser = GuidedDenoiser(
+            self.base,
+            self.conditions[chosen],
+            self.negative,
+            config.sampler,
+            arithmetic=DTYPES[config.compute.precision],
+        )
+        price = config.base_penalty / len(plan.trained)
+        task = Task(
+            denoiser,
+            self.sampler,
+            rewards_of=lambda clean, rows: self.reward(self.base.decode(clean), prompts[rows]),
+            draw_noise=lambda *key: self.draws.noise(step, slots, *key).to(self.processes.device),
+            penalty=BasePenalty(denoiser, price) if price else None,
+            compute=config.compute,
+            gradient_scale=len(slots) / len(self.slots),
+            loss_scale=self.loss_scale,
+        )
+        return supervise(task, config.method, plan)
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _my_slots(self) -> range:
-        """The places in the batch that this process fills."""
-        share = self.config.batch_size // self.accelerator.num_processes
-        return range(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
+    def _sample(self, step: int, log: MetricLog | None) -> float | None:
+        """Look at what would be saved now; returns the held-out reward, if the run has one.
 
-    def _prompt_of(self, step: int, slot: int) -> int:
-        """Index of the prompt: every epoch goes through all prompts in an order of its own."""
-        epoch, place = divmod((step - 1) * self.config.batch_size + slot, len(self.texts))
-        return _shuffled(self.config.seed, epoch, len(self.texts))[place]
+        Every process makes all the samples: none could go on before the others, and a sharded network needs them all.
+        """
+        with self.state.averaged():
+            images_NCHW = self.samples.draw()
+        held_out = self.samples.score(images_NCHW)
+        if held_out is not None:
+            self.state.held_out[step] = self.processes.mean(held_out).item()
+        if log:
+            picture = grid(images_NCHW, columns=8)
+            with replacing(self.out / "samples" / f"step-{step:06d}.png") as written:
+                picture.save(written)
+            log.samples(step, picture, self.state.held_out.get(step))
+        return self.state.held_out.get(step)
 
-    def _noise(self, step: int, slot: int) -> Tensor:
-        """Initial latents (C, H, W) of one picture, the same on whatever process and device it is made."""
-        unet, device = self.pipeline.unet.config, self.accelerator.device
-        shape = (unet.in_channels, unet.sample_size, unet.sample_size)
-        return torch.randn(shape, generator=generator_of(self.config.seed, "noise", step, slot)).to(device)
-
-    def _denoiser(self, embeds: PromptEmbeds, guidance_scale: float) -> GuidedDenoiser:
-        size = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
-        return GuidedDenoiser(self.pipeline.unet, embeds, self.empty, guidance_scale, size)
-
-    def _mean_of_processes(self, tensor: Tensor) -> Tensor:
-        mean: Tensor = self.accelerator.reduce(tensor, "mean")
-        return mean
-
-    def _average_gradients(self) -> None:
-        """One all-reduce an update over all gradients laid end to end."""
-        if self.accelerator.num_processes == 1:
-            return
-        gradients = [weight.grad for weight in self.state.weights.values() if weight.grad is not None]
-        flat = self._mean_of_processes(torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
-
-    # ------------------------------------------------------------------------------------------------------------------
+    def _last_passed(self, step: int) -> int:
+        """The last update that passed the held-out check, at most `step`; without such a check every one does."""
+        return last_passed(self.state.held_out, self.config.held_out.max_drop) if self.config.held_out else step
 
     def _restore(self) -> int:
-        """Number of updates that the checkpoint has seen, 0 without one."""
-        path = self.out / CHECKPOINT
-        if not path.exists():
-            return 0
-        done = self.state.restore(path, config=self.config, prompts_sha256=self.prompt_set.sha256)
+        """Number of updates that the newest checkpoint has seen, 0 without one."""
+        done = self.checkpoints.restore(self.state)
+        if self.processes.mean(torch.tensor(float(done), device=self.processes.device)).item() != done:
+            raise UserError(
+                f"output {self.out}: not every process finds the same checkpoints; put it where all nodes can read it"
+            )
         if done > self.config.steps:
             raise UserError(f"steps={self.config.steps}: the run in {self.out} has done {done} already; give more")
         return done
 
     def _save_checkpoint(self, step: int) -> None:
-        if self.accelerator.is_main_process:
-            self.state.save(self.out / CHECKPOINT, step=step, config=self.config, prompts_sha256=self.prompt_set.sha256)
+        tensors = gather(self.state.tensors(), keep=self.processes.is_main)
+        if self.processes.is_main:
+            self.checkpoints.save(step, tensors, self.state.held_out, protected=self._last_passed(step))
+        self.processes.wait()  # a process that ended meanwhile would end the one that writes
 
-    @torch.no_grad()
-    def _save_samples(self, step: int) -> None:
-        """The same held-out prompts and noise each time, at deployment settings."""
-        if not self.accelerator.is_main_process:
+    def _save_model(self, step: int, log: MetricLog | None) -> None:
+        """The weights, the summary, and last the manifest, which makes the folder a TunedModel."""
+        with self.state.averaged():
+            path = save_weights(self.base, self.config, self.processes, self.out)
+        if log is None:
             return
-        settings = self.config.evaluation.sampler
-        noise = torch.stack([self._noise(0, slot) for slot in range(len(self.sample_texts))])
-        whole = Plan(stop=settings.steps - 1, trained=(), alpha=0.0)
-        denoiser = self._denoiser(self.sample_embeds, settings.guidance_scale)
-        rollout = roll_out(denoiser, self.deployment_sampler, noise, whole)
-        with replacing(self.out / "samples" / f"step-{step:06d}.png") as written:
-            grid(decode(self.pipeline, rollout.clean_BCHW), columns=8).save(written)
-
-    def _save_model(self, reward: float) -> None:
-        """The adapter, and last its manifest, which makes the folder a TunedModel."""
-        with torch.no_grad():
-            for name, average in self.state.average.items():
-                self.state.weights[name].copy_(average)
-        with replacing(self.out / "adapter") as written:
-            save_adapter(self.pipeline.unet, written)
-        TunedModel(
-            adapter_sha256=sha256_file(self.out / ADAPTER),
+        updates = log.updates
+        model = TunedModel(
+            weights=self.config.weights,
+            weights_sha256=sha256_file(path),
             base_model=self.config.base_model,
             base_revision=self.config.base_revision,
-            step=self.config.steps,
+            step=step,
             config_sha256=self.config.sha256(),
             prompts=self.prompt_set,
             code_revision=code_revision(),
-            reward=reward,
-        ).save(self.out)
-
-
-def _make_optimizer(weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-
-
-def check_finite(step: int, reward: float, grad_norm: float, learning_rate: float) -> None:
-    """Refuse an update that would spoil the weights, before the optimizer moves.
-
-    Raises:
-        UserError: reward or gradient is infinite or not a number.
-    """
-    if not (math.isfinite(reward) and math.isfinite(grad_norm)):
-        raise UserError(
-            f"update {step}: reward {reward:g}, gradient norm {grad_norm:g}; the weights were left as they were: "
-            f"lower optimizer.learning_rate={learning_rate:g}"
+            reward=mean_reward(updates[: max(step, 1)]),  # the first update is rewarded before it moves anything
+            reward_files=self.reward_files,
         )
-
-
-def generator_of(*key: int | str) -> torch.Generator:
-    """A CPU generator that depends on `key` alone: the same on every process, machine and resumed run."""
-    return torch.Generator().manual_seed(int(sha256_bytes(repr(key).encode())[:15], 16))
-
-
-@lru_cache(maxsize=2)
-def _shuffled(seed: int, epoch: int, count: int) -> list[int]:
-    order: list[int] = torch.randperm(count, generator=generator_of(seed, "order", epoch)).tolist()
-    return order
+        page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts_folder)
+        write_text(self.out / SUMMARY, page)
+        model.save(self.out)

@@ -1,0 +1,53 @@
+"""The optimizer: AdamW, its learning rate as a function of the update's number, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from drtune.config import OptimizerConfig
+from drtune.errors import UserError
+
+
+class DivergenceError(UserError):
+    """An update that would have spoilt the weights was not made."""
+
+
+def make_optimizer(weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW over the weights that train."""
+    return torch.optim.AdamW(weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """The learning rate of the `step`-th of `num_steps` updates, from 1: a linear warm-up, then constant or a cosine.
+
+    The cosine begins at the full rate with the first update after the warm-up and would reach zero one update after the
+    last, so that none is made for nothing.
+
+    >>> learning_rate(OptimizerConfig(learning_rate=1e-3, warmup_steps=10), step=5, num_steps=100)
+    0.0005
+    """
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps - 1) / (num_steps - config.warmup_steps)
+    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def check_finite(step: int, reward: float, grad_norm: float, config: OptimizerConfig) -> None:
+    """Refuse an update that would spoil the weights, before the optimizer moves.
+
+    Raises:
+        DivergenceError: reward or gradient is infinite or not a number, or the gradient has exploded.
+    """
+    if not (math.isfinite(reward) and grad_norm <= config.refused_grad_norm):
+        raise DivergenceError(
+            f"update {step}: reward {reward:g}, gradient norm {grad_norm:g} (optimizer.refused_grad_norm="
+            f"{config.refused_grad_norm:g}); the weights stay as they were after update {step - 1}: start again with a "
+            f"lower optimizer.learning_rate than {config.learning_rate:g}, a longer optimizer.warmup_steps than "
+            f"{config.warmup_steps}, or another compute.precision"
+        )

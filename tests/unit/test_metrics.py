@@ -1,0 +1,138 @@
+"""The log of a run, and what a summary makes of it."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from drtune.config import Config, load_config
+from drtune.contracts import DataSource, PromptSet, TunedModel
+from drtune.errors import UserError
+from drtune.metrics import MetricLog, UpdateMetrics, check_wandb, mean_reward, read_metrics
+from drtune.summary import resume_command, summarise
+
+CONFIG = load_config(None, ["steps=6", "rewards.symmetry=1.0", "rewards.preference.weight=0.5"])
+
+
+def update(step: int, held_out: float | None = None) -> UpdateMetrics:
+    return UpdateMetrics(
+        step=step,
+        reward=step / 10,
+        rewards={"symmetry": step / 20, "preference": step / 10},
+        grad_norm=2.0,
+        learning_rate=1e-4,
+        stop=11,
+        trained=(2, 5),
+        seconds=1.5,
+        held_out=held_out,
+    )
+
+
+def model(step: int) -> TunedModel:
+    source = DataSource(path="prompts.txt", sha256="9f2c")
+    prompts = PromptSet(sha256="1c3e", num_train=9, num_eval=1, categories={"": 10}, problems={}, source=source)
+    return TunedModel(
+        weights_sha256="77ab",
+        base_model="miniature",
+        base_revision=None,
+        step=step,
+        config_sha256="0b1d",
+        prompts=prompts,
+        code_revision=None,
+        reward=0.5,
+    )
+
+
+def summary(config: Config, updates: list[UpdateMetrics], step: int, held_out: dict[int, float]) -> str:
+    return summarise(model(step), config, updates, held_out, Path("runs/my model"), Path("runs/prompts"))
+
+
+def test_what_is_logged_is_read_back_equal(tmp_path: Path) -> None:
+    with MetricLog(tmp_path, 0, CONFIG) as log:
+        log.write(update(1))
+        log.write(update(2, held_out=0.25))
+    assert read_metrics(tmp_path) == log.updates == [update(1), update(2, held_out=0.25)]
+
+
+def test_a_resumed_log_forgets_what_came_after_the_checkpoint_and_a_line_cut_short(tmp_path: Path) -> None:
+    with MetricLog(tmp_path, 0, CONFIG) as log:
+        for step in (1, 2, 3):
+            log.write(update(step))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')
+    with MetricLog(tmp_path, 2, CONFIG) as log:
+        log.write(update(3))
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
+def test_tensorboard_has_every_number_and_the_samples(tmp_path: Path) -> None:
+    with MetricLog(tmp_path, 0, CONFIG) as log:
+        log.samples(0, Image.new("RGB", (8, 8)), held_out=0.75)
+        log.write(update(1))
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    scalars = {tag: board.Scalars(tag)[0].value for tag in board.Tags()["scalars"]}
+    expected = {
+        "train/reward": 0.1,
+        "train/grad_norm": 2.0,
+        "train/learning_rate": 1e-4,
+        "train/seconds": 1.5,
+        "train/held_out": 0.75,
+        "reward/symmetry": 0.05,
+        "reward/preference": 0.1,
+    }
+    assert scalars == pytest.approx(expected)
+    assert board.Tags()["images"] == ["samples"]
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="Weights & Biases is installed here")
+def test_a_log_that_cannot_be_written_is_refused_at_once() -> None:
+    check_wandb(CONFIG)
+    with pytest.raises(UserError, match=r"wandb_project=mine: .* not installed: pip install wandb"):
+        check_wandb(load_config(None, ["wandb_project=mine"]))
+
+
+def test_the_mean_reward_is_that_of_the_last_ten_updates() -> None:
+    assert mean_reward([update(step) for step in range(1, 21)]) == pytest.approx(1.55)
+    assert mean_reward([update(1)]) == pytest.approx(0.1)
+
+
+def test_a_summary_sets_the_first_updates_beside_the_last() -> None:
+    page = summary(CONFIG, [update(step) for step in range(1, 7)], 6, {})
+    assert "6 updates of 8 prompts by drtune in 0:00:09, 1.50 s each." in page
+    assert "|                        | first 3 | last 3 |" in page
+    assert "| reward, the sum        |     0.2 |    0.5 |" in page
+    assert "| preference, weight 0.5 |     0.2 |    0.5 |" in page
+    assert "early" not in page
+    assert "`drtune train '--config=runs/my model/config.yaml'" in page
+    assert "--set=steps=12`" in page
+
+
+def test_a_summary_of_an_early_end_says_what_is_saved_and_why() -> None:
+    config = load_config(None, ["steps=6", "held_out.reward=preference", "held_out.max_drop=0.1", "sample_every=2"])
+    updates = [update(1), update(2, held_out=0.5), update(3), update(4, held_out=0.3)]
+    page = summary(config, updates, 2, {0: 0.55, 2: 0.5})
+    assert "Ended early because the held-out reward fell; saved is the state after update 2." in page
+    assert "- base: 0.55\n- after update 2: 0.5 (saved)\n- after update 4: 0.3\n" in page
+    assert "--resume" not in page
+
+
+def test_a_summary_says_when_nothing_but_the_base_passed() -> None:
+    config = load_config(None, ["steps=6", "held_out.reward=preference", "held_out.max_drop=0.1", "sample_every=1"])
+    page = summary(config, [update(1, held_out=0.3)], 0, {0: 0.55})
+    assert "saved is the base, unchanged." in page
+    assert "- base: 0.55 (saved)\n- after update 1: 0.3\n" in page
+
+
+def test_a_cosine_run_is_not_to_be_gone_on_with() -> None:
+    config = load_config(None, ["steps=6", "optimizer.schedule=cosine"])
+    assert "--resume" not in summary(config, [update(step) for step in range(1, 7)], 6, {})
+
+
+def test_the_command_that_resumes_needs_nothing_but_the_folders() -> None:
+    command = "drtune train --config=runs/a/config.yaml --prompts=runs/p --out=runs/a --resume"
+    assert resume_command(Path("runs/a"), Path("runs/p")) == command

@@ -1,0 +1,58 @@
+"""The optimizer: learning rates by number, and the updates that are refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from drtune.config import OptimizerConfig
+from drtune.optimization import DivergenceError, check_finite, learning_rate
+
+
+def rates(config: OptimizerConfig, num_steps: int) -> list[float]:
+    return [learning_rate(config, step, num_steps) for step in range(1, num_steps + 1)]
+
+
+def test_the_learning_rate_is_constant_by_default() -> None:
+    assert rates(OptimizerConfig(learning_rate=1e-3), 3) == [1e-3, 1e-3, 1e-3]
+
+
+def test_warm_up_rises_in_equal_steps_to_the_full_rate() -> None:
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=4)
+    assert rates(config, 6) == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_cosine_falls_from_the_full_rate_by_half_a_period() -> None:
+    config = OptimizerConfig(learning_rate=2.0, schedule="cosine")
+    assert rates(config, 4) == pytest.approx([2.0, 1 + math.sqrt(0.5), 1.0, 1 - math.sqrt(0.5)])
+
+
+def test_cosine_begins_after_the_warm_up() -> None:
+    config = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=2)
+    assert rates(config, 4) == pytest.approx([0.5, 1.0, 1.0, 0.5])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_warm_up_as_long_as_the_run_never_leaves_it(schedule: str) -> None:
+    config = OptimizerConfig.model_validate({"learning_rate": 1.0, "schedule": schedule, "warmup_steps": 8})
+    assert rates(config, 2) == [0.125, 0.25]
+
+
+def test_a_finite_update_passes_up_to_the_refused_norm() -> None:
+    check_finite(1, reward=-3.0, grad_norm=1e6, config=OptimizerConfig())
+
+
+@pytest.mark.parametrize(
+    ("reward", "grad_norm"),
+    [(math.nan, 1.0), (math.inf, 1.0), (0.5, math.nan), (0.5, math.inf), (0.5, 1.1e6)],
+)
+def test_an_update_that_would_spoil_the_weights_is_refused_with_what_to_try(reward: float, grad_norm: float) -> None:
+    with pytest.raises(DivergenceError, match=r"^update 7: .*after update 6: .*optimizer\.learning_rate") as refusal:
+        check_finite(7, reward, grad_norm, OptimizerConfig())
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_refused_norm_is_a_setting() -> None:
+    with pytest.raises(DivergenceError, match=r"gradient norm 11 \(optimizer\.refused_grad_norm=10\)"):
+        check_finite(1, 0.5, 11.0, OptimizerConfig(refused_grad_norm=10))

@@ -5,16 +5,19 @@ Each command imports what it needs itself, so that `--help` answers at once.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
-from drtune.console import CommandGroup
+from drtune import score_command
+from drtune.console import OVERWRITE, PATH, CommandGroup
 from drtune.errors import UserError
 from drtune.files import claim, write_text
 
-PATH = click.Path(path_type=Path)
 OVERRIDES = click.option(
     "--set",
     "overrides",
@@ -22,7 +25,6 @@ OVERRIDES = click.option(
     multiple=True,
     help="Change one key of the configuration, as in method.trained_steps=2. Repeatable.",
 )
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what stands at the output.")
 REGISTRY = click.option(
     "--registry",
     "uri",
@@ -40,7 +42,8 @@ def main() -> None:
     The steps in their order are prompts, train, evaluate, decide and publish; the output of one is by default the input
     of the next. `drtune-pipeline run` does them all.
 
-    Exit codes: 0 done, 1 failed, 2 something given cannot be used.
+    Exit codes: 0 done, 1 failed, 2 something given cannot be used; a training that was told to end by SIGTERM or Ctrl-C
+    saves its state first and gives 143 or 130.
     """
 
 
@@ -68,14 +71,27 @@ def prompts(source: Path, out: Path, overwrite: bool) -> None:
     help="A prompt set, or a raw prompts file, which is prepared into OUT.prompts first. "
     "[default: captions of the miniature's world]",
 )
+@click.option(
+    "--reward",
+    "rewards",
+    metavar="NAME[=WEIGHT]",
+    multiple=True,
+    help="Tune on this reward instead of the configuration's; your own is FILE.py:FUNCTION. Repeatable.",
+)
 @OVERRIDES
 @click.option("--out", type=PATH, default="runs/train", show_default=True, help="Folder for the tuned model.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in OUT.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT, or start if there is none.")
 @OVERWRITE
 def train(
-    config: Path | None, prompts: Path | None, overrides: tuple[str, ...], out: Path, resume: bool, overwrite: bool
+    config: Path | None,
+    prompts: Path | None,
+    rewards: tuple[str, ...],
+    overrides: tuple[str, ...],
+    out: Path,
+    resume: bool,
+    overwrite: bool,
 ) -> None:
-    """Tune a LoRA on the rewards of the configuration.
+    """Tune a LoRA, or with weights=full the whole network, on the rewards of the configuration.
 
     With processes=N in the configuration it starts N data-parallel processes on this machine; on a cluster torchrun
     starts it as `torchrun -m drtune.train` with the same options.
@@ -84,6 +100,8 @@ def train(
 
     if resume and overwrite:
         raise click.UsageError("--resume keeps what stands at the output, --overwrite replaces it: give one of them")
+    if rewards:  # before the others, which may bend them
+        overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)))}", *overrides)
     settings = load_config(config, overrides)
     if "WORLD_SIZE" not in os.environ:  # nobody has started processes for us yet
         claim(out, overwrite=resume or overwrite)
@@ -96,11 +114,19 @@ def train(
             return
     if prompts is None:
         raise click.UsageError("--prompts: started by torchrun it needs a prompt set, which `drtune prompts` makes")
+    from drtune.summary import SUMMARY
     from drtune.trainer import train as tune
 
     model = tune(settings, prompts, out, resume=resume, overwrite=overwrite)
     if os.environ.get("RANK", "0") == "0":
+        click.echo((out / SUMMARY).read_text(encoding="utf-8"))
         click.echo(f"tuned model: {out} ({model.step} updates, reward {model.reward:.3f})")
+
+
+def _reward_term(given: str) -> tuple[str, dict[str, str]]:
+    """NAME or NAME=WEIGHT as an entry of `rewards` in the configuration, which checks both."""
+    name, equals, weight = given.partition("=")
+    return name, {"weight": weight} if equals else {}
 
 
 def _prompt_set(given: Path | None, out: Path, base_model: str) -> Path:
@@ -123,16 +149,62 @@ def _prompt_set(given: Path | None, out: Path, base_model: str) -> Path:
 
 def _start_processes(processes: int, options: list[str]) -> None:
     """Run `drtune train` in data-parallel processes on this machine; end as the first that failed did."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    # The process that fails tells why itself, once.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # The cores are shared out; without this torchrun gives each process one thread, and says so in four lines.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
         run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", "drtune.train", *options]))
-    except ChildFailedError as failure:
-        _, first = failure.get_first_failure()
-        raise SystemExit(first.exitcode) from None
+    except ChildFailedError as failed:
+        # The process that failed first has told why; the others were ended by a signal, which counts as negative.
+        raise SystemExit(max(1, *(failure.exitcode for failure in failed.failures.values()))) from None
+    except SignalException as interrupted:  # torchrun has passed it on to the processes, and they have ended
+        raise SystemExit(128 + interrupted.sigval) from None
+
+
+@main.command()
+@click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
+@OVERRIDES
+@click.option("--gpu", metavar="SIZE", help="Memory of one GPU, as in 80GiB: tell whether the run fits.")
+@click.option("--processes", type=int, help="GPUs of the run, on all its nodes.  [default: as the configuration says]")
+@click.option("--json", "in_json", is_flag=True, help="Print all numbers as JSON, in bytes.")
+@click.pass_context
+def plan(
+    ctx: click.Context,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    gpu: str | None,
+    processes: int | None,
+    in_json: bool,
+) -> None:
+    """Tell what a run will cost, in work and memory, without its weights and without a GPU.
+
+    With --gpu the exit code is 0 if the run fits and 1 if it does not; then changes that make it fit are looked for.
+    """
+    from drtune.config import load_config
+    from drtune.plan.units import parse_bytes
+
+    if processes is not None:
+        overrides = (*overrides, f"processes={processes}")
+    settings = load_config(config, overrides)
+    size = parse_bytes(gpu) if gpu is not None else None
+    from drtune.plan.estimate import estimate, remedy
+    from drtune.plan.table import as_json, as_text, verdict
+
+    made = estimate(settings)
+    if not in_json:
+        click.echo(as_text(made))
+    fits = size is None or made.fits(size)
+    found = None if size is None or fits else remedy(made, size, lambda text: click.echo(text, err=True))
+    if in_json:
+        click.echo(as_json(made, size, found))
+    elif size is not None:
+        click.echo(verdict(made, size, found))
+    ctx.exit(0 if fits else 1)
 
 
 @main.command()
@@ -153,6 +225,70 @@ def evaluate(model: Path, prompts: Path | None, out: Path, overrides: tuple[str,
                 f"better on {score.win_rate:.0%} of {score.num_prompts} prompts"
             )
     click.echo(f"report: {out / 'report.html'}")
+
+
+@main.command()
+@click.option("--model", type=PATH, help="A tuned model.  [default: runs/train]")
+@click.option("--base-model", metavar="NAME", help="Draw with this base alone: a hub id, a folder, or miniature.")
+@click.option("--prompt", "texts", metavar="TEXT", multiple=True, help="Draw this. Repeatable.")
+@click.option("--prompts", type=PATH, help="A file with prompts, in any format of `drtune prompts`.")
+@click.option("--out", type=PATH, default="runs/samples", show_default=True, help="Folder for the pictures.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures of each prompt.")
+@click.option("--steps", type=click.IntRange(min=1), help="Sampler steps.  [default: as in the model's evaluation]")
+@click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance.  [default: likewise]")
+@click.option("--lora-scale", type=float, default=1.0, show_default=True, help="0 is the base, 1 the tuned model.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: as it was tuned]")
+@click.option("--compare", is_flag=True, help="Draw with the base as well, and put both side by side in OUT/grid.png.")
+@click.option("--grid", is_flag=True, help="Put all pictures on one sheet, OUT/grid.png.")
+@OVERWRITE
+def sample(
+    model: Path | None,
+    base_model: str | None,
+    texts: tuple[str, ...],
+    prompts: Path | None,
+    out: Path,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Draw pictures with a tuned model, or with a base alone. The same options draw the same pictures."""
+    if model is not None and base_model is not None:
+        raise click.UsageError("--model brings its base with it: give --model or --base-model")
+    if base_model is not None and settings["compare"]:
+        raise click.UsageError("--compare holds a tuned model against its base: give --model")
+    if bool(texts) == (prompts is not None):
+        raise click.UsageError("give what to draw: --prompt TEXT, once or more, or --prompts FILE")
+    from drtune.sample import SampleSettings, read_prompts
+    from drtune.sample import sample as draw
+
+    drawn = draw(
+        read_prompts(prompts) if prompts else texts,
+        out,
+        SampleSettings(**settings),
+        model_folder=None if base_model else model or Path("runs/train"),
+        base_model=base_model,
+        overwrite=overwrite,
+    )
+    click.echo(f"pictures: {len(drawn.pictures)} in {out}")
+
+
+@main.command()
+@click.option("--model", type=PATH, default="runs/train", show_default=True, help="A tuned model.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["diffusers", "kohya", "merged"]),
+    required=True,
+    help="A LoRA file for diffusers, one for ComfyUI and others, or a whole pipeline.",
+)
+@click.option("--out", type=PATH, required=True, help="The .safetensors file, or for `merged` the folder.")
+@OVERWRITE
+def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
+    """Write a tuned model in a format of other programs."""
+    from drtune.export import export as write
+
+    write(model, form, out, overwrite=overwrite)
+    click.echo(f"{form}: {out}")
 
 
 @main.command()
@@ -186,6 +322,9 @@ def publish(model: Path, report: Path, decision: Path, name: str, uri: str) -> N
 
     entry = Registry(uri).publish(name, model, report, decision)
     click.echo(f"published: {entry.name} {entry.version} at {entry.uri}")
+
+
+main.add_command(score_command.score)
 
 
 @main.group()

@@ -11,21 +11,22 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from drtune import report
-from drtune.config import Config, EvaluationConfig, load_config
-from drtune.contracts import ADAPTER, ADAPTER_FILE, EvaluationReport, PromptSet, Score, TunedModel
+from drtune.bases import Base, load_base, quiet_libraries
+from drtune.config import Config, EvaluationConfig, differences, load_config
+from drtune.contracts import CONFIG, EvaluationReport, PromptSet, Score, TunedModel
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes, sha256_file
 from drtune.images import contact_sheet, to_pil
-from drtune.model import load_pipeline, quiet_libraries
 from drtune.prompts import Prompt, load_prompts
 from drtune.rewards import Reward, load_reward
 from drtune.statistics import compare_paired
+from drtune.tuned import open_tuned, put_on
 
 PAIRS_IN_GRID = 32
 GRID_COLUMNS = 8
@@ -70,14 +71,20 @@ def evaluate(
     quiet_libraries()
     out = claim(out, overwrite=overwrite)
     model_folder = Path(model_folder)
-    model = TunedModel.load(model_folder)
-    config = _verified_config(model_folder, model, overrides)
+    model, tuned = open_tuned(model_folder)
+    config = _overridden(tuned, model_folder / CONFIG, overrides)
     prompts = choose_prompts(load_prompts(prompts_folder, "eval"), config.evaluation.max_prompts)
     names = dict.fromkeys([*config.rewards, *config.evaluation.rewards])  # in order, each once
-    rewards = [load_reward(name) for name in names]
-    pipeline = load_pipeline(model.base_model, model.base_revision)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    comparison = compare(pipeline, model_folder / "adapter", prompts, rewards, config.evaluation)
+    rewards = [load_reward(name, antialias=config.reward_antialias, model_folder=model_folder) for name in names]
+    base = load_base(
+        model.base_model,
+        model.base_revision,
+        precision=config.compute.precision,
+        height=config.height,
+        width=config.width,
+    )
+    base.pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    comparison = compare(base, model_folder, model, prompts, rewards, config.evaluation)
 
     with replacing(out) as folder:
         folder.mkdir()
@@ -89,11 +96,15 @@ def evaluate(
             prompts_sha256=PromptSet.load(prompts_folder).sha256,
             num_prompts=len(prompts),
             seed=config.evaluation.seed,
+            pipeline=type(base.pipeline).__name__,
+            scheduler=type(base.pipeline.scheduler).__name__,
             num_inference_steps=config.evaluation.sampler.steps,
             guidance_scale=config.evaluation.sampler.guidance_scale,
+            negative_prompt=config.evaluation.sampler.negative_prompt,
             trained_rewards=tuple(config.rewards),
             scores=summarise(table),
             scores_sha256=sha256_file(folder / "scores.parquet"),
+            reward_provenance={reward.name: reward.provenance for reward in rewards if reward.provenance},
         )
         page = report.render(
             evaluation,
@@ -117,20 +128,19 @@ def choose_prompts(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 
 
 def compare(
-    pipeline: StableDiffusionXLPipeline,
-    adapter_folder: Path,
+    base: Base,
+    model_folder: Path,
+    model: TunedModel,
     prompts: Sequence[Prompt],
     rewards: Sequence[Reward],
     settings: EvaluationConfig,
 ) -> Comparison:
-    """Sample and score the pipeline as it is, then with the adapter, which is taken off again."""
-    pipeline.set_progress_bar_config(disable=True)
+    """Sample and score the base as it is, then as the tuned model, which it stays; each by its own pipeline."""
     with tqdm(total=2 * len(prompts), desc="evaluate", unit="image") as progress:
-        base = _sample(pipeline, prompts, rewards, settings, progress)
-        pipeline.load_lora_weights(adapter_folder, weight_name=ADAPTER_FILE)
-        candidate = _sample(pipeline, prompts, rewards, settings, progress)
-        pipeline.unload_lora_weights()
-    return Comparison(prompts, base, candidate, count_truncated(pipeline, prompts))
+        before = _sample(base, prompts, rewards, settings, progress)
+        put_on(base, model_folder, model)
+        candidate = _sample(base, prompts, rewards, settings, progress)
+    return Comparison(prompts, before, candidate, count_truncated(base.pipeline, prompts))
 
 
 def noise_seed(prompt: Prompt, seed: int) -> int:
@@ -138,13 +148,14 @@ def noise_seed(prompt: Prompt, seed: int) -> int:
     return int(sha256_bytes(f"{seed} {prompt.text}".encode())[:15], 16)
 
 
-def count_truncated(pipeline: StableDiffusionXLPipeline, prompts: Sequence[Prompt]) -> int:
+def count_truncated(pipeline: DiffusionPipeline, prompts: Sequence[Prompt]) -> int:
     """How many prompts are longer than what one of the text encoders reads."""
+    tokenizers = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part]
 
     def is_truncated(prompt: Prompt) -> bool:
         return any(
             len(tokenizer(prompt.text, verbose=False).input_ids) > tokenizer.model_max_length
-            for tokenizer in (pipeline.tokenizer, pipeline.tokenizer_2)
+            for tokenizer in tokenizers
         )
 
     return sum(map(is_truncated, prompts))
@@ -180,7 +191,7 @@ def summarise(table: pd.DataFrame) -> tuple[Score, ...]:
 
 @torch.no_grad()
 def _sample(
-    pipeline: StableDiffusionXLPipeline,
+    base: Base,
     prompts: Sequence[Prompt],
     rewards: Sequence[Reward],
     settings: EvaluationConfig,
@@ -192,13 +203,17 @@ def _sample(
     for start in range(0, len(prompts), settings.batch_size):
         batch = prompts[start : start + settings.batch_size]
         texts = [prompt.text for prompt in batch]
-        images_BCHW = pipeline(
+        negative = settings.sampler.negative_prompt
+        images_BCHW = base.pipeline(
             texts,
+            negative_prompt=[negative] * len(batch) if negative else None,
             num_inference_steps=settings.sampler.steps,
             guidance_scale=settings.sampler.guidance_scale,
+            height=base.height,
+            width=base.width,
             generator=[torch.Generator().manual_seed(noise_seed(prompt, settings.seed)) for prompt in batch],
             output_type="pt",
-        ).images
+        ).images.float()
         for reward in rewards:
             scores_B = reward(images_BCHW, texts)
             if (unusable_B := ~scores_B.isfinite()).any():
@@ -209,36 +224,20 @@ def _sample(
     return Samples(pictures, {name: np.concatenate(parts) for name, parts in batches.items()})
 
 
-def _verified_config(model_folder: Path, model: TunedModel, overrides: Sequence[str]) -> Config:
-    """The model's configuration with the overrides, after its files were compared with the manifest."""
-    path = model_folder / "config.yaml"
-    _verify(path, model.config_sha256)
-    _verify(model_folder / ADAPTER, model.adapter_sha256)
+def _overridden(tuned: Config, path: Path, overrides: Sequence[str]) -> Config:
+    """The model's configuration, which stands at `path`, with the overrides."""
     config = load_config(path, overrides)
-    for difference in config.differences(load_config(path)):
+    for difference in differences(config, tuned):
         if not difference.startswith("evaluation."):
             raise UserError(f"--set {difference}: the model is tuned already; only evaluation.* can be set now")
     return config
-
-
-def _verify(path: Path, expected: str) -> None:
-    """Refuse a file of the model whose digest is not the one in the manifest."""
-    try:
-        found = sha256_file(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); take another copy of the model") from None
-    if found != expected:
-        raise UserError(
-            f"{path}: changed after it was written (sha256 {found[:12]}..., the manifest says {expected[:12]}...); "
-            f"take another copy of the model"
-        )
 
 
 def _pairs(comparison: Comparison, config: Config) -> list[report.Pair]:
     """The pictures in pairs, with the score that was tuned: the weighted sum of the trained rewards."""
 
     def tuned_scores(samples: Samples) -> list[float]:
-        weighted = [weight * samples.scores[name] for name, weight in config.rewards.items()]
+        weighted = [term.weight * samples.scores[name] for name, term in config.rewards.items()]
         return [float(score) for score in np.sum(weighted, axis=0)]
 
     base, candidate = comparison.base, comparison.candidate

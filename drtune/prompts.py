@@ -35,6 +35,8 @@ CATEGORY_FIELDS = ("category", "style")
 """Names of the field that holds the category."""
 SPLIT_FIELDS = ("split",)
 """Name of the field that says train or eval and so overrides the hash."""
+IMAGE_FIELDS = ("image", "file")
+"""Names of the field that holds the name of a picture's file, where prompts are of pictures that there are."""
 SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 PROMPTS = "prompts.jsonl"
@@ -49,6 +51,15 @@ class Prompt:
 
     text: str
     category: str
+
+
+@dataclass(frozen=True)
+class PicturePrompt(Prompt):
+    """What a picture was asked for with, the name of its file ("" for none), and why the prompt is not taken, if so."""
+
+    where: str
+    image: str
+    refused: str
 
 
 @dataclass(frozen=True)
@@ -163,14 +174,37 @@ def parse(content: bytes, name: str) -> tuple[list[SplitPrompt], list[Problem]]:
     problems = []
     for record in _read_records(content, name):
         try:
-            if record.refused:
-                raise _RefusedError(record.refused)
-            prompt = _to_prompt(record.value)
+            prompt = _taken(record)
             if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
                 raise _RefusedError("duplicate")
         except _RefusedError as refused:
             problems.append(Problem(record.where, str(refused), str(record.value)[:100]))
     return list(prompts.values()), problems
+
+
+def parse_pictures(content: bytes, name: str) -> list[PicturePrompt]:
+    """The prompt of each picture, in the order of the file and as often as it stands there; blank lines do not count.
+
+    Args and Raises: as `parse`.
+    """
+    pictures = []
+    for record in _read_records(content, name):
+        if record.value == "":
+            continue
+        fields = _fields(record.value) if isinstance(record.value, Mapping) else {}
+        image = str(_first(fields, IMAGE_FIELDS, default=""))
+        try:
+            prompt = _taken(record)
+            pictures.append(PicturePrompt(prompt.text, prompt.category, record.where, image, refused=""))
+        except _RefusedError as refused:
+            pictures.append(PicturePrompt("", "", record.where, image, str(refused)))
+    return pictures
+
+
+def _taken(record: _Record) -> SplitPrompt:
+    if record.refused:
+        raise _RefusedError(record.refused)
+    return _to_prompt(record.value)
 
 
 def _to_prompt(value: object) -> SplitPrompt:
@@ -179,7 +213,7 @@ def _to_prompt(value: object) -> SplitPrompt:
         value = {TEXT_FIELDS[0]: value}
     if not isinstance(value, Mapping):
         raise _RefusedError("wrong type")
-    fields = {_field_name(key): content for key, content in value.items()}
+    fields = _fields(value)
     if (text := _first(fields, TEXT_FIELDS)) is None:
         raise _RefusedError("no text field")
     if not (text := _clean(text)):
@@ -192,6 +226,10 @@ def _to_prompt(value: object) -> SplitPrompt:
         case "train" | "eval" as split:
             return SplitPrompt(text, category, split)
     raise _RefusedError("unknown split")
+
+
+def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {_field_name(key): content for key, content in record.items()}
 
 
 def _field_name(key: str) -> str:
@@ -338,11 +376,17 @@ def _read_parquet(content: bytes, name: str) -> Iterator[_Record]:
 
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
-        columns = file.schema_arrow.names
-        _check_columns(columns, name)
-        # Data sets come with columns of images, which are not to be read.
+        schema = file.schema_arrow
+        _check_columns(schema.names, name)
+        # Data sets come with columns of images, which are not to be read; columns of their names are.
         wanted = {*TEXT_FIELDS, *CATEGORY_FIELDS, *SPLIT_FIELDS}
-        rows = file.read([column for column in columns if _field_name(column) in wanted]).to_pylist()
+        columns = [field.name for field in schema if _field_name(field.name) in wanted]
+        columns += [
+            field.name
+            for field in schema
+            if _field_name(field.name) in IMAGE_FIELDS and field.type in (pa.string(), pa.large_string())
+        ]
+        rows = file.read(columns).to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompts {name}: not valid Parquet ({' '.join(str(error).split())})") from None
     return (_Record(f"record {number}", value) for number, value in enumerate(rows, start=1))

@@ -60,7 +60,9 @@ def render(
         scales=scales(report.scores, spreads),
         highlights=[("Where it gained most", best), ("Where it gained least", worst)],
         config=config,
-        tuned_for=" + ".join(f"{weight:g} \N{MULTIPLICATION SIGN} {name}" for name, weight in config.rewards.items()),
+        tuned_for=" + ".join(
+            f"{term.weight:g} \N{MULTIPLICATION SIGN} {name}" for name, term in config.rewards.items()
+        ),
         num_truncated=num_truncated,
         picture=lambda image: data_uri(image, PICTURE_SIDE),
     )

@@ -1,31 +1,33 @@
-"""The evaluation with the real pipeline, LoRA files and rewards, on the miniature's networks with random weights."""
+"""The evaluation with real pipelines, LoRA files and rewards: every base at tiny size, with random weights."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from drtune.config import EvaluationConfig, LoraSection, SamplerConfig, load_config
-from drtune.contracts import ADAPTER_FILE, EvaluationReport, PromptSet, TunedModel
+from drtune.bases import Base, load_base
+from drtune.config import EvaluationConfig, SamplerConfig
+from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation import Comparison, choose_prompts, compare, count_truncated, evaluate, noise_seed
 from drtune.files import sha256_file
-from drtune.miniature.networks import assemble, make_text_encoders, make_unet, make_vae
-from drtune.model import add_adapter, save_adapter
+from drtune.images import to_pil
 from drtune.prompts import Prompt, prepare
 from drtune.rewards import Reward, load_reward
-from tests.tiny import tokenizer
+from tests.pipelines import KINDS, SIDE, save_pipeline
+from tests.tuned import make_tuned
 
-SETTINGS = EvaluationConfig(sampler=SamplerConfig(steps=2, guidance_scale=2.0), batch_size=4)
+SETTINGS = EvaluationConfig(sampler=SamplerConfig(steps=2, guidance_scale=2.0, negative_prompt="a star"), batch_size=4)
 PROMPTS = [Prompt(f"a {colour} circle", colour[0]) for colour in ("red", "blue", "black", "green", "grey", "rose")]
 OVERRIDES = ["evaluation.sampler.steps=2", "evaluation.batch_size=4", "evaluation.rewards=[symmetry, brightness]"]
 
@@ -34,9 +36,11 @@ class Redness:
     """How much of the picture's light is red."""
 
     name = "redness"
+    provenance = ""
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         assert len(prompts) == len(images_BCHW)
+        assert images_BCHW.dtype == torch.float32
         return images_BCHW[:, 0].mean((1, 2)) - images_BCHW[:, 1:].mean((1, 2, 3))
 
 
@@ -47,38 +51,37 @@ class NotANumber(Redness):
         return super().__call__(images_BCHW, prompts) / torch.tensor([text != "a blue circle" for text in prompts]) / 0
 
 
-def small_unet() -> UNet2DConditionModel:
-    """The miniature's denoiser at a fraction of its width, for pictures of 16 x 16."""
-    small = {"block_out_channels": (8, 16), "attention_head_dim": (1, 2), "norm_num_groups": 4, "sample_size": 4}
-    unet: UNet2DConditionModel = UNet2DConditionModel.from_config({**make_unet().config, **small})
-    return unet.requires_grad_(False)
+ModelOf = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def pipeline() -> StableDiffusionXLPipeline:
-    torch.manual_seed(0)
-    return assemble(make_vae(), small_unet(), make_text_encoders(tokenizer()), tokenizer())
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
+    """A tuned model of each kind of base, made when it is first asked for."""
+    root = tmp_path_factory.mktemp("models")
+
+    def make(kind: str) -> Path:
+        if not (root / kind).exists():
+            save_pipeline(kind, root / f"{kind}-base")
+            make_tuned(root / kind, str(root / f"{kind}-base"), *OVERRIDES, f"height={SIDE}", f"width={2 * SIDE}")
+        return root / kind
+
+    return make
 
 
-def write_adapter(folder: Path, strength: float) -> Path:
-    """A LoRA of the denoiser; with strength 0 it changes nothing, as every LoRA before its first update."""
-    unet = small_unet()
-    generator = torch.Generator().manual_seed(1)
-    for name, weight in add_adapter(unet, LoraSection(rank=2, alpha=2.0), seed=0).items():
-        if "lora_B" in name:
-            weight.data = strength * torch.randn(weight.shape, generator=generator)
-    save_adapter(unet, folder)
-    return folder
+def base_of(model_folder: Path, precision: str = "fp32") -> Base:
+    base_model = TunedModel.load(model_folder).base_model
+    return load_base(base_model, precision=precision, height=SIDE, width=2 * SIDE)
+
+
+def compared(
+    model_folder: Path, prompts: Sequence[Prompt] = PROMPTS, rewards: Sequence[Reward] = (Redness(),)
+) -> Comparison:
+    return compare(base_of(model_folder), model_folder, TunedModel.load(model_folder), prompts, rewards, SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_adapter(tmp_path_factory.mktemp("adapter"), strength=0.2)
-
-
-@pytest.fixture(scope="module")
-def comparison(pipeline: StableDiffusionXLPipeline, adapter: Path) -> Comparison:
-    return compare(pipeline, adapter, PROMPTS, [Redness(), load_reward("symmetry")], SETTINGS)
+def comparison(model_of: ModelOf) -> Comparison:
+    return compared(model_of("sdxl"), rewards=[Redness(), load_reward("symmetry", antialias=True)])
 
 
 def pixels(pictures: Sequence[Image.Image]) -> np.ndarray:
@@ -93,27 +96,56 @@ def test_an_adapter_changes_the_pictures_and_the_scores_follow_them(comparison: 
         np.testing.assert_allclose(samples.scores["redness"], redness, atol=2e-3)
 
 
-def test_an_adapter_that_changes_nothing_gains_exactly_nothing(
-    pipeline: StableDiffusionXLPipeline, tmp_path: Path
-) -> None:
-    compared = compare(pipeline, write_adapter(tmp_path, strength=0.0), PROMPTS, [Redness()], SETTINGS)
-    np.testing.assert_array_equal(compared.base.scores["redness"], compared.candidate.scores["redness"])
-    np.testing.assert_array_equal(pixels(compared.base.pictures), pixels(compared.candidate.pictures))
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_base_is_sampled_as_plain_diffusers_would(kind: str, model_of: ModelOf) -> None:
+    folder = model_of(kind)
+    sides = compared(folder, PROMPTS[:2])
+    parts = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3_without_t5" else {}
+    plain = DiffusionPipeline.from_pretrained(TunedModel.load(folder).base_model, **parts)
+    arguments = {
+        "negative_prompt": [SETTINGS.sampler.negative_prompt] * 2,
+        "num_inference_steps": 2,
+        "guidance_scale": 2.0,
+        "height": SIDE,
+        "width": 2 * SIDE,
+        "output_type": "pt",
+    }
+    for pictures, tuned in ((sides.base.pictures, False), (sides.candidate.pictures, True)):
+        if tuned:
+            plain.load_lora_weights(folder / Path(ADAPTER).parent, weight_name=Path(ADAPTER).name)
+        noise = [torch.Generator().manual_seed(noise_seed(prompt, SETTINGS.seed)) for prompt in PROMPTS[:2]]
+        images = plain([prompt.text for prompt in PROMPTS[:2]], generator=noise, **arguments).images
+        assert pictures[0].size == (2 * SIDE, SIDE)
+        assert np.abs(pixels(to_pil(images)) - pixels(pictures)).max() <= 1
+    assert np.abs(pixels(sides.base.pictures) - pixels(sides.candidate.pictures)).max() > 2
 
 
-def test_the_pipeline_is_given_back_as_it_was_so_that_a_second_comparison_is_equal(
-    pipeline: StableDiffusionXLPipeline, adapter: Path, comparison: Comparison
-) -> None:
-    again = compare(pipeline, adapter, PROMPTS, [Redness()], SETTINGS)
+@pytest.mark.filterwarnings("ignore:`upcast_vae`:FutureWarning")  # what SDXL's pipeline does to its VAE in fp16
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["sdxl", "flux_dev"])
+def test_pictures_in_half_precision_are_scored_in_fp32(kind: str, precision: str, model_of: ModelOf) -> None:
+    folder = model_of(kind)
+    model = TunedModel.load(folder)
+    sides = compare(base_of(folder, precision), folder, model, PROMPTS[:2], [Redness()], SETTINGS)
+    assert np.isfinite(sides.candidate.scores["redness"]).all()
+
+
+def test_an_adapter_that_changes_nothing_gains_exactly_nothing(model_of: ModelOf, tmp_path: Path) -> None:
+    base_model = TunedModel.load(model_of("sdxl")).base_model
+    sides = compared(make_tuned(tmp_path / "model", base_model, strength=0.0))
+    np.testing.assert_array_equal(sides.base.scores["redness"], sides.candidate.scores["redness"])
+    np.testing.assert_array_equal(pixels(sides.base.pictures), pixels(sides.candidate.pictures))
+
+
+def test_a_second_comparison_is_equal(model_of: ModelOf, comparison: Comparison) -> None:
+    again = compared(model_of("sdxl"))
     for first, second in ((comparison.base, again.base), (comparison.candidate, again.candidate)):
         np.testing.assert_array_equal(first.scores["redness"], second.scores["redness"])
         np.testing.assert_array_equal(pixels(first.pictures), pixels(second.pictures))
 
 
-def test_a_subset_of_the_prompts_gives_the_same_pictures(
-    pipeline: StableDiffusionXLPipeline, adapter: Path, comparison: Comparison
-) -> None:
-    subset = compare(pipeline, adapter, [PROMPTS[4], PROMPTS[1]], [Redness()], SETTINGS)
+def test_a_subset_of_the_prompts_gives_the_same_pictures(model_of: ModelOf, comparison: Comparison) -> None:
+    subset = compared(model_of("sdxl"), [PROMPTS[4], PROMPTS[1]])
     for whole, part in ((comparison.base, subset.base), (comparison.candidate, subset.candidate)):
         difference = pixels([whole.pictures[4], whole.pictures[1]]) - pixels(part.pictures)
         assert np.abs(difference).max() <= 1  # another batch size may round differently
@@ -124,12 +156,9 @@ def test_noise_depends_on_the_prompt_and_on_the_seed() -> None:
     assert len(seeds) == 2 * len(PROMPTS)
 
 
-def test_a_score_that_is_not_finite_stops_the_evaluation_and_names_the_prompt(
-    pipeline: StableDiffusionXLPipeline, adapter: Path
-) -> None:
-    rewards: list[Reward] = [NotANumber()]
+def test_a_score_that_is_not_finite_stops_the_evaluation_and_names_the_prompt(model_of: ModelOf) -> None:
     with pytest.raises(ValueError, match="reward redness: not finite for 'a red circle'"):
-        compare(pipeline, adapter, PROMPTS[:1], rewards, SETTINGS)
+        compared(model_of("sdxl"), PROMPTS[:1], [NotANumber()])
 
 
 def test_prompts_are_chosen_from_each_category_in_turn() -> None:
@@ -138,7 +167,9 @@ def test_prompts_are_chosen_from_each_category_in_turn() -> None:
     assert len(choose_prompts(letters, 100)) == 6
 
 
-def test_prompts_beyond_the_text_encoders_limit_are_counted(pipeline: StableDiffusionXLPipeline) -> None:
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "sd3_without_t5", "flux_dev"])
+def test_prompts_beyond_the_text_encoders_limit_are_counted(kind: str, model_of: ModelOf) -> None:
+    pipeline = base_of(model_of(kind)).pipeline
     limit = pipeline.tokenizer.model_max_length - 2  # less the begin and the end token
     prompts = [Prompt(" ".join(["red"] * words), "") for words in (1, limit, limit + 1, 3 * limit)]
     assert count_truncated(pipeline, prompts) == 2
@@ -159,30 +190,8 @@ def prompts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model_folder(tmp_path: Path, adapter: Path, prompts_folder: Path, pipeline_folder: Path) -> Path:
-    folder = tmp_path / "model"
-    (folder / "adapter").mkdir(parents=True)
-    (folder / "adapter" / ADAPTER_FILE).write_bytes((adapter / ADAPTER_FILE).read_bytes())
-    config = load_config(None, [f"base_model={pipeline_folder}", *OVERRIDES])
-    (folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-    TunedModel(
-        adapter_sha256=sha256_file(folder / "adapter" / ADAPTER_FILE),
-        base_model=config.base_model,
-        base_revision=None,
-        step=1,
-        config_sha256=config.sha256(),
-        prompts=PromptSet.load(prompts_folder),
-        code_revision=None,
-        reward=0.5,
-    ).save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pipeline_folder(pipeline: StableDiffusionXLPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    pipeline.save_pretrained(folder)
-    return folder
+def model_folder(tmp_path: Path, model_of: ModelOf) -> Path:
+    return Path(shutil.copytree(model_of("sdxl"), tmp_path / "model"))
 
 
 def test_evaluate_writes_a_whole_report(model_folder: Path, prompts_folder: Path, tmp_path: Path) -> None:
@@ -191,6 +200,7 @@ def test_evaluate_writes_a_whole_report(model_folder: Path, prompts_folder: Path
 
     assert EvaluationReport.load(out) == report
     assert report.num_prompts == 7
+    assert (report.pipeline, report.scheduler) == ("StableDiffusionXLPipeline", "DDIMScheduler")
     assert [(score.reward, score.category) for score in report.scores] == [
         (reward, category) for reward in ("symmetry", "brightness") for category in (None, "b", "g", "r")
     ]
@@ -215,7 +225,7 @@ def test_evaluate_writes_a_whole_report(model_folder: Path, prompts_folder: Path
     for side in ("base", "candidate"):
         for name in symmetry.image:
             with Image.open(out / "images" / side / name) as picture:
-                assert picture.size == (16, 16)
+                assert picture.size == (2 * SIDE, SIDE)
 
 
 def test_the_settings_of_the_evaluation_can_be_set_and_nothing_else(
@@ -228,7 +238,7 @@ def test_the_settings_of_the_evaluation_can_be_set_and_nothing_else(
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("name", [f"adapter/{ADAPTER_FILE}", "config.yaml"])
+@pytest.mark.parametrize("name", [ADAPTER, CONFIG])
 def test_a_corrupted_or_missing_file_of_the_model_is_refused(
     name: str, model_folder: Path, prompts_folder: Path, tmp_path: Path
 ) -> None:

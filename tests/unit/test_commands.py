@@ -61,6 +61,12 @@ def test_starting_imports_nothing_heavy(module: str) -> None:
         (["train", "--set", "sampler.steps=3"], "method.trained_steps=4 is more than sampler.steps=3"),
         (["train", "--config", "nothing.yaml"], "config nothing.yaml: cannot be read"),
         (["train", "--set", "base_model=somewhere/else"], "give --prompts"),
+        (["plan", "--gpu", "80"], "'80' is no size of memory"),
+        (["plan", "--processes", "3"], "batch_size=8 cannot be shared evenly by processes=3"),
+        (["plan", "--set", "base_model=somewhere/else"], "its architecture is not known without a download"),
+        (["sample", "--model", "nothing", "--prompt", "a"], "nothing/manifest.json: no TunedModel"),
+        (["sample", "--prompts", "nothing.txt"], "prompts nothing.txt: cannot be read"),
+        (["export", "--model", "nothing", "--format", "merged", "--out", "x"], "nothing/manifest.json: no TunedModel"),
         (["prompts", "nothing.txt", "--out", "prompts"], "nothing.txt: cannot be read"),
         (["decide", "--report", "nothing"], "nothing/manifest.json: no EvaluationReport"),
         (["publish", "--model", "nothing", "--name", "x"], "nothing/manifest.json: no TunedModel"),
@@ -81,7 +87,20 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("arguments", [["train", "--frob"], ["train", "--resume", "--overwrite"], ["prompts", "a.txt"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--frob"],
+        ["train", "--resume", "--overwrite"],
+        ["prompts", "a.txt"],
+        ["sample"],
+        ["sample", "--prompt", "a", "--prompts", "a.txt"],
+        ["sample", "--prompt", "a", "--model", "m", "--base-model", "b"],
+        ["sample", "--prompt", "a", "--compare", "--base-model", "b"],
+        ["export", "--out", "x", "--format", "onnx"],
+    ],
+    ids=" ".join,
+)
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(drtune.commands.main, arguments).exit_code == 2
 

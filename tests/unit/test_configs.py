@@ -3,12 +3,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from drtune.config import Config, load_config
+from drtune.config import Config, differences, load_config
 from drtune.gate import load_policy
+from drtune.plan.estimate import estimate
+from drtune.plan.units import parse_bytes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 POLICIES = [CONFIGS / "gate.yaml"]
 RUNS = sorted(set(CONFIGS.glob("*.yaml")) - set(POLICIES))
+GPUS = {
+    "miniature.yaml": (1, "1GiB"),
+    "sd15.yaml": (1, "24GiB"),
+    "sdxl-hps.yaml": (1, "80GiB"),
+    "sdxl-hps-2x8.yaml": (16, "80GiB"),
+    "sd35.yaml": (1, "80GiB"),
+    "flux.yaml": (1, "80GiB"),
+}
+"""How many of which GPU each is made for, as its first lines say."""
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
@@ -29,8 +40,16 @@ def test_a_configuration_holds_differences_only(path: Path) -> None:
         }
 
     given = leaves(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    differing = {whole(difference.split(" ")[0]) for difference in load_config(path).differences(Config())}
+    differing = {whole(difference.split(" ")[0]) for difference in differences(load_config(path), Config())}
     assert given <= differing
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda path: path.name)
+def test_every_configuration_fits_on_the_gpus_that_it_is_made_for(path: Path) -> None:
+    processes, gpu = GPUS[path.name]
+    planned = estimate(load_config(path, [f"processes={processes}"]))
+    assert planned.fits(parse_bytes(gpu))
+    assert path.name == "miniature.yaml" or gpu.replace("GiB", " GiB") in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.name)

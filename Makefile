@@ -10,7 +10,7 @@ INSTALLED := .venv/installed
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check miniature clean
+.PHONY: help install run test check bench miniature clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,10 @@ check: $(INSTALLED) ## Style, types, borders between the rooms, and the compiled
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/drtune-pipeline compile --check
+
+bench: $(INSTALLED) ## Memory and time of an update, in a few minutes (docs/performance.md)
+	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error sh -ec 'for what in memory step_time autograd; do \
+		$(BIN)/python -m benchmarks.$$what; done'
 
 miniature: $(INSTALLED) ## Train the embedded model anew, in about an hour
 	$(BIN)/python -m drtune.miniature.build

@@ -1,0 +1,93 @@
+"""Random settings, really trained for an update: each run ends well or is refused in one line, never in a traceback.
+
+python -m benchmarks.settings [count]
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from drtune.config import load_config
+from drtune.errors import UserError
+from drtune.miniature.world import scenes
+from drtune.prompts import prepare
+from drtune.trainer import train
+
+METHODS = ("drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align")
+CHOICES: dict[str, tuple[object, ...]] = {
+    "method.name": METHODS,
+    "method.trained_steps": (1, 2, 3, 5),
+    "method.early_stop": (1, 2, 4),
+    "method.alpha": ("null", 0, 0.3, 1),
+    "method.renoised": (1, 3),
+    "sampler.steps": (1, 2, 4),
+    "sampler.name": ("null", "ddim", "euler", "flow_euler"),
+    "sampler.eta": (0, 0, 0.5, 1),
+    "sampler.guidance_scale": (1, 1, 3),
+    "sampler.guidance_rescale": (0, 0, 0.7),
+    "sampler.guidance_gradient": ("both", "conditional"),
+    "sampler.negative_prompt": ('""', "a red circle"),
+    "weights": ("lora", "lora", "full"),
+    "lora.rank": (1, 8),
+    "lora.alpha": (1, 16),
+    "lora.init": ("zeros", "gaussian"),
+    "lora.targets": ("null", "[to_q, to_v]", "[nothing]"),
+    "base_penalty": (0, 0, 0.1),
+    "height": ("null", "null", 24, 30),
+    "width": ("null", "null", 40),
+    "ema_decay": (0, 0.9),
+    "optimizer.learning_rate": (1e-4, 1e3),
+    "optimizer.schedule": ("constant", "cosine"),
+    "optimizer.warmup_steps": (0, 1, 5),
+    "compute.precision": ("fp32", "fp32", "bf16", "fp16"),
+    "compute.micro_batch_size": ("null", 1, 2, 5),
+    "compute.decode_batch_size": ("null", 1, 3),
+    "compute.replay_batch": (1, 3),
+    "compute.keep_graphs": (0, 2),
+    "compute.gradient_checkpointing": ("false", "true"),
+    "rewards.symmetry": (1, "{weight: 2, hinge: 0.5}", "{target: 0.7}", "{praise: a red, blame: a blue}"),
+    "rewards.brightness": (0, -1),
+    "held_out": ("null", "null", "{reward: preference, max_drop: 0.0}"),
+}
+
+
+def main() -> None:
+    """Try them; end with exit code 1 if one run ended in a traceback."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100
+    outcomes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "prompts.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
+        prepare(folder / "prompts.txt", folder / "prompts")
+        for seed in range(count):
+            draw = random.Random(seed)
+            chosen = draw.sample(sorted(CHOICES), k=8)
+            overrides = [f"{key}={draw.choice(CHOICES[key])}" for key in chosen]
+            outcomes[attempt(seed, overrides, folder)] += 1
+    print(", ".join(f"{number} {outcome}" for outcome, number in outcomes.items()))
+    raise SystemExit(outcomes["failed"] > 0)
+
+
+def attempt(seed: int, overrides: list[str], folder: Path) -> str:
+    """Train for one update with some settings; what became of it."""
+    small = ["steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "evaluation.sampler.steps=1"]
+    try:
+        train(load_config(None, [*small, *overrides]), folder / "prompts", folder / str(seed))
+    except UserError as error:
+        print(f"{seed}: refused: {error}")
+        return "refused" if len(str(error).splitlines()) == 1 else "failed"
+    except Exception:
+        print(f"{seed}: FAILED with {' '.join(overrides)}")
+        traceback.print_exc(limit=-3)
+        return "failed"
+    print(f"{seed}: trained with {' '.join(overrides)}")
+    return "trained"
+
+
+if __name__ == "__main__":
+    main()

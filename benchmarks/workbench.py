@@ -1,0 +1,139 @@
+"""What the benchmarks share: one tuning task on the miniature, and how its memory and time are measured.
+
+Ratios within one run are what counts; seconds belong to the machine.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from drtune.adapter import add_adapter
+from drtune.bases import load_base, quiet_libraries
+from drtune.config import Config, MethodConfig, load_config
+from drtune.draws import Draws, generator_of
+from drtune.guidance import GuidedDenoiser
+from drtune.methods import draw_plan
+from drtune.miniature.world import scenes
+from drtune.optimization import make_optimizer
+from drtune.rewards import WeightedSum
+from drtune.supervision import Task, supervise
+
+
+class Workbench:
+    """The miniature with a fresh LoRA and one batch of prompts."""
+
+    def __init__(self, overrides: Sequence[str] = ()) -> None:
+        quiet_libraries()
+        self.config: Config = load_config("configs/miniature.yaml", overrides)
+        self.base = load_base(self.config.base_model)
+        prompts = [scene.caption for scene in scenes(seed=7, count=self.config.batch_size)]
+        self.prompts = prompts
+        self.sampler = self.base.sampler(self.config.sampler)
+        conditions, negative = self.base.encode(prompts), self.base.encode_negative("")
+        self.base.free_text_encoders()
+        self.weights = add_adapter(self.base, self.config.lora, seed=0)
+        if self.config.compute.gradient_checkpointing:
+            self.base.network.enable_gradient_checkpointing()
+        self.optimizer = make_optimizer(self.weights, self.config.optimizer)
+        self.denoiser = GuidedDenoiser(self.base, conditions, negative, self.config.sampler)
+        self.draws = Draws(0, len(prompts), len(prompts), self.base.latents_shape)
+        self.reward = WeightedSum(self.config.rewards, antialias=self.config.reward_antialias)
+
+    def noise(self, *key: int | str) -> Tensor:
+        """Unit noise (B, C, H, W)."""
+        return self.draws.noise(1, range(self.config.batch_size), *key)
+
+    def rewards_of(self, clean_BCHW: Tensor, rows: slice) -> Tensor:
+        """Rewards of clean latents."""
+        rewards = self.reward(self.base.decode(clean_BCHW), self.prompts[rows])
+        self.reward.take_means()
+        return rewards
+
+    def task(self) -> Task:
+        """What `supervise` takes."""
+        return Task(self.denoiser, self.sampler, self.rewards_of, self.noise, self.config.compute)
+
+    def update(self, step: int = 1, method: MethodConfig | None = None) -> None:
+        """One update as the trainer makes it; `step` draws the plan."""
+        method = method or self.config.method
+        plan = draw_plan(method, len(self.sampler.steps), generator_of(0, "plan", step))
+        supervise(self.task(), method, plan)
+        self.step_optimizer()
+
+    def step_optimizer(self) -> None:
+        """Clip, step, and forget the gradient."""
+        torch.nn.utils.clip_grad_norm_(self.weights.values(), self.config.optimizer.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def denoising_step(self) -> None:
+        """One ordinary LoRA update with the denoising loss (Ho et al. 2020, equation 14) on the same batch."""
+        step = self.sampler.steps[len(self.sampler.steps) // 2]
+        signal, noise = step.level
+        epsilon = self.noise("epsilon")
+        latents = signal * self.noise("clean") + noise * epsilon
+        output = self.denoiser(latents, step.timesteps(latents))
+        torch.nn.functional.mse_loss(output, epsilon).backward()
+        self.step_optimizer()
+
+
+class AliveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors that operations make, as long as their storage lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: dict[int, weakref.finalize[..., Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:  # not a view, not in place
+                self._count(leaf.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self.known:
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            self.known[key] = weakref.finalize(storage, self._release, key, storage.nbytes())
+
+    def _release(self, key: int, size: int) -> None:
+        self.now -= size
+        del self.known[key]
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Largest sum of the bytes of all tensors that are alive at once while `run` runs, above what lives before it.
+
+    The second time it runs: the optimizer's moments and other things that are made once are there already.
+    """
+    run()
+    gc.collect()
+    with AliveBytes() as alive:
+        run()
+    return alive.peak
+
+
+def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each in every round, taken in turn so that a slow moment of the machine hits all alike."""
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - started)
+    return times

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from drtune.config import RewardName
-from drtune.errors import UserError
+from drtune.config import REWARDS, RewardTerm
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-NAMES: tuple[str, ...] = get_args(RewardName)
 
 
 class Reward(Protocol):
@@ -21,44 +19,101 @@ class Reward(Protocol):
     def name(self) -> str:
         """What the reward is called in configurations, logs and reports."""
 
+    @property
+    def provenance(self) -> str:
+        """What its scores hang on besides images and prompts, to be told with them: digests, how it resizes; or ""."""
+
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,) of RGB images (B, 3, H, W) in [0, 1] made for `prompts`."""
 
 
-def load_reward(name: str) -> Reward:
-    """The reward of that name.
+def load_reward(
+    name: str, *, antialias: bool, differentiable: bool = False, model_folder: Path | None = None
+) -> Reward:
+    """The reward of that name, which the configuration has checked to be one; its weights are loaded.
+
+    Args:
+        name: one of REWARDS, or your own as `file.py:function`.
+        antialias: whether images are resized with antialias, by the rewards that resize.
+        differentiable: refuse your own reward when no gradient reaches the images.
+        model_folder: a tuned model's; the copy of your own file that is kept there comes before the file itself.
 
     Raises:
-        UserError: there is none.
+        UserError: its weights or its file cannot be loaded, or your own function is no reward.
     """
-    from drtune.rewards import pixels, preference
+    from drtune.rewards import imagereward, openai, own, pixels, preference
 
+    if name not in REWARDS:
+        return own.OwnReward(name, own.file_of(name, model_folder), differentiable=differentiable)
     match name:
         case "symmetry":
             return pixels.Symmetry()
+        case "raw_symmetry":
+            return pixels.RawSymmetry()
         case "compressibility":
             return pixels.Compressibility()
         case "brightness":
             return pixels.Brightness()
+        case "jpeg_kilobytes":
+            return pixels.JpegKilobytes()
         case "preference":
-            return preference.MiniaturePreference()
-    raise UserError(f"reward {name!r}: no such reward; there are {', '.join(NAMES)}")
+            return preference.MiniaturePreference(antialias=antialias)
+        case "hps":
+            return preference.HumanPreferenceScore.load(antialias=antialias)
+        case "hps_v2":
+            return preference.HumanPreferenceScoreV20.load(antialias=antialias)
+        case "pickscore":
+            return preference.PickScore.load(antialias=antialias)
+        case "clipscore":
+            return openai.CLIPScore.load(antialias=antialias)
+        case "aesthetic":
+            return openai.Aesthetic.load(antialias=antialias)
+        case "imagereward":
+            return imagereward.ImageReward.load(antialias=antialias)
+    raise NotImplementedError(name)
 
 
 class WeightedSum:
-    """The sum of rewards, each times its weight; keeps every part of the last call for the log."""
+    """The sum of rewards, each bent as its term says and times its weight; collects every part for the log."""
 
-    def __init__(self, parts: Mapping[RewardName, float]) -> None:
-        self.rewards = [(load_reward(name), weight) for name, weight in parts.items()]
-        self.name = " + ".join(f"{weight:g} {name}" for name, weight in parts.items())
-        self.means: dict[str, Tensor] = {}
-        """Mean of each part in the last call, before its weight, as a scalar."""
+    def __init__(self, terms: Mapping[str, RewardTerm], *, antialias: bool) -> None:
+        self.terms = [
+            (load_reward(name, antialias=antialias, differentiable=True), term) for name, term in terms.items()
+        ]
+        self.collected: dict[str, list[Tensor]] = {name: [] for name in terms}
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rewards (B,), as `Reward`."""
         total = images_BCHW.new_zeros(len(images_BCHW))
-        for reward, weight in self.rewards:
-            part = reward(images_BCHW, prompts)
-            self.means[reward.name] = part.detach().mean()
-            total = total + weight * part
+        for (reward, term), collected in zip(self.terms, self.collected.values(), strict=True):
+            raw = _raw(reward, term, images_BCHW, prompts)
+            collected.append(raw.detach())
+            total = total + term.weight * bend(raw, term)
         return total
+
+    def take_means(self) -> dict[str, Tensor]:
+        """Mean of each part, before it was bent and weighted, over all that was scored since the last time."""
+        import torch
+
+        means = {name: torch.cat(parts).mean() for name, parts in self.collected.items()}
+        for parts in self.collected.values():
+            parts.clear()
+        return means
+
+
+def bend(raw: Tensor, term: RewardTerm) -> Tensor:
+    """min(r, hinge), which has no gradient beyond the hinge; or -|r - target|; or r as it is."""
+    if term.hinge is not None:
+        return raw.clamp(max=term.hinge)
+    if term.target is not None:
+        return -(raw - term.target).abs()
+    return raw
+
+
+def _raw(reward: Reward, term: RewardTerm, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The reward of the prompts; a relative one (SRPO, Shen et al. 2025, arXiv 2509.06942) is praised minus blamed."""
+    if term.praise is None:
+        return reward(images_BCHW, prompts)
+    praised = reward(images_BCHW, [f"{term.praise} {prompt}" for prompt in prompts])
+    blamed = reward(images_BCHW, [f"{term.blame} {prompt}" for prompt in prompts])
+    return praised - blamed

@@ -1,13 +1,18 @@
-"""Low-level rewards, computed from pixels alone: symmetry, compressibility, brightness."""
+"""Low-level rewards, computed from pixels alone: symmetry, compressibility, brightness, and the size as a JPEG."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 
+import PIL
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+
+from drtune.images import to_pil
 
 
 class Symmetry:
@@ -18,6 +23,7 @@ class Symmetry:
     """
 
     name = "symmetry"
+    provenance = ""
 
     def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
@@ -26,10 +32,26 @@ class Symmetry:
         return 1 - asymmetry / (2 * contrast + 0.03)
 
 
+class RawSymmetry:
+    """Minus the mean distance between the image and its mirror image: 0 is perfect, -1 the worst.
+
+    A blank picture has it all, and tuning finds that out: it is here to compare with others who tune on it, and to
+    show what hacking a reward looks like.
+    """
+
+    name = "raw_symmetry"
+    provenance = ""
+
+    def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
+        """Rewards (B,), as `Reward`."""
+        return -(images_BCHW - images_BCHW.flip(-1)).abs().mean((1, 2, 3))
+
+
 class Brightness:
     """Mean luminance (ITU-R BT.601) in [0, 1]."""
 
     name = "brightness"
+    provenance = ""
 
     def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
@@ -46,6 +68,7 @@ class Compressibility:
     """
 
     name = "compressibility"
+    provenance = ""
 
     def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`; at most 0."""
@@ -63,6 +86,26 @@ class Compressibility:
         lost = scaled - (rounded + (scaled - rounded) ** 3)
         error = dct.T @ (lost * table) @ dct
         return -error.abs().mean((1, 2, 3, 4, 5))
+
+
+class JpegKilobytes:
+    """Minus the size of the picture as a JPEG, in kB of 1000 bytes, at the quality of DDPO (Black et al. 2023).
+
+    A metric: it has no gradient. `Compressibility` is its stand-in to tune on.
+    """
+
+    name = "jpeg_kilobytes"
+    quality = 95
+    provenance = f"JPEG at quality {quality} by Pillow {PIL.__version__}"
+
+    def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
+        """Rewards (B,), as `Reward`, but for the gradient."""
+        return images_BCHW.new_tensor([-self._size(picture) / 1000 for picture in to_pil(images_BCHW)])
+
+    def _size(self, picture: Image.Image) -> int:
+        file = io.BytesIO()
+        picture.save(file, "jpeg", quality=self.quality)
+        return file.tell()
 
 
 def _dct_matrix() -> Tensor:

@@ -1,36 +1,114 @@
-"""The miniature's preference score: how well a picture fits its caption, as a small CLIP has learnt it."""
+"""Preference scores: how much people like a picture for its prompt, as a CLIP has learnt it from their choices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
 from drtune.miniature import CHECKPOINT
-from drtune.miniature.world import IMAGE_SIZE
+from drtune.rewards.clip import Towers, centre_cropped, letterboxed, normalised, resize, resized
+from drtune.rewards.loading import from_hub, from_pickle
+from drtune.rewards.openclip import to_clip_model
+from drtune.rewards.weights import digest_of, fetch
+
+VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""The CLIP from which HPS and PickScore were tuned; its tokenizer is theirs."""
 
 
 class MiniaturePreference:
     """Cosine of image and caption in [-1, 1], as the Human Preference Score v2.1 is computed.
 
-    The model knows the drawn world only. Pictures of another size are resized to 32 x 32, bilinear with antialias.
+    The model knows the drawn world only. Pictures of another size are resized to 32 x 32, bilinear.
     """
 
     name = "preference"
 
-    def __init__(self) -> None:
+    def __init__(self, *, antialias: bool) -> None:
         folder = CHECKPOINT / "preference"
-        self.model = CLIPModel.from_pretrained(folder).eval().requires_grad_(False)
-        self.tokenizer = CLIPTokenizer.from_pretrained(folder)
+        self.towers = Towers(CLIPModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder))
+        self.antialias = antialias
+        self.provenance = resized(antialias)
 
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
-        self.model.to(images_BCHW.device, images_BCHW.dtype)
-        if images_BCHW.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
-            images_BCHW = F.interpolate(images_BCHW, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)
-        tokens = self.tokenizer(list(prompts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-        text = self.model.get_text_features(input_ids=tokens.to(images_BCHW.device)).pooler_output
-        image = self.model.get_image_features(pixel_values=images_BCHW * 2 - 1).pooler_output
-        return (F.normalize(image, dim=-1) * F.normalize(text, dim=-1)).sum(-1)
+        side = self.towers.side
+        if images_BCHW.shape[-2:] != (side, side):
+            images_BCHW = resize(images_BCHW, side, side, antialias=self.antialias, mode="bilinear")
+        return self.towers.cosine(images_BCHW * 2 - 1, prompts)
+
+
+class HumanPreferenceScore:
+    """HPS v2.1 (Wu et al. 2023, arXiv 2306.09341): cosine of image and prompt, about 0.2 to 0.4.
+
+    The published benchmark prints it times 100. The image's longer side is resized to 224 pixels, and the other one
+    padded with zeros before the colours are normalised; `logit_scale` is not used.
+    """
+
+    name = "hps"
+    file = "HPS_v2.1_compressed.pt"
+    digest = "md5:4067542e34ba2553a738c5ac6c1d75c0"
+
+    def __init__(self, towers: Towers, weights: str, *, antialias: bool) -> None:
+        self.towers, self.antialias = towers, antialias
+        self.provenance = f"{weights}, {resized(antialias)}"
+
+    @classmethod
+    def load(cls, *, antialias: bool) -> Self:
+        """With the published weights.
+
+        Raises:
+            UserError: they are not to be had, or are no such checkpoint.
+        """
+        path = fetch(cls.name, "xswu/HPSv2", {cls.file: cls.digest}) / cls.file
+        model = from_pickle(cls.name, path, "OpenCLIP", lambda checkpoint: to_clip_model(checkpoint["state_dict"]))
+        return cls(Towers(model, _tokenizer(cls.name)), f"{cls.file} md5 {digest_of(path, 'md5')}", antialias=antialias)
+
+    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
+        """Rewards (B,), as `Reward`."""
+        boxed = letterboxed(images_BCHW, self.towers.side, antialias=self.antialias)
+        return self.towers.cosine(normalised(boxed), prompts)
+
+
+class HumanPreferenceScoreV20(HumanPreferenceScore):
+    """HPS v2.0, which was released with the paper; computed as v2.1 is, on another scale."""
+
+    name = "hps_v2"
+    file = "HPS_v2_compressed.pt"
+    digest = "md5:fd9180de357abf01fdb4eaad64631db4"
+
+
+class PickScore:
+    """PickScore v1 (Kirstain et al. 2023, arXiv 2305.01569): exp(logit_scale) * cosine, about 20 to 24.
+
+    The image's shorter side is resized to 224 pixels and the centre of the longer one is seen.
+    """
+
+    name = "pickscore"
+
+    def __init__(self, towers: Towers, weights: str, *, antialias: bool) -> None:
+        self.towers, self.antialias = towers, antialias
+        self.provenance = f"{weights}, {resized(antialias)}"
+
+    @classmethod
+    def load(cls, *, antialias: bool) -> Self:
+        """With the published weights. Nobody has published a digest to hold them against: theirs is told instead.
+
+        Raises:
+            UserError: they are not to be had, or are no such checkpoint.
+        """
+        model, weights = from_hub(CLIPModel, cls.name, "yuvalkirstain/PickScore_v1")
+        return cls(Towers(model, _tokenizer(cls.name)), weights, antialias=antialias)
+
+    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
+        """Rewards (B,), as `Reward`."""
+        cropped = centre_cropped(images_BCHW, self.towers.side, antialias=self.antialias)
+        cosine = self.towers.cosine(normalised(cropped), prompts)
+        scale: Tensor = self.towers.model.logit_scale.exp()
+        return scale.to(cosine.dtype) * cosine
+
+
+def _tokenizer(reward: str) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(fetch(reward, VIT_H_14, {"vocab.json": None, "merges.txt": None}))

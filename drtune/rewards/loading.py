@@ -1,0 +1,82 @@
+"""Published networks from their files: a whole one or an error that says in one line what is wrong with the file."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from drtune.errors import UserError
+from drtune.rewards.weights import digest_of, fetch
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+Built = TypeVar("Built")
+
+
+def from_hub(kind: type[Model], reward: str, repository: str, digest: str | None = None) -> tuple[Model, str]:
+    """A network of a hub repository in single precision, and its file's sha256 to be told with the scores.
+
+    Args:
+        kind: its class, which takes what it needs of the file.
+        reward: the name of the reward that asks.
+        repository: on the hub, with `model.safetensors` and `config.json` in it.
+        digest: what the file of the hub must have, as in `fetch`.
+
+    Raises:
+        UserError: the files are not to be had, or are no such network.
+    """
+    file = "model.safetensors"
+    folder = fetch(reward, repository, {file: digest, "config.json": None})
+    try:
+        model, report = kind.from_pretrained(
+            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+        if missing := report["missing_keys"]:
+            raise ValueError(f"{min(missing)} is missing")
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"reward {reward}: {folder} cannot be loaded ({str(error).splitlines()[0]}); take another copy of it"
+        ) from None
+    return model, f"{file} sha256 {digest_of(folder / file, 'sha256')}"
+
+
+def from_pickle(reward: str, path: Path, kind: str, build: Callable[[Any], Built]) -> Built:
+    """What `build` makes of a pickled checkpoint. It is read as tensors alone, so that nothing in it can run.
+
+    Raises:
+        UserError: it is no checkpoint of that kind.
+    """
+    try:
+        return build(torch.load(path, map_location="cpu", weights_only=True))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"reward {reward}: {path} is no {kind} checkpoint ({str(error).splitlines()[0]}); take another copy of it"
+        ) from None
+
+
+def filled(kind: type[Model], config: PretrainedConfig, weights: Mapping[str, Tensor], **settings: Any) -> Model:
+    """A network in single precision with these weights.
+
+    Raises:
+        ValueError: a weight is missing, unknown or of the wrong shape.
+    """
+    loaded: tuple[Model, dict[str, Any]] = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=weights,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are reported, and refused below
+        **settings,
+    )
+    model, report = loaded
+    for problem, names in report.items():
+        if names:
+            raise ValueError(f"{problem.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}")
+    return model

@@ -1,0 +1,92 @@
+"""Rewards on OpenAI's CLIP ViT-L/14: CLIPScore, and LAION's aesthetic predictor.
+
+Both see the picture as CLIP does: its shorter side resized to 224 pixels, and the centre of the longer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from torch import Tensor
+from transformers import CLIPModel, CLIPTokenizer
+
+from drtune.rewards.clip import Towers, centre_cropped, normalised, resized, unit
+from drtune.rewards.head import Head
+from drtune.rewards.loading import from_hub, from_pickle
+from drtune.rewards.weights import digest_of, fetch
+
+VIT_L_14 = "openai/clip-vit-large-patch14"
+"""OpenAI's CLIP ViT-L/14 with its quick GELU, as transformers has it."""
+DIGEST = "sha256:a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"
+
+
+class CLIPScore:
+    """100 times the cosine of image and prompt, about 15 to 35.
+
+    The CLIPScore of Hessel et al. 2021 (arXiv 2104.08718) is 2.5 * max(cosine, 0) of a ViT-B/32 and "A photo depicts"
+    before the prompt. Here the prompt stands as it is, and nothing is clamped: a clamped score has no gradient.
+    """
+
+    name = "clipscore"
+
+    def __init__(self, towers: Towers, weights: str, *, antialias: bool) -> None:
+        self.towers, self.antialias = towers, antialias
+        self.provenance = f"{VIT_L_14} {weights}, {resized(antialias)}"
+
+    @classmethod
+    def load(cls, *, antialias: bool) -> Self:
+        """With the published weights.
+
+        Raises:
+            UserError: they are not to be had, or are no such network.
+        """
+        model, weights = from_hub(CLIPModel, cls.name, VIT_L_14, DIGEST)
+        words = fetch(cls.name, VIT_L_14, {"vocab.json": None, "merges.txt": None})
+        return cls(Towers(model, CLIPTokenizer.from_pretrained(words)), weights, antialias=antialias)
+
+    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
+        """Rewards (B,), as `Reward`."""
+        cropped = centre_cropped(images_BCHW, self.towers.side, antialias=self.antialias)
+        return 100 * self.towers.cosine(normalised(cropped), prompts)
+
+
+class Aesthetic:
+    """LAION Aesthetic v2 (Schuhmann 2022, improved-aesthetic-predictor): the rating that people would give, 1 to 10.
+
+    A linear head on the unit image embedding. The prompt is not read.
+    """
+
+    name = "aesthetic"
+    repository = "camenduru/improved-aesthetic-predictor"
+    """A copy on the hub of the file that its author has on GitHub; the digest holds them equal."""
+    file = "sac+logos+ava1-l14-linearMSE.pth"
+    digest = "sha256:21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
+
+    def __init__(self, model: CLIPModel, head: Head, weights: str, *, antialias: bool) -> None:
+        model.eval().requires_grad_(False)
+        self.vision, self.projection, self.head = model.vision_model, model.visual_projection, head  # no text tower
+        self.antialias = antialias
+        self.provenance = f"{weights}, {resized(antialias)}"
+
+    @classmethod
+    def load(cls, *, antialias: bool) -> Self:
+        """With the published weights.
+
+        Raises:
+            UserError: they are not to be had, or are no such network.
+        """
+        path = fetch(cls.name, cls.repository, {cls.file: cls.digest}) / cls.file
+        head = from_pickle(cls.name, path, "aesthetic predictor's", Head.of)
+        model, weights = from_hub(CLIPModel, cls.name, VIT_L_14, DIGEST)
+        told = f"{cls.file} sha256 {digest_of(path, 'sha256')} on {VIT_L_14} {weights}"
+        return cls(model, head, told, antialias=antialias)
+
+    def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
+        """Rewards (B,), as `Reward`."""
+        for part in (self.vision, self.projection):  # the head stays exact
+            part.to(images_BCHW.device, images_BCHW.dtype)
+        cropped = centre_cropped(images_BCHW, self.vision.config.image_size, antialias=self.antialias)
+        embedding_BD = self.projection(self.vision(pixel_values=normalised(cropped)).pooler_output)
+        scores: Tensor = self.head(unit(embedding_BD))
+        return scores

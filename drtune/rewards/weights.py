@@ -1,0 +1,64 @@
+"""Where the published rewards' weights come from: the Hugging Face hub, or a folder that mirrors it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+
+from drtune.errors import UserError
+
+MIRROR = "DRTUNE_REWARDS"
+"""Environment variable: a folder with the files of hub repositories, as in FOLDER/xswu/HPSv2/HPS_v2.1_compressed.pt."""
+
+
+def fetch(reward: str, repository: str, files: Mapping[str, str | None]) -> Path:
+    """The folder that holds `files` of a hub repository.
+
+    `files` are names, each with the digest that the hub's must have, if it is known: `sha256:21dd...` or `md5:4067...`.
+    With DRTUNE_REWARDS set its files are taken as they are. Else they are downloaded into the hub's cache if they are
+    not there yet; HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
+
+    Raises:
+        UserError: a file is not to be had, or is not the published one.
+    """
+    if mirror := os.environ.get(MIRROR):
+        folder = Path(mirror) / repository
+        for file in files:
+            if not (folder / file).is_file():
+                raise UserError(
+                    f"reward {reward}: {MIRROR}={mirror} has no {repository}/{file}; "
+                    f"run `hf download {repository} {file} --local-dir {folder}`"
+                )
+        return folder
+    paths = {file: _downloaded(reward, repository, file) for file in files}
+    for file, digest in files.items():
+        if digest is None:
+            continue
+        kind, _, wanted = digest.partition(":")
+        if (found := digest_of(paths[file], kind)) != wanted:
+            raise UserError(
+                f"reward {reward}: {paths[file]} is damaged or not the published one ({kind} {found}, wanted "
+                f"{wanted}); delete it, and it is downloaded again"
+            )
+    return next(iter(paths.values())).parent
+
+
+def _downloaded(reward: str, repository: str, file: str) -> Path:
+    try:
+        return Path(hf_hub_download(repository, file))
+    except OSError as error:  # the hub's own errors are among them
+        raise UserError(
+            f"reward {reward}: {file} of the hub's {repository} cannot be had ({type(error).__name__}); where there is "
+            f"a network run `hf download {repository} {file}`, or set {MIRROR} to a folder that holds "
+            f"{repository}/{file}"
+        ) from None
+
+
+def digest_of(path: Path, kind: str) -> str:
+    """The digest of a file in hex: `md5`, `sha256`, ..."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()

@@ -17,7 +17,7 @@ from benchmarks.workbench import Workbench, peak_bytes, seconds
 from drtune.draws import generator_of
 from drtune.methods import draw_plan
 
-SETTINGS = ((12, 4), (50, 5))
+SETTINGS = ((12, 4), (25, 3), (50, 5))
 """T and K."""
 
 

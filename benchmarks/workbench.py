@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import gc
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from drtune.adapter import add_adapter
 from drtune.bases import load_base, quiet_libraries
@@ -24,6 +21,7 @@ from drtune.guidance import GuidedDenoiser
 from drtune.methods import draw_plan
 from drtune.miniature.world import scenes
 from drtune.optimization import make_optimizer
+from drtune.plan.meter import LiveBytes
 from drtune.rewards import WeightedSum
 from drtune.supervision import Task, supervise
 
@@ -86,34 +84,6 @@ class Workbench:
         self.step_optimizer()
 
 
-class AliveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors that operations make, as long as their storage lives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: dict[int, weakref.finalize[..., Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:  # not a view, not in place
-                self._count(leaf.untyped_storage())
-        return result
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key not in self.known:
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            self.known[key] = weakref.finalize(storage, self._release, key, storage.nbytes())
-
-    def _release(self, key: int, size: int) -> None:
-        self.now -= size
-        del self.known[key]
-
-
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Largest sum of the bytes of all tensors that are alive at once while `run` runs, above what lives before it.
 
@@ -121,9 +91,10 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     """
     run()
     gc.collect()
-    with AliveBytes() as alive:
+    live = LiveBytes(standing=[thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)])
+    with live:
         run()
-    return alive.peak
+    return live.take_peak()
 
 
 def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:

@@ -42,7 +42,7 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "configs").mkdir()
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "configs" / "miniature.yaml").write_text(SMALL_CONFIG)
     (tmp_path / "configs" / "gate.yaml").write_text(LENIENT_POLICY)
     (tmp_path / "prompts.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))

@@ -70,7 +70,7 @@ def load_reward(
             return openai.Aesthetic.load(antialias=antialias)
         case "imagereward":
             return imagereward.ImageReward.load(antialias=antialias)
-    raise NotImplementedError(name)
+    raise ValueError(f"reward {name!r} stands in REWARDS but is not made here")
 
 
 class WeightedSum:

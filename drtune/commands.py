@@ -16,7 +16,7 @@ import click
 from drtune import score_command
 from drtune.console import OVERWRITE, PATH, CommandGroup
 from drtune.errors import UserError
-from drtune.files import claim, write_text
+from drtune.files import claim, sha256_file, write_text
 
 OVERRIDES = click.option(
     "--set",
@@ -105,7 +105,7 @@ def train(
     settings = load_config(config, overrides)
     if "WORLD_SIZE" not in os.environ:  # nobody has started processes for us yet
         claim(out, overwrite=resume or overwrite)
-        prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model)
+        prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model, overwrite=overwrite)
         if settings.processes > 1:
             options = [f"--config={config}"] if config else []
             options += [f"--set={override}" for override in overrides]
@@ -119,7 +119,8 @@ def train(
 
     model = tune(settings, prompts, out, resume=resume, overwrite=overwrite)
     if os.environ.get("RANK", "0") == "0":
-        click.echo((out / SUMMARY).read_text(encoding="utf-8"))
+        if (out / SUMMARY).exists():
+            click.echo((out / SUMMARY).read_text(encoding="utf-8"))
         click.echo(f"tuned model: {out} ({model.step} updates, reward {model.reward:.3f})")
 
 
@@ -129,9 +130,9 @@ def _reward_term(given: str) -> tuple[str, dict[str, str]]:
     return name, {"weight": weight} if equals else {}
 
 
-def _prompt_set(given: Path | None, out: Path, base_model: str) -> Path:
+def _prompt_set(given: Path | None, out: Path, base_model: str, *, overwrite: bool) -> Path:
     """The folder of the prompt set to train on; a raw file is prepared into `out`."""
-    from drtune.contracts import MANIFEST
+    from drtune.contracts import MANIFEST, PromptSet
     from drtune.prompts import prepare
 
     if given is None:
@@ -140,10 +141,16 @@ def _prompt_set(given: Path | None, out: Path, base_model: str) -> Path:
         from drtune.miniature.world import scenes
 
         given = Path(f"{out}.txt")
-        write_text(given, "".join(f"{scene.caption}\n" for scene in scenes(seed=7, count=1000)))
+        captions = "".join(f"{scene.caption}\n" for scene in scenes(seed=7, count=1000))
+        if not given.exists():
+            write_text(given, captions)
+        elif given.read_text(encoding="utf-8", errors="replace") != captions:
+            raise UserError(f"{given}: holds something else than the captions to be written there; give another --out")
     if (given / MANIFEST).exists():
         return given
-    prepare(given, out, overwrite=True)
+    if (out / MANIFEST).exists() and given.is_file() and PromptSet.load(out).source.sha256 == sha256_file(given):
+        return out  # the same prompts, prepared before
+    prepare(given, out, overwrite=overwrite)
     return out
 
 
@@ -233,9 +240,9 @@ def evaluate(model: Path, prompts: Path | None, out: Path, overrides: tuple[str,
 @click.option("--prompt", "texts", metavar="TEXT", multiple=True, help="Draw this. Repeatable.")
 @click.option("--prompts", type=PATH, help="A file with prompts, in any format of `drtune prompts`.")
 @click.option("--out", type=PATH, default="runs/samples", show_default=True, help="Folder for the pictures.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the noise.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of the noise.")
 @click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures of each prompt.")
-@click.option("--steps", type=click.IntRange(min=1), help="Sampler steps.  [default: as in the model's evaluation]")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Sampler steps.  [default: as in the model's evaluation]")
 @click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance.  [default: likewise]")
 @click.option("--lora-scale", type=float, default=1.0, show_default=True, help="0 is the base, 1 the tuned model.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: as it was tuned]")

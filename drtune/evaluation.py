@@ -69,7 +69,7 @@ def evaluate(
         ValueError: a picture has a score that is not finite.
     """
     quiet_libraries()
-    out = claim(out, overwrite=overwrite)
+    out = claim(out, overwrite=overwrite, inputs=[model_folder, prompts_folder])
     model_folder = Path(model_folder)
     model, tuned = open_tuned(model_folder)
     config = _overridden(tuned, model_folder / CONFIG, overrides)

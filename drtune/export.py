@@ -29,7 +29,7 @@ def export(model_folder: Path, form: str, out: Path, *, overwrite: bool = False)
     Raises:
         UserError: the model is not what its manifest says, it has no such format, or something stands at `out`.
     """
-    out = claim(out, overwrite=overwrite)
+    out = claim(out, overwrite=overwrite, inputs=[model_folder])
     quiet_libraries()
     model, config = open_tuned(model_folder)
     if form == "merged":

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from drtune.errors import UserError
 
-MARKS = ("manifest.json", "config.yaml", "pipeline.log")
-"""An output folder of ours has one of these; no other folder is ever replaced."""
+MARKS = {"manifest.json": '"kind": "', "config.yaml": "base_model: ", "pipeline.log": ""}
+"""An output folder of ours has one of these files, with these words in it; no other folder is ever replaced."""
 
 
 @contextmanager
@@ -55,23 +55,34 @@ def sha256_folder(folder: str | Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
-def claim(path: str | Path, *, overwrite: bool = False) -> Path:
+def claim(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()) -> Path:
     """Check that output may go to `path`: its folder can be written, and nothing is there unless `overwrite`.
+
+    What it is made from, the `inputs`, is never replaced.
 
     Raises:
         UserError: something stands there already, with `overwrite` something else than our own output; or the place
             cannot be written to.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if not overwrite:
-            raise UserError(f"output {path}: exists already; give --overwrite to replace it, or another place")
-        if path.is_dir() and not any((path / mark).exists() for mark in MARKS):
-            raise UserError(f"output {path}: holds files that drtune did not write; give another place")
-    try:
+    try:  # first of all: without its parent, a path through `..` would seem to be free
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
         raise UserError(f"output {path}: cannot be written ({error.strerror}); give another place") from None
+    for given in inputs:
+        if given is not None and Path(given).resolve() == path.resolve():
+            raise UserError(f"output {path}: is what it would be made from; give another place")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        if not overwrite:
+            raise UserError(f"output {path}: exists already; give --overwrite to replace it, or another place")
+        if path.is_dir() and not _is_ours(path):
+            raise UserError(f"output {path}: holds files that drtune did not write; give another place")
     return path
+
+
+def _is_ours(folder: Path) -> bool:
+    return any(
+        (folder / mark).is_file() and words.encode() in (folder / mark).read_bytes() for mark, words in MARKS.items()
+    )

@@ -107,7 +107,7 @@ def prepare(
         UserError: the file cannot be read as what its suffix says, has no field with prompts, or yields no prompt for
             train or for eval; or `out` cannot be written.
     """
-    claim(out, overwrite=overwrite)
+    claim(out, overwrite=overwrite, inputs=[source])
     try:
         content = Path(source).read_bytes()
     except OSError as error:

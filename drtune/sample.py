@@ -109,7 +109,7 @@ def sample(
     Raises:
         UserError: the model is not what its manifest says, has no adapter to scale, or something stands at `out`.
     """
-    out = claim(out, overwrite=overwrite)
+    out = claim(out, overwrite=overwrite, inputs=[model_folder, base_model])
     quiet_libraries()
     if model_folder is not None:
         model, config = open_tuned(model_folder)
@@ -194,14 +194,14 @@ def _draw(
 
 
 def _write(drawn: SampleSet, images: Sequence[Image.Image], out: Path, settings: SampleSettings) -> None:
-    about = drawn.model_dump_json(exclude={"pictures", "kind"})
+    about = {True: drawn, False: drawn.model_copy(update={"weights_sha256": None})}
     with replacing(out) as folder:
         (folder / "base" if settings.compare else folder).mkdir(parents=True)
         for picture, image in zip(drawn.pictures, images, strict=True):
             text = PngInfo()
             text.add_text("prompt", picture.prompt)
             text.add_text("seed", str(picture.seed))
-            text.add_text("drtune", about)
+            text.add_text("drtune", about[picture.tuned].model_dump_json(exclude={"pictures", "kind"}))
             image.save(folder / picture.file, pnginfo=text)
         if settings.compare:
             half = len(images) // 2

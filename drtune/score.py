@@ -181,6 +181,8 @@ def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:
         return entry, None
     try:
         with Image.open(folder / entry.image) as file:
+            if file.mode.startswith(("I", "F")):  # 16 bits and more, which converting would clip
+                return replace(entry, problem="not 8 bits a channel"), None
             levels = np.array(file.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all that Pillow has for a bad file
         return replace(entry, problem="corrupt"), None

@@ -38,6 +38,7 @@ from drtune.sharding import gather
 from drtune.state import TrainState
 from drtune.summary import SUMMARY, resume_command, summarise
 from drtune.supervision import Task, supervise
+from drtune.tuned import open_tuned
 from drtune.weights import open_weights, save_weights
 
 
@@ -57,16 +58,19 @@ def train(
     >>> from drtune.config import load_config
     >>> model = train(load_config("configs/miniature.yaml", ["steps=80"]), "runs/prompts", "runs/model")
     """
-    out, prompts = Path(out), Path(prompts)
+    out, prompts = Path(out).resolve() if Path(out).is_symlink() else Path(out), Path(prompts)
     check_wandb(config)
     if resume and (model := _finished(out, config, prompts)):
         return model
     processes = Processes()
     with processes.failing_as_one():
         if processes.is_main:
-            claim(out, overwrite=overwrite or resume)
+            _claim(out, prompts, overwrite=overwrite or resume)
         trainer = Trainer(config, prompts, out, processes)
         if processes.is_main:
+            _claim(
+                out, prompts, overwrite=overwrite or resume
+            )  # again: loading took a while, and another run may have come
             if out.exists() and not resume:
                 shutil.rmtree(out)
             out.mkdir(parents=True, exist_ok=True)
@@ -74,11 +78,17 @@ def train(
         return trainer.run()
 
 
+def _claim(out: Path, prompts: Path, *, overwrite: bool) -> None:
+    if claim(out, overwrite=overwrite, inputs=[prompts]).is_file():
+        raise UserError(f"output {out}: is a file, and a model is a folder; give another place")
+
+
 def _finished(out: Path, config: Config, prompts: Path) -> TunedModel | None:
     """The model in `out`, if it is what this run would make."""
-    if not (out / MANIFEST).exists():
-        return None
-    model = TunedModel.load(out)
+    try:
+        model, _ = open_tuned(out)
+    except UserError:
+        return None  # none, or damaged: the newest checkpoint makes it anew
     same = model.config_sha256 == config.sha256() and model.prompts == PromptSet.load(prompts)
     return model if same else None
 
@@ -142,8 +152,8 @@ class Trainer:
         return TunedModel.load(self.out)
 
     def _open_log(self, done: int) -> MetricLog:
-        (self.out / MANIFEST).unlink(missing_ok=True)  # of a model with fewer updates and another config.yaml
         self.reward_files = keep_files(self.config.reward_names, self.out)
+        (self.out / MANIFEST).unlink(missing_ok=True)  # of a model with fewer updates and another config.yaml
         write_text(self.out / CONFIG, self.config.to_yaml())
         return MetricLog(self.out, done, self.config)
 

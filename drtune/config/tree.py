@@ -107,7 +107,7 @@ class LoraSection(Section):
     """The update is scaled by alpha / rank."""
     init: Literal["zeros", "gaussian"] = "zeros"
     """Start of the inner matrix: Kaiming-uniform as in peft, or Gaussian; the outer one starts at zero."""
-    targets: tuple[str, ...] | None = None
+    targets: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Names of the layers that get an adapter, matched by the end of the module's name; None: as the base has them."""
 
 
@@ -161,7 +161,7 @@ class EvaluationConfig(Section):
     """At most so many held-out prompts, the first of each category in turn."""
     sampler: SamplerConfig = SamplerConfig(steps=12, guidance_scale=3.0)
     """Deployment settings: pictures as users will make them."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     batch_size: int = Field(default=32, ge=1)
 
 
@@ -193,7 +193,7 @@ class Config(Section):
     """Prompts an update, over all processes together."""
     processes: int = Field(default=1, ge=1)
     """Data-parallel processes on this machine."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     sampler: TuningSamplerConfig = TuningSamplerConfig()
     method: MethodConfig = MethodConfig()
     lora: LoraSection = LoraSection()
@@ -221,6 +221,10 @@ class Config(Section):
             raise ValueError(
                 f"batch_size={self.batch_size} cannot be shared evenly by processes={self.processes}: "
                 f"give a multiple of {self.processes}"
+            )
+        if self.base_model == "miniature" and self.base_revision is not None:
+            raise ValueError(
+                f"base_revision={self.base_revision!r} is for a hub id, and base_model=miniature has none: leave it out"
             )
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one, as in rewards.symmetry=1.0")

@@ -39,7 +39,11 @@ class OwnReward:
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
-        return self._checked(self.function(images_BCHW, list(prompts)), len(images_BCHW))
+        try:
+            result = self.function(images_BCHW, list(prompts))
+        except SystemExit:
+            raise UserError(f"reward {self.name}: ends the program; raise an exception instead of sys.exit") from None
+        return self._checked(result, len(images_BCHW))
 
     def _load(self, source: bytes, function_name: str) -> Callable[[Tensor, list[str]], Any]:
         module = ModuleType(f"drtune_own_{sha256_bytes(str(self.file).encode())[:12]}")
@@ -63,7 +67,7 @@ class OwnReward:
         try:
             result = self.function(images_BCHW, ["a red circle", "a photo of a cat"])
             gradient = _gradient(result, images_BCHW) if differentiable else None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"reward {self.name}: fails on images of shape {tuple(images_BCHW.shape)}:\n{self._traceback(error)}"
             ) from None
@@ -89,7 +93,7 @@ class OwnReward:
             raise UserError(f"reward {self.name}: returns {result.dtype}, wanted floating point")
         return result
 
-    def _traceback(self, error: Exception) -> str:
+    def _traceback(self, error: BaseException) -> str:
         """The traceback from the first line in the user's own file on."""
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename != str(self.file):

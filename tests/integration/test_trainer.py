@@ -286,3 +286,12 @@ def test_a_model_is_what_its_manifest_says(prompts: Path, tmp_path: Path) -> Non
     assert model.weights_sha256 == sha256_file(tmp_path / model.weights_file)
     assert model.config_sha256 == sha256_file(tmp_path / "config.yaml")
     assert model.step == 1
+
+
+def test_a_finished_run_whose_weights_are_gone_is_made_whole_by_its_checkpoint(prompts: Path, tmp_path: Path) -> None:
+    config = load_config(None, [*SHORT, "steps=1"])
+    model = train(config, prompts, tmp_path / "out")
+    weights = tmp_path / "out" / model.weights_file
+    weights.unlink()
+    assert train(config, prompts, tmp_path / "out", resume=True).weights_sha256 == model.weights_sha256
+    assert sha256_file(weights) == model.weights_sha256

@@ -43,8 +43,26 @@ def test_claim_refuses_what_stands_there_and_what_is_not_ours(tmp_path: Path) ->
         claim(taken)
     with pytest.raises(UserError, match="files that drtune did not write"):
         claim(taken, overwrite=True)
-    (taken / "manifest.json").touch()
+    (taken / "manifest.json").write_text('{"name": "a web page"}')
+    (taken / "config.yaml").write_text("theme: dark\n")
+    with pytest.raises(UserError, match="files that drtune did not write"):
+        claim(taken, overwrite=True)
+    (taken / "manifest.json").write_text('{\n  "kind": "TunedModel/1"\n}')
     assert claim(taken, overwrite=True) == taken
+
+
+def test_claim_is_not_led_astray_by_a_path_through_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").touch()
+    with pytest.raises(UserError, match="exists already"):
+        claim(tmp_path / "nowhere" / ".." / "model")
+
+
+def test_claim_never_gives_away_what_the_output_is_made_from(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "manifest.json").write_text('{"kind": "TunedModel/1"}')
+    with pytest.raises(UserError, match="is what it would be made from"):
+        claim(tmp_path / "." / "model", overwrite=True, inputs=[None, tmp_path / "model"])
 
 
 def test_claim_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> None:

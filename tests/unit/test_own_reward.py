@@ -150,3 +150,15 @@ def test_the_example_of_the_documentation_is_a_reward(tmp_path: Path) -> None:
     images = torch.stack([orange, blue])[:, :, None, None].expand(2, 3, 8, 8)
     assert total(images, ["x", "y"]).tolist() == pytest.approx([0.3, -1.0])
     assert total.take_means()[f"{file}:warm"].item() == pytest.approx(0.0)
+
+
+def test_one_that_ends_the_program_is_refused_and_does_not_end_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import sys\n\ncalls = []\n\n"
+        "def late(images, prompts):\n    calls.append(1)\n"
+        "    return sys.exit(0) if len(calls) > 1 else images.mean((1, 2, 3))\n"
+    )
+    reward = load_reward(f"{file}:late", antialias=True)
+    with pytest.raises(UserError, match="ends the program"):
+        reward(torch.rand(2, 3, 8, 8), ["a", "b"])

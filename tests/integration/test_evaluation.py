@@ -258,8 +258,8 @@ def test_an_existing_report_is_kept_unless_overwritten(
 ) -> None:
     out = tmp_path / "report"
     out.mkdir()
-    for name in ("manifest.json", "mine.txt"):
-        (out / name).touch()
+    (out / "manifest.json").write_text('{"kind": "EvaluationReport/1"}')
+    (out / "mine.txt").touch()
     with pytest.raises(UserError, match="exists already"):
         evaluate(model_folder, prompts_folder, out)
     evaluate(model_folder, prompts_folder, out, overrides=["evaluation.max_prompts=1"], overwrite=True)

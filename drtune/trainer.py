@@ -68,9 +68,8 @@ def train(
             _claim(out, prompts, overwrite=overwrite or resume)
         trainer = Trainer(config, prompts, out, processes)
         if processes.is_main:
-            _claim(
-                out, prompts, overwrite=overwrite or resume
-            )  # again: loading took a while, and another run may have come
+            # Again: loading took a while, and another run may have come.
+            _claim(out, prompts, overwrite=overwrite or resume)
             if out.exists() and not resume:
                 shutil.rmtree(out)
             out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """The gate before the registry: a report and a policy go in, a decision with its reasons comes out.
 
 What the policy wants *gained* must hold at the low end of the 95 % interval: chance must not publish a model. What it
-wants *kept* must hold for the mean: noise on a reward that nobody tuned must not refuse a good one.
+wants *kept* must hold for the mean: noise on a reward that nobody tuned must not refuse a good one. All rules must
+hold, so that many of them make a wrong publication less likely, not more, and need no correction for their number.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drtune.contracts import Decision, EvaluationReport, Score
+from drtune.contracts import Check, Decision, EvaluationReport, Score
 from drtune.errors import UserError
 from drtune.files import sha256_bytes
 
@@ -25,8 +26,8 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class RewardRules(Section):
-    """What one reward must fulfil, in the units of that reward; equality with a bound passes."""
+class Rules(Section):
+    """What one reward must fulfil against one opponent, in its own units; equality with a bound passes."""
 
     min_gain: float | None = None
     """The low end of the gain's interval must reach this."""
@@ -44,20 +45,46 @@ class RewardRules(Section):
         return self
 
 
+class Limits(Section):
+    """What must be kept whatever was tuned, against the base; these show a reward that is hacked."""
+
+    max_held_out_drop: float | None = Field(default=None, ge=0)
+    """No reward that was not tuned on may fall by more, in standard deviations of the base's prompts."""
+    min_diversity: float | None = Field(default=None, ge=0)
+    """Diversity, within a prompt and across prompts, must keep this share of the base's."""
+    max_drift: float | None = Field(default=None, ge=0, le=2)
+    """The mean distance from the base's pictures of the same noise, 1 - cosine, must not exceed this."""
+    max_look_change: float | None = Field(default=None, ge=0)
+    """Luminance, contrast, saturation and sharpness may move by so many standard deviations of the base's prompts."""
+
+
+class StudyRules(Section):
+    """What people must have said, in a human study of the same report."""
+
+    opponent: str = "base"
+    min_win_rate: float = Field(default=0.5, ge=0, le=1)
+    """The low end of the interval of the candidate's win rate must reach this."""
+    min_votes: int = Field(default=1, ge=1)
+    min_raters: int = Field(default=1, ge=1)
+
+
 class Policy(Section):
     """When a tuned model may be published."""
 
     min_prompts: int = Field(ge=1)
     """The report must rest on at least so many prompts."""
-    rewards: dict[str, RewardRules] = Field(min_length=1)
-    """Rules by the reward's name; a reward that the report lacks fails."""
+    against: dict[str, dict[str, Rules]] = Field(min_length=1)
+    """Rules by opponent and reward. An opponent or a reward that the report lacks fails; only `champion` may be absent,
+    as it is until something is published."""
+    limits: Limits = Limits()
+    study: StudyRules | None = None
 
-
-class Check(NamedTuple):
-    """One rule held against one number."""
-
-    passed: bool
-    reason: str
+    @model_validator(mode="after")
+    def _names_a_reward(self) -> Self:
+        for opponent, rules in self.against.items():
+            if not rules:
+                raise ValueError(f"against.{opponent}: holds no reward: name one with its rules, or leave it out")
+        return self
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -86,41 +113,95 @@ def decide(report: EvaluationReport, policy: Policy) -> Decision:
     """
     checks = [
         Check(
-            report.num_prompts >= policy.min_prompts,
-            f"{report.num_prompts} prompts, at least {policy.min_prompts} wanted",
+            passed=report.num_prompts >= policy.min_prompts,
+            reason=f"{report.num_prompts} prompts, at least {policy.min_prompts} wanted",
         ),
-        *(check for name, rules in policy.rewards.items() for check in _checks(name, rules, report.scores)),
+        *(check for opponent, rewards in policy.against.items() for check in _against(opponent, rewards, report)),
+        *_limits(policy.limits, report),
     ]
-    failed = [f"failed: {check.reason}" for check in checks if not check.passed]
-    passed = [f"passed: {check.reason}" for check in checks if check.passed]
     return Decision(
-        publish=not failed,
-        reasons=(*failed, *passed),
+        publish=all(check.passed for check in checks),
+        checks=tuple(sorted(checks, key=lambda check: check.passed)),
         report_sha256=sha256_bytes(report.manifest().encode()),
         policy_sha256=sha256_bytes(policy.model_dump_json().encode()),
     )
 
 
-def _checks(name: str, rules: RewardRules, scores: Sequence[Score]) -> Iterator[Check]:
-    """The checks of one reward, in the order of its rules."""
-    overall = next((score for score in scores if score.reward == name and score.category is None), None)
-    if overall is None:
-        yield Check(False, f"{name}: not in the report; add it to evaluation.rewards")
+def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport) -> Iterator[Check]:
+    """The checks against one opponent, in the order of its rules."""
+    if opponent not in {contestant.name for contestant in report.contestants}:
+        if opponent == "champion":
+            yield Check(passed=True, reason="champion: the report has none, so there is nothing to beat")
+        else:
+            reason = f"{opponent}: not in the report; give the evaluation --reference {opponent}=FOLDER"
+            yield Check(passed=False, reason=reason)
         return
+    for name, rules in rewards.items():
+        overall = report.score(name, opponent)
+        if overall is None:
+            reason = f"{name} against {opponent}: not in the report; add it to evaluation.rewards"
+            yield Check(passed=False, reason=reason)
+        else:
+            categories = [
+                score
+                for score in report.scores
+                if (score.measure, score.opponent) == (name, opponent) and score.category is not None
+            ]
+            yield from _reward(f"{name} against {opponent}", rules, overall, categories)
+
+
+def _reward(name: str, rules: Rules, overall: Score, categories: Sequence[Score]) -> Iterator[Check]:
     if (bound := rules.min_gain) is not None:
         interval = f"95 % interval {overall.gain_low:.4f} to {overall.gain_high:.4f}"
         reason = f"{name}: gain {overall.gain:.4f} ({interval}), at least {bound:g} wanted at its low end"
-        yield Check(overall.gain_low >= bound, reason)
+        yield Check(passed=overall.gain_low >= bound, reason=reason)
     if (bound := rules.min_win_rate) is not None:
         interval = f"95 % interval {overall.win_low:.4f} to {overall.win_high:.4f}"
         reason = f"{name}: win rate {overall.win_rate:.4f} ({interval}), at least {bound:g} wanted at its low end"
-        yield Check(overall.win_low >= bound, reason)
+        yield Check(passed=overall.win_low >= bound, reason=reason)
     if (bound := rules.max_drop) is not None:
-        yield Check(overall.gain >= -bound, f"{name}: mean gain {overall.gain:.4f}, at least {-bound:g} wanted")
+        reason = f"{name}: mean gain {overall.gain:.4f}, at least {-bound:g} wanted"
+        yield Check(passed=overall.gain >= -bound, reason=reason)
     if (bound := rules.max_drop_in_category) is not None:
-        categories = [score for score in scores if score.reward == name and score.category is not None]
-        # NaN is the worst of all, and min() alone would overlook it.
-        worst = min(categories or [overall], key=lambda score: (not math.isnan(score.gain), score.gain))
+        worst = _lowest(categories or [overall], [score.gain for score in categories or [overall]])
         where = "all prompts" if worst.category is None else f"category {worst.category!r}"
         reason = f"{name}: mean gain {worst.gain:.4f} in {where}, the worst, at least {-bound:g} wanted"
-        yield Check(worst.gain >= -bound, reason)
+        yield Check(passed=worst.gain >= -bound, reason=reason)
+
+
+def _lowest(scores: Sequence[Score], numbers: Sequence[float]) -> Score:
+    """The score with the lowest number; NaN is the lowest of all, and min() alone would overlook it."""
+    return min(zip(scores, numbers, strict=True), key=lambda pair: (not math.isnan(pair[1]), pair[1]))[0]
+
+
+def _limits(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
+    """The checks of what must be kept, against the base."""
+    if (bound := limits.max_held_out_drop) is not None:
+        for score in _of_kind(report, "held_out"):
+            reason = f"{score.measure}, not tuned on: gain {score.effect:.2f} deviations, at least {-bound:g} wanted"
+            yield Check(passed=score.effect >= -bound, reason=reason)
+    if (bound := limits.min_diversity) is not None:
+        diversity = _of_kind(report, "diversity")
+        if not diversity:
+            yield Check(passed=False, reason="diversity: not in the report; set evaluation.features")
+        for score in diversity:
+            kept = score.candidate_mean / score.opponent_mean if score.opponent_mean else math.nan
+            reason = f"{score.measure}: {100 * kept:.0f} % of the base's, at least {100 * bound:g} % wanted"
+            yield Check(passed=kept >= bound, reason=reason)
+    if (bound := limits.max_drift) is not None:
+        drift = report.standing("drift")
+        if drift is None:
+            yield Check(passed=False, reason="drift: not in the report; set evaluation.features")
+        else:
+            reason = f"drift: {drift.mean:.3f} from the base, at most {bound:g} wanted"
+            yield Check(passed=drift.mean <= bound, reason=reason)
+    if (bound := limits.max_look_change) is not None:
+        for score in _of_kind(report, "look"):
+            reason = f"{score.measure}: moved by {score.effect:+.2f} deviations, at most {bound:g} either way wanted"
+            yield Check(passed=abs(score.effect) <= bound, reason=reason)
+
+
+def _of_kind(report: EvaluationReport, kind: str) -> list[Score]:
+    """The comparisons with the base in all measures of one kind."""
+    names = [measure.name for measure in report.measures if measure.kind == kind]
+    return [score for name in names if (score := report.score(name)) is not None]

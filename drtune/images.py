@@ -1,9 +1,7 @@
-"""From tensors to pictures: files, grids, and pictures inside of a page."""
+"""From tensors to pictures: files, grids, and thumbnails."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -47,11 +45,3 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int, *, side: int = 
         row, column = divmod(index, columns)
         sheet.paste(picture, (column * (width + gap), row * (height + gap)))
     return sheet
-
-
-def data_uri(image: Image.Image, side: int) -> str:
-    """The picture, `resized`, as a data URI: PNG when it was small already, JPEG when it was reduced."""
-    kind, options = ("png", {"optimize": True}) if max(image.size) <= side else ("jpeg", {"quality": 85})
-    buffer = io.BytesIO()
-    resized(image, side).save(buffer, format=kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -78,7 +78,11 @@ def render_model_card(
         dtype=DTYPES[config.compute.precision],
         model=model,
         report=report,
-        scores=[score for score in report.scores if score.category is None],
+        scores=[
+            score
+            for measure in report.measures
+            if measure.is_reward and (score := report.score(measure.name)) is not None
+        ],
         decision=decision,
         config=config,
     )

@@ -355,6 +355,8 @@ def _read_json(content: bytes, name: str) -> Iterator[_Record]:
         records = json.loads(_decode(content, name))
     except (ValueError, RecursionError) as error:
         raise UserError(f"prompts {name}: not valid JSON ({error}); for one object a line name it .jsonl") from None
+    if isinstance(records, dict) and isinstance(pictures := records.get("pictures"), list):
+        records = pictures  # the manifest of a SampleSet names its pictures with their prompts
     if not isinstance(records, list):
         raise UserError(f"prompts {name}: holds one {type(records).__name__}; give a list of strings or objects")
     return (_Record(f"record {number}", value) for number, value in enumerate(records, start=1))

@@ -23,10 +23,12 @@ from drtune.contracts import CONFIG, MANIFEST, Contract, Decision, EvaluationRep
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes, sha256_file, sha256_folder
 from drtune.model_card import render_model_card
+from drtune.report import PAGE
 from drtune.storage import Storage, open_storage
 
 PRODUCTION = "production"
 REPORT = "evaluation/manifest.json"
+SCORES = "evaluation/scores.parquet"
 
 
 class Production(Contract):
@@ -62,7 +64,7 @@ class Registry:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             _gather(folder, model, Path(model_folder), Path(report_folder), Path(decision_folder))
-            _check_digests(sha256_folder(folder), model, decision)
+            _check_digests(sha256_folder(folder), model, report, decision)
             card = render_model_card(name, model, report, decision, load_config(folder / CONFIG))
             (folder / "README.md").write_text(card, encoding="utf-8")
             files = sha256_folder(folder)
@@ -88,6 +90,18 @@ class Registry:
         if version != PRODUCTION:
             return self._entry(name, version)
         return self._entry(name, self._in_production(name).version)
+
+    def production(self, name: str) -> Production | None:
+        """Which version is in use; None: nothing was published under that name."""
+        _check_name(name)
+        try:
+            return Production.model_validate_json(self.storage.read(_production_key(name)))
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            raise UserError(
+                f"registry {self.storage.uri}: {_production_key(name)} is damaged; delete it and roll back to a version"
+            ) from None
 
     def rollback(self, name: str, version: str | None = None) -> RegistryEntry:
         """Put `version` into production; without one, the version that was in production before.
@@ -200,25 +214,15 @@ class Registry:
         names = sorted({entry.name for entry in self.list()})
         return f"the models here are {', '.join(names)}" if names else "nothing is published here"
 
-    def _production(self, name: str) -> Production | None:
-        try:
-            return Production.model_validate_json(self.storage.read(_production_key(name)))
-        except FileNotFoundError:
-            return None
-        except ValidationError:
-            raise UserError(
-                f"registry {self.storage.uri}: {_production_key(name)} is damaged; delete it and roll back to a version"
-            ) from None
-
     def _in_production(self, name: str) -> Production:
-        production = self._production(name)
+        production = self.production(name)
         if production is None:
             raise UserError(f"registry {self.storage.uri}: {name!r} has nothing in production; {self._known(name)}")
         return production
 
     def _point(self, name: str, version: str) -> None:
         """Put a version into production, remembering the one before."""
-        production = self._production(name)
+        production = self.production(name)
         if production is None:
             self._write(name, Production(version=version))
         elif production.version != version:
@@ -236,7 +240,8 @@ def _load(
     report = EvaluationReport.load(report_folder)
     decision = Decision.load(decision_folder)
     if not decision.publish:
-        raise UserError(f"decision {decision_folder}: is against publishing: {'; '.join(decision.reasons)}")
+        failed = "; ".join(check.reason for check in decision.checks if not check.passed)
+        raise UserError(f"decision {decision_folder}: is against publishing: {failed}")
     if report.model != model:
         raise UserError(f"report {report_folder}: is about another model than {model_folder}; evaluate this one")
     return model, report, decision
@@ -248,7 +253,8 @@ def _gather(folder: Path, model: TunedModel, model_folder: Path, report_folder: 
         MANIFEST: model_folder / MANIFEST,
         **{path: model_folder / path for path in model.files},
         REPORT: report_folder / MANIFEST,
-        "evaluation/report.html": report_folder / "report.html",
+        SCORES: report_folder / "scores.parquet",
+        "evaluation/report.html": decision_folder / PAGE,
         "decision.json": decision_folder / MANIFEST,
     }
     for path, source in sources.items():
@@ -259,13 +265,14 @@ def _gather(folder: Path, model: TunedModel, model_folder: Path, report_folder: 
             raise UserError(f"{source}: cannot be copied for publication ({error.strerror})") from None
 
 
-def _check_digests(files: Mapping[str, str], model: TunedModel, decision: Decision) -> None:
+def _check_digests(files: Mapping[str, str], model: TunedModel, report: EvaluationReport, decision: Decision) -> None:
     """Refuse files that are not those that the manifests name."""
     wanted = [
         (model.weights_file, model.weights_sha256, "the model's manifest"),
         (CONFIG, model.config_sha256, "the model's manifest"),
         *((path, sha256, "the model's manifest") for path, sha256 in model.reward_files.items()),
         (REPORT, decision.report_sha256, "the decision"),
+        (SCORES, report.scores_sha256, "the report"),
     ]
     for path, sha256, owner in wanted:
         if files[path] != sha256:

@@ -1,111 +1,130 @@
-"""The report as one self-contained page: numbers first, then pictures, then where everything came from."""
+"""The report for people: one self-contained page, the same in Markdown, and the numbers for a table of metrics.
+
+All of it is made from the folder of an EvaluationReport, and from the Decision on it once there is one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import base64
+import math
+import re
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 
 import jinja2
-from PIL import Image
 
-from drtune.config import Config
-from drtune.contracts import EvaluationReport, Score
-from drtune.images import data_uri
+from drtune.config import load_config
+from drtune.contracts import CONFIG, Decision, EvaluationReport, Score
+from drtune.errors import UserError
+from drtune.files import write_text
+from drtune.published import CAVEAT, PUBLISHED, STYLES
+from drtune.signs import signs
 
-NUM_HIGHLIGHTS = 16
-PICTURE_SIDE = 256
-"""Longer side of the pictures in the page, in pixels; the whole page stays below 2 MB."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One prompt's pictures from base and candidate, with the score that the candidate was tuned for."""
-
-    prompt: str
-    base: Image.Image
-    candidate: Image.Image
-    base_score: float
-    candidate_score: float
-
-    @property
-    def gain(self) -> float:
-        """Candidate minus base."""
-        return self.candidate_score - self.base_score
+PAGE, SUMMARY = "report.html", "report.md"
+TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
-def render(
-    report: EvaluationReport,
-    pairs: Sequence[Pair],
-    config: Config,
-    *,
-    spreads: Mapping[str, float],
-    num_truncated: int,
-) -> str:
-    """The page as HTML, without anything to load: it can be mailed, and shown in a sandboxed frame.
+def write_pages(report_folder: str | Path, out: str | Path, decision: Decision | None = None) -> None:
+    """Write report.html and report.md into the folder `out`, with the verdict of `decision` on top, if it is given.
 
-    Args:
-        report: the numbers.
-        pairs: the pictures of all prompts; the extremes are shown.
-        config: the settings of the run, shown in full.
-        spreads: for each reward the standard deviation of the base's scores over the prompts, the unit of the bars.
-        num_truncated: how many prompts a text encoder could not read to their end.
+    The page loads nothing: it can be mailed, and shown in a sandboxed frame.
+
+    Raises:
+        UserError: the folder is no EvaluationReport, or its thumbnails are gone.
     """
-    best, worst = extremes(pairs, NUM_HIGHLIGHTS)
-    return _template().render(
-        report=report,
-        overall=[score for score in report.scores if score.category is None],
-        categories=by_category(report.scores),
-        scales=scales(report.scores, spreads),
-        highlights=[("Where it gained most", best), ("Where it gained least", worst)],
-        config=config,
-        tuned_for=" + ".join(
+    folder = Path(report_folder)
+    report, config = EvaluationReport.load(folder), load_config(folder / CONFIG)
+    values = {
+        "report": report,
+        "config": config,
+        "decision": decision,
+        "rewards": [measure.name for measure in report.measures if measure.is_reward],
+        "beside": [measure.name for measure in report.measures if not measure.is_reward],
+        "opponents": report.contestants[1:],
+        "categories": categories(report.scores),
+        "scales": scales(report),
+        "signs": signs(report),
+        "published": PUBLISHED,
+        "styles": STYLES,
+        "caveat": CAVEAT,
+        "tuned_for": " + ".join(
             f"{term.weight:g} \N{MULTIPLICATION SIGN} {name}" for name, term in config.rewards.items()
         ),
-        num_truncated=num_truncated,
-        picture=lambda image: data_uri(image, PICTURE_SIDE),
-    )
+        "picture": lambda path: data_uri(folder / path),
+    }
+    for name in (PAGE, SUMMARY):
+        write_text(Path(out) / name, _template(f"{name}.jinja").render(values))
 
 
-@lru_cache(maxsize=1)
-def _template() -> jinja2.Template:
+def metrics(report: EvaluationReport) -> dict[str, float]:
+    """The overall numbers by short names, as dashboards take them."""
+    numbers: dict[str, float] = {}
+    for measure in report.measures:
+        if (standing := report.standing(measure.name)) is not None:
+            numbers[measure.name] = standing.mean
+    rewards = {measure.name for measure in report.measures if measure.is_reward}
+    for score in report.scores:
+        if score.category is None and score.measure in rewards:
+            numbers[f"{score.measure}_gain_over_{score.opponent}"] = score.gain
+            numbers[f"{score.measure}_win_rate_over_{score.opponent}"] = score.win_rate
+    return numbers
+
+
+@lru_cache(maxsize=2)
+def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=name.endswith(".html.jinja"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "percent": percent}
-    return environment.from_string(resources.files("drtune").joinpath("report.html.jinja").read_text("utf-8"))
+    environment.filters |= {"number": number, "signed": signed, "percent": percent, "p_value": p_value, "plain": plain}
+    return environment.from_string(resources.files("drtune").joinpath(name).read_text("utf-8"))
 
 
-def extremes(pairs: Sequence[Pair], count: int) -> tuple[list[Pair], list[Pair]]:
-    """The largest and the smallest gains, `count` together and none twice, the most extreme first."""
-    ordered = sorted(pairs, key=lambda pair: pair.gain, reverse=True)
-    shown = min(count, len(ordered))
-    return ordered[: shown - shown // 2], ordered[::-1][: shown // 2]
+def categories(scores: Sequence[Score]) -> list[str]:
+    """The categories that there are numbers of, in order; none when there is nothing to break down."""
+    return list(dict.fromkeys(score.category for score in scores if score.category is not None))
 
 
-def by_category(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    """Scores of each category in the order of the rewards; empty when there is nothing to break down."""
-    categories: dict[str, list[Score]] = {}
-    for score in scores:
-        if score.category is not None:
-            categories.setdefault(score.category, []).append(score)
-    return categories
+def scales(report: EvaluationReport) -> dict[tuple[str, str], float]:
+    """For each opponent and reward the gain at which bars end: for all rewards the same multiple of their spread.
 
-
-def scales(scores: Sequence[Score], spreads: Mapping[str, float]) -> dict[str, float]:
-    """For each reward the gain at which its bars end: for all the same multiple of the reward's spread.
-
-    Rewards differ in their units; measured by how much base scores vary from prompt to prompt, their gains compare.
+    Rewards differ in their units; measured by how much they vary from prompt to prompt, their gains compare.
     """
     smallest = 1e-12  # a reward that is equal for every prompt has no spread
-    units = {name: max(spread, smallest) for name, spread in spreads.items()}
-    end = max(max(abs(score.gain_low), abs(score.gain_high), smallest) / units[score.reward] for score in scores)
-    return {name: end * unit for name, unit in units.items()}
+    spreads = {
+        (standing.contestant, standing.measure): max(standing.deviation, smallest)
+        for standing in report.standings
+        if standing.category is None
+    }
+    ends: dict[str, float] = {}
+    for score in report.scores:
+        reach = max(abs(score.gain_low), abs(score.gain_high), smallest) / spreads[score.opponent, score.measure]
+        ends[score.opponent] = max(reach, ends.get(score.opponent, 0.0))
+    return {key: ends[key[0]] * spread for key, spread in spreads.items() if key[0] in ends}
+
+
+def data_uri(path: Path) -> str:
+    """A picture's file inside a page.
+
+    Raises:
+        UserError: it is gone.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); evaluate again") from None
+    return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(content).decode()}"
 
 
 def number(value: float) -> str:
     """Three decimals, fewer when there are digits before the point: 0.056, 5.63, -12.4, 1234."""
+    if math.isinf(value):  # an effect where the opponent's prompts do not differ
+        return "\N{INFINITY}" if value > 0 else "\N{MINUS SIGN}\N{INFINITY}"
     digits_before = len(str(int(abs(value)))) if abs(value) >= 1 else 0
     return f"{value:.{max(0, 3 - digits_before)}f}".replace("-", "\N{MINUS SIGN}")
 
@@ -121,3 +140,21 @@ def signed(value: float) -> str:
 def percent(value: float) -> str:
     """A fraction as whole percents."""
     return f"{value:.0%}".replace("%", "\N{NO-BREAK SPACE}%")
+
+
+def p_value(value: float) -> str:
+    """Three decimals, as they are usually told.
+
+    >>> p_value(0.0004), p_value(0.0312)
+    ('< 0.001', '0.031')
+    """
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def plain(text: str) -> str:
+    r"""Text as it stands in Markdown: neither a table, nor HTML, nor emphasis comes of it.
+
+    >>> print(plain("a|b <b>"))
+    a\|b \<b\>
+    """
+    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", " ".join(text.split()))

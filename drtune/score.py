@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import posixpath
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -12,10 +10,8 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from pyarrow import parquet
 from torch import Tensor
 from tqdm import tqdm
@@ -23,22 +19,10 @@ from tqdm import tqdm
 from drtune.config import reward_name
 from drtune.errors import UserError
 from drtune.files import claim, replacing
-from drtune.prompts import parse_pictures
+from drtune.pictures import Entry, UnusablePictureError, check_finite, matched, open_picture
 from drtune.rewards import Reward, load_reward
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Files with these endings are pictures."""
 TABLES = (".csv", ".parquet")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of the table to be: a picture by its path in the folder, its prompt, and why it is not scored, if so."""
-
-    image: str
-    prompt: str = ""
-    category: str = ""
-    problem: str = ""
 
 
 @dataclass
@@ -114,51 +98,6 @@ def score(
     return scores
 
 
-def matched(images: Path, prompts: Path) -> list[Entry]:
-    """An entry for each prompt of the file, with its picture; then one for each picture that no prompt names.
-
-    Raises:
-        UserError: the folder or the file cannot be read, or without names their numbers differ.
-    """
-    if not images.is_dir():
-        raise UserError(f"images {images}: is no folder; give the folder that holds the pictures")
-    try:
-        records = parse_pictures(prompts.read_bytes(), str(prompts))
-    except OSError as error:
-        raise UserError(f"prompts {prompts}: cannot be read ({error.strerror}); give the path of a file") from None
-    present = sorted(
-        (path.relative_to(images).as_posix() for path in images.rglob("*") if path.suffix.lower() in PICTURES),
-        key=_natural,
-    )
-    if not any(record.image for record in records):
-        if len(records) != len(present):
-            raise UserError(
-                f"images {images}: {len(present)} pictures for {len(records)} prompts in {prompts}, so that their "
-                "order does not tell which belong together; add a column image with the pictures' names"
-            )
-        return [
-            Entry(image, record.text, record.category, record.refused and f"prompt: {record.refused}")
-            for image, record in zip(present, records, strict=True)
-        ]
-    entries = []
-    for record in records:
-        image = record.image and posixpath.normpath(record.image)
-        if not image:
-            problem = f"no image named in {record.where}"
-        elif record.refused:
-            problem = f"prompt: {record.refused}"
-        else:
-            problem = "" if (images / image).is_file() else "missing"
-        entries.append(Entry(image, record.text, record.category, problem))
-    named = {entry.image for entry in entries}
-    return entries + [Entry(image, problem="surplus") for image in present if image not in named]
-
-
-def _natural(name: str) -> tuple[list[tuple[str, int]], str]:
-    """A key that sorts numbers in names as numbers: 2.png before 10.png."""
-    return [(text, int(digits or 0)) for text, digits in re.findall(r"(\D*)(\d*)", name)], name
-
-
 def _checked(name: str) -> str:
     try:
         return reward_name(name)
@@ -180,13 +119,9 @@ def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:
     if entry.problem:
         return entry, None
     try:
-        with Image.open(folder / entry.image) as file:
-            if file.mode.startswith(("I", "F")):  # 16 bits and more, which converting would clip
-                return replace(entry, problem="not 8 bits a channel"), None
-            levels = np.array(file.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all that Pillow has for a bad file
-        return replace(entry, problem="corrupt"), None
-    return entry, torch.from_numpy(levels).permute(2, 0, 1) / 255
+        return entry, open_picture(folder / entry.image)
+    except UnusablePictureError as unusable:
+        return replace(entry, problem=str(unusable)), None
 
 
 @torch.no_grad()
@@ -196,9 +131,7 @@ def _scored(rewards: Sequence[Reward], images_BCHW: Tensor, batch: Sequence[Entr
     columns = {}
     for reward in rewards:
         scores_B = reward(images_BCHW, [entry.prompt for entry in batch])
-        if (unusable_B := ~scores_B.isfinite()).any():
-            image = batch[int(unusable_B.int().argmax())].image
-            raise UserError(f"reward {reward.name}: not finite for {image}; look at that picture, or at the reward")
+        check_finite(reward.name, scores_B, [entry.image for entry in batch])
         columns[reward.name] = scores_B.double().tolist()
     return columns
 

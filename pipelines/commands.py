@@ -86,7 +86,7 @@ def _summary(out: Path, duration: str) -> str:
     from drtune.contracts import Decision, RegistryEntry
 
     decision = Decision.load(out / "decision")
-    lines = ["", *decision.reasons, f"report: {out / 'report' / 'report.html'}", f"model: {out / 'model'}"]
+    lines = ["", *decision.reasons, f"report: {out / 'decision' / 'report.html'}", f"model: {out / 'model'}"]
     if decision.publish:
         entry = RegistryEntry.load(out / "entry")
         return "\n".join([*lines, f"published in {duration}: {entry.name} {entry.version} at {entry.uri}"])

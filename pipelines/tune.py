@@ -15,6 +15,7 @@ def tune(
     data_revision: str = "",
     config: str = "configs/miniature.yaml",
     overrides: list[str] = [],  # noqa: B006 KFP stores the default in the compiled pipeline and takes nothing but a list
+    references: list[str] = [],  # noqa: B006 likewise
     policy: str = "configs/gate.yaml",
     registry: str = "runs/registry",
     name: str = "miniature-symmetry",
@@ -26,6 +27,7 @@ def tune(
         data_revision: Commit whose data.dvc the prompts are checked against; empty takes the one at hand.
         config: YAML file with what differs from the default configuration.
         overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
+        references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv.
         policy: YAML file with what the tuned model must achieve to be published.
         registry: Where models are published: a folder, file:// or s3://bucket/prefix.
         name: Name under which the model is published.
@@ -34,7 +36,16 @@ def tune(
     prepared.set_caching_options(False)  # a path says nothing of what the file holds today
     trained = train(prompts=prepared.outputs["prompt_set"], config=config, overrides=overrides)
     model = trained.outputs["model"]
-    report = evaluate(prompts=prepared.outputs["prompt_set"], model=model, overrides=overrides).outputs["report"]
+    evaluated = evaluate(
+        prompts=prepared.outputs["prompt_set"],
+        model=model,
+        overrides=overrides,
+        references=references,
+        registry=registry,
+        name=name,
+    )
+    evaluated.set_caching_options(False)  # the champion may have changed since
+    report = evaluated.outputs["report"]
     decided = decide(report=report, policy=policy)
     with dsl.If(decided.outputs["Output"] == True, name="worthy"):  # noqa: E712 builds the condition, compares nothing
         published = publish(

@@ -6,17 +6,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from drtune.config import load_config
-from drtune.contracts import (
-    CONFIG,
-    MANIFEST,
-    DataSource,
-    Decision,
-    EvaluationReport,
-    PromptSet,
-    Score,
-    TunedModel,
-)
+from drtune.contracts import CONFIG, MANIFEST, Check, DataSource, Decision, PromptSet, TunedModel
 from drtune.files import sha256_bytes, sha256_file
+from tests.reports import report_of, score
 
 
 class Folders(NamedTuple):
@@ -63,46 +55,25 @@ def make_folders(
         (folders.model / path).write_bytes(content)
     (folders.model / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     model.save(folders.model)
-    report = EvaluationReport(
+    (folders.report).mkdir()
+    (folders.report / "scores.parquet").write_bytes(b"scores")
+    report = report_of(
+        score("symmetry", gain=0.27, margin=0.02, win_rate=0.95, opponent_mean=0.56),
+        score("symmetry", gain=0.11, category="anime"),
+        score("brightness", gain=-0.1, margin=0.02),
         model=model,
-        prompts_sha256="2d4f" * 16,
         num_prompts=192,
-        seed=7,
-        pipeline="StableDiffusionXLPipeline",
-        scheduler="DDIMScheduler",
-        num_inference_steps=12,
-        guidance_scale=3.0,
-        trained_rewards=("symmetry", "preference"),
-        scores=(
-            _score("symmetry", None, 0.56, 0.83),
-            _score("symmetry", "anime", 0.11, 0.22),
-            _score("brightness", None, 0.5, 0.4),
-        ),
-        scores_sha256="ab12" * 16,
-    )
+    ).model_copy(update={"prompts_sha256": "2d4f" * 16, "seed": 7})
     report.save(folders.report)
-    (folders.report / "report.html").write_text("<h1>Before and after</h1>", encoding="utf-8")
+    folders.decision.mkdir()
+    (folders.decision / "report.html").write_text("<h1>Before and after</h1>", encoding="utf-8")
     Decision(
         publish=publish,
-        reasons=("symmetry: gain 0.27, at least 0.10 wanted", "brightness: not lost"),
+        checks=(
+            Check(passed=True, reason="symmetry: gain 0.27, at least 0.10 wanted"),
+            Check(passed=publish, reason="brightness: not lost"),
+        ),
         report_sha256=sha256_file(folders.report / MANIFEST),
         policy_sha256="c7aa" * 16,
     ).save(folders.decision)
     return folders
-
-
-def _score(reward: str, category: str | None, base: float, candidate: float) -> Score:
-    gain = candidate - base
-    return Score(
-        reward=reward,
-        category=category,
-        num_prompts=192,
-        base_mean=base,
-        candidate_mean=candidate,
-        gain=gain,
-        gain_low=gain - 0.02,
-        gain_high=gain + 0.02,
-        win_rate=0.95,
-        win_low=0.92,
-        win_high=0.97,
-    )

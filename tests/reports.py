@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from drtune.contracts import DataSource, EvaluationReport, PromptSet, Score, TunedModel
+from collections.abc import Sequence
+from typing import Any
+
+from drtune.contracts import (
+    Contestant,
+    DataSource,
+    EvaluationReport,
+    Measure,
+    PromptSet,
+    Score,
+    Standing,
+    TunedModel,
+)
 from drtune.files import sha256_bytes
 
 
@@ -31,42 +43,99 @@ def tuned_model(base_model: str = "miniature") -> TunedModel:
 
 
 def score(
-    reward: str = "symmetry",
+    measure: str = "symmetry",
     gain: float = 0.25,
     margin: float = 0.03,
     win_rate: float = 0.9,
     category: str | None = None,
     num_prompts: int = 100,
+    opponent: str = "base",
+    effect: float | None = None,
+    opponent_mean: float = 0.5,
 ) -> Score:
-    """A score whose intervals reach `margin` to both sides."""
+    """A score whose intervals reach `margin` to both sides, on prompts with a deviation of 0.25."""
     return Score(
-        reward=reward,
+        measure=measure,
+        opponent=opponent,
         category=category,
         num_prompts=num_prompts,
-        base_mean=0.5,
-        candidate_mean=0.5 + gain,
+        opponent_mean=opponent_mean,
+        candidate_mean=opponent_mean + gain,
         gain=gain,
         gain_low=gain - margin,
         gain_high=gain + margin,
+        effect=gain / 0.25 if effect is None else effect,
+        p_value=0.0004,
         win_rate=win_rate,
         win_low=win_rate - margin,
         win_high=win_rate + margin,
     )
 
 
-def report_of(*scores: Score, num_prompts: int = 100, model: TunedModel | None = None) -> EvaluationReport:
-    """A report with these scores."""
+def standing(measure: str, mean: float, contestant: str = "candidate") -> Standing:
+    """A contestant's mean over 100 prompts."""
+    return Standing(
+        contestant=contestant,
+        measure=measure,
+        category=None,
+        num_prompts=100,
+        mean=mean,
+        low=mean - 0.02,
+        high=mean + 0.02,
+        deviation=0.25,
+    )
+
+
+KINDS = {
+    "symmetry": "trained",
+    "diversity_within": "diversity",
+    "diversity_across": "diversity",
+    "drift": "drift",
+    "luminance": "look",
+    "saturation": "look",
+}
+
+
+def report_of(
+    *scores: Score,
+    num_prompts: int = 100,
+    model: TunedModel | None = None,
+    standings: Sequence[Standing] = (),
+    **fields: Any,
+) -> EvaluationReport:
+    """A report with these scores, and what follows from them; a measure that is not in KINDS is a held-out reward."""
     model = model or tuned_model()
+    names = list(dict.fromkeys([*(one.measure for one in scores), *(one.measure for one in standings)]))
+    opponents = list(dict.fromkeys(["base", *(one.opponent for one in scores)]))
+    means = {
+        (name, one.measure): mean
+        for one in reversed(scores)  # the candidate's mean is that of its first comparison
+        if one.category is None
+        for name, mean in ((one.opponent, one.opponent_mean), ("candidate", one.candidate_mean))
+    }
     return EvaluationReport(
         model=model,
+        contestants=tuple(contestant(name) for name in ("candidate", *opponents)),
+        measures=tuple(Measure(name=name, kind=KINDS.get(name, "held_out")) for name in names),
+        standings=(*(standing(measure, mean, name) for (name, measure), mean in means.items()), *standings),
+        scores=scores,
         prompts_sha256=model.prompts.sha256,
         num_prompts=num_prompts,
+        pictures_per_prompt=2,
         seed=0,
         pipeline="StableDiffusionXLPipeline",
         scheduler="DDIMScheduler",
         num_inference_steps=12,
         guidance_scale=3.0,
-        trained_rewards=("symmetry",),
-        scores=scores,
+        antialias=True,
         scores_sha256=sha256_bytes(b"scores"),
+        code_revision="4a1b2c",
+        versions={"torch": "2.13.0"},
+        **fields,
     )
+
+
+def contestant(name: str) -> Contestant:
+    """One of that name, which tells its role."""
+    role = name if name in ("base", "candidate", "champion") else "reference"
+    return Contestant(name=name, role=role, source=f"the {name}", sha256=None, num_pictures=200)

@@ -10,6 +10,8 @@ def decide(
     report: dsl.Input[dsl.Artifact],
     policy: str,
     decision: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
 ) -> bool:
     """Say whether the tuned model may be published, and why.
@@ -17,12 +19,14 @@ def decide(
     Args:
         report: EvaluationReport.
         policy: Path of a YAML file, such as configs/gate.yaml.
-        decision: Decision.
-        metrics: Gain and win rate of each reward.
+        decision: Decision, with the page and its summary beside it.
+        page: The report with the verdict on top, for the run's view.
+        summary: The same in a few lines.
+        metrics: The candidate's means, and its gains and win rates over every opponent.
 
     Returns:
         Whether to publish.
     """
     from components.decide.run import decide_report
 
-    return decide_report(report, policy, decision, metrics)
+    return decide_report(report, policy, decision, page, summary, metrics)

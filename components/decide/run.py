@@ -1,26 +1,38 @@
-"""Decide, and say why in the log and in the artifacts' metadata."""
+"""Decide, and say why in the log, on the page and in the artifacts' metadata."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from kfp import dsl
 
 from drtune.contracts import EvaluationReport
 from drtune.gate import decide, load_policy
+from drtune.report import PAGE, SUMMARY, metrics, write_pages
 
 
-def decide_report(report: dsl.Artifact, policy: str, decision: dsl.Artifact, metrics: dsl.Metrics) -> bool:
-    """Write the Decision into the folder of `decision` and the overall numbers into `metrics`; True means publish.
+def decide_report(
+    report: dsl.Artifact,
+    policy: str,
+    decision: dsl.Artifact,
+    page: dsl.HTML,
+    summary: dsl.Markdown,
+    numbers: dsl.Metrics,
+) -> bool:
+    """Write the Decision with its page into the folder of `decision`, and what the run's view shows; True: publish.
 
     Raises:
         UserError: the report or the policy cannot be read.
     """
     evaluated = EvaluationReport.load(report.path)
     decided = decide(evaluated, load_policy(policy))
-    decided.save(decision.path)
-    decision.metadata.update(decided.model_dump(mode="json"))
-    for score in evaluated.scores:
-        if score.category is None:
-            metrics.log_metric(f"{score.reward}_gain", score.gain)
-            metrics.log_metric(f"{score.reward}_win_rate", score.win_rate)
+    folder = Path(decision.path)
+    write_pages(report.path, folder, decided)
+    decided.save(folder)
+    decision.metadata.update(publish=decided.publish, reasons=list(decided.reasons))
+    Path(page.path).write_bytes((folder / PAGE).read_bytes())
+    Path(summary.path).write_bytes((folder / SUMMARY).read_bytes())
+    for name, value in metrics(evaluated).items():
+        numbers.log_metric(name, value)
     print("publish" if decided.publish else "do not publish", *decided.reasons, sep="\n  ")
     return decided.publish

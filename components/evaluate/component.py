@@ -10,18 +10,22 @@ def evaluate(
     prompts: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     overrides: list[str],
+    references: list[str],
+    registry: str,
+    name: str,
     report: dsl.Output[dsl.Artifact],
-    page: dsl.Output[dsl.HTML],
 ) -> None:
-    """Sample base and tuned model on the held-out prompts and score both.
+    """Draw with the tuned model, its base and the model in production, and score them with references by every reward.
 
     Args:
         prompts: PromptSet whose held-out part is used.
         model: TunedModel.
         overrides: Differences from the model's evaluation settings, such as evaluation.max_prompts=64.
+        references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv.
+        registry: Where the model in production is found: a folder, file:// or s3://bucket/prefix.
+        name: Its name there; a model that was never published has no champion to beat.
         report: EvaluationReport.
-        page: The report's page, for the run's view.
     """
     from components.evaluate.run import evaluate_model
 
-    evaluate_model(prompts, model, overrides, report, page)
+    evaluate_model(prompts.path, model.path, overrides, references, registry, name, report.path)

@@ -1,27 +1,40 @@
-"""Evaluate in a child process and show its page."""
+"""Evaluate in a child process, against the model that is in production."""
 
 from __future__ import annotations
 
-import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from kfp import dsl
-
 from components.process import run_process
+from drtune.registry import PRODUCTION, Registry
 
 
 def evaluate_model(
-    prompts: dsl.Dataset, model: dsl.Model, overrides: Sequence[str], report: dsl.Artifact, page: dsl.HTML
+    prompts: str,
+    model: str,
+    overrides: Sequence[str],
+    references: Sequence[str],
+    registry: str,
+    name: str,
+    report: str,
 ) -> None:
-    """Run `drtune evaluate` into the folder of `report` and copy its page to `page`.
+    """Run `drtune evaluate` on the model, the prompts and the champion into the folder `report`.
 
     Raises:
-        UserError: the model, the prompts or the overrides cannot be used.
+        UserError: the model, the prompts, a reference, the registry or the overrides cannot be used.
         RuntimeError: the evaluation failed; its last lines are in the message.
     """
     command = [sys.executable, "-m", "drtune.commands", "evaluate"]
-    places = ["--model", model.path, "--prompts", prompts.path, "--out", report.path]
-    run_process([*command, *places, *(f"--set={override}" for override in overrides)])
-    shutil.copyfile(Path(report.path) / "report.html", page.path)
+    options = ["--model", model, "--prompts", prompts, "--out", report]
+    options += [f"--reference={reference}" for reference in references]
+    options += [f"--set={override}" for override in overrides]
+    with tempfile.TemporaryDirectory() as scratch:
+        champion = Path(scratch) / "champion"
+        published = Registry(registry)
+        if published.production(name) is not None:
+            entry = published.pull(name, PRODUCTION, champion)
+            print(f"champion: {entry.name} {entry.version}", flush=True)
+            options += ["--champion", str(champion)]
+        run_process([*command, *options])

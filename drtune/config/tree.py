@@ -154,11 +154,16 @@ class HeldOut(Section):
 
 
 class EvaluationConfig(Section):
-    """How the tuned model is compared with its base."""
+    """How the tuned model is compared with its base and others."""
 
     rewards: tuple[RewardName, ...] = ("symmetry", "preference", "compressibility", "brightness")
     max_prompts: int = Field(default=192, ge=1)
     """At most so many held-out prompts, the first of each category in turn."""
+    pictures_per_prompt: int = Field(default=2, ge=1)
+    """Each from noise of its own; with one alone the diversity within a prompt is not measured."""
+    features: Literal["auto", "preference", "clipscore", "none"] = "auto"
+    """The reward in whose image embeddings diversity and drift are measured; auto: `preference` for the miniature,
+    `clipscore` for every other base."""
     sampler: SamplerConfig = SamplerConfig(steps=12, guidance_scale=3.0)
     """Deployment settings: pictures as users will make them."""
     seed: int = Field(default=0, ge=0, lt=2**63)

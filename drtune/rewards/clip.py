@@ -26,12 +26,16 @@ class Towers:
 
     def cosine(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosines (B,) in [-1, 1] of images (B, 3, side, side), normalised as the tower wants them, and prompts."""
+        image = self.embed(pixels_BCHW)
+        return (image * self._embed_text(prompts).to(image)).sum(-1)
+
+    def embed(self, pixels_BCHW: Tensor) -> Tensor:
+        """Unit embeddings (B, D) of such images."""
         self.model.to(pixels_BCHW.device, pixels_BCHW.dtype)
-        image = unit(self.model.get_image_features(pixel_values=pixels_BCHW).pooler_output)
-        return (image * self._embed(prompts).to(image)).sum(-1)
+        return unit(self.model.get_image_features(pixel_values=pixels_BCHW).pooler_output)
 
     @torch.no_grad()
-    def _embed(self, prompts: Sequence[str]) -> Tensor:
+    def _embed_text(self, prompts: Sequence[str]) -> Tensor:
         """Unit text embeddings (B, D): a prompt is encoded once, without a graph, and the newest ones are kept."""
         if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.embedded]:
             length = self.model.config.text_config.max_position_embeddings

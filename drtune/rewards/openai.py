@@ -47,8 +47,14 @@ class CLIPScore:
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
-        cropped = centre_cropped(images_BCHW, self.towers.side, antialias=self.antialias)
-        return 100 * self.towers.cosine(normalised(cropped), prompts)
+        return 100 * self.towers.cosine(self._seen(images_BCHW), prompts)
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """Unit embeddings (B, D) of the images, in which those that look alike lie close together."""
+        return self.towers.embed(self._seen(images_BCHW))
+
+    def _seen(self, images_BCHW: Tensor) -> Tensor:
+        return normalised(centre_cropped(images_BCHW, self.towers.side, antialias=self.antialias))
 
 
 class Aesthetic:

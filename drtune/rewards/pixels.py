@@ -52,10 +52,11 @@ class Brightness:
 
     name = "brightness"
     provenance = ""
+    weights = (0.299, 0.587, 0.114)
 
     def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
-        weights = images_BCHW.new_tensor([0.299, 0.587, 0.114])
+        weights = images_BCHW.new_tensor(self.weights)
         return torch.einsum("bchw,c->b", images_BCHW, weights) / images_BCHW[0, 0].numel()
 
 

@@ -34,10 +34,17 @@ class MiniaturePreference:
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
+        return self.towers.cosine(self._seen(images_BCHW), prompts)
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """Unit embeddings (B, D) of the images, in which those that look alike lie close together."""
+        return self.towers.embed(self._seen(images_BCHW))
+
+    def _seen(self, images_BCHW: Tensor) -> Tensor:
         side = self.towers.side
         if images_BCHW.shape[-2:] != (side, side):
             images_BCHW = resize(images_BCHW, side, side, antialias=self.antialias, mode="bilinear")
-        return self.towers.cosine(images_BCHW * 2 - 1, prompts)
+        return images_BCHW * 2 - 1
 
 
 class HumanPreferenceScore:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,152 +14,191 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from torch import Tensor
 
-from drtune.bases import Base, load_base
-from drtune.config import EvaluationConfig, SamplerConfig
+from drtune.bases import load_base
 from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
 from drtune.errors import UserError
-from drtune.evaluation import Comparison, choose_prompts, compare, count_truncated, evaluate, noise_seed
-from drtune.files import sha256_file
+from drtune.evaluation import evaluate
+from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
+from drtune.files import sha256_file, sha256_folder
 from drtune.images import to_pil
-from drtune.prompts import Prompt, prepare
-from drtune.rewards import Reward, load_reward
-from tests.pipelines import KINDS, SIDE, save_pipeline
+from drtune.prompts import Prompt
+from tests.evaluations import OVERRIDES, PROMPTS, ModelOf, prepared
+from tests.evaluations import model_of as model_of
+from tests.evaluations import prompts_folder as prompts_folder
+from tests.pipelines import KINDS, SIDE
 from tests.tuned import make_tuned
 
-SETTINGS = EvaluationConfig(sampler=SamplerConfig(steps=2, guidance_scale=2.0, negative_prompt="a star"), batch_size=4)
-PROMPTS = [Prompt(f"a {colour} circle", colour[0]) for colour in ("red", "blue", "black", "green", "grey", "rose")]
-OVERRIDES = ["evaluation.sampler.steps=2", "evaluation.batch_size=4", "evaluation.rewards=[symmetry, brightness]"]
-
-
-class Redness:
-    """How much of the picture's light is red."""
-
-    name = "redness"
-    provenance = ""
-
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        assert len(prompts) == len(images_BCHW)
-        assert images_BCHW.dtype == torch.float32
-        return images_BCHW[:, 0].mean((1, 2)) - images_BCHW[:, 1:].mean((1, 2, 3))
-
-
-class NotANumber(Redness):
-    """What a reward gives that has overflowed."""
-
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        return super().__call__(images_BCHW, prompts) / torch.tensor([text != "a blue circle" for text in prompts]) / 0
-
-
-ModelOf = Callable[[str], Path]
-
 
 @pytest.fixture(scope="module")
-def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
-    """A tuned model of each kind of base, made when it is first asked for."""
-    root = tmp_path_factory.mktemp("models")
-
-    def make(kind: str) -> Path:
-        if not (root / kind).exists():
-            save_pipeline(kind, root / f"{kind}-base")
-            make_tuned(root / kind, str(root / f"{kind}-base"), *OVERRIDES, f"height={SIDE}", f"width={2 * SIDE}")
-        return root / kind
-
-    return make
+def whole(model_of: ModelOf, prompts_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on all prompts."""
+    out = tmp_path_factory.mktemp("whole") / "report"
+    evaluate(model_of("sdxl"), prompts_folder, out)
+    return out
 
 
-def base_of(model_folder: Path, precision: str = "fp32") -> Base:
-    base_model = TunedModel.load(model_folder).base_model
-    return load_base(base_model, precision=precision, height=SIDE, width=2 * SIDE)
+def pixels(report: Path, contestant: str, name: str) -> np.ndarray:
+    with Image.open(report / "images" / contestant / name) as picture:
+        return np.asarray(picture).astype(int)
 
 
-def compared(
-    model_folder: Path, prompts: Sequence[Prompt] = PROMPTS, rewards: Sequence[Reward] = (Redness(),)
-) -> Comparison:
-    return compare(base_of(model_folder), model_folder, TunedModel.load(model_folder), prompts, rewards, SETTINGS)
+def test_a_report_is_whole(whole: Path) -> None:
+    report = EvaluationReport.load(whole)
+    assert [one.name for one in report.contestants] == ["candidate", "base"]
+    assert (report.num_prompts, report.contestants[0].num_pictures) == (6, 12)
+    assert (report.pipeline, report.scheduler) == ("StableDiffusionXLPipeline", "DDIMScheduler")
+    assert [(one.name, one.kind) for one in report.measures] == [
+        ("symmetry", "trained"),
+        ("brightness", "held_out"),
+        ("diversity_within", "diversity"),
+        ("diversity_across", "diversity"),
+        ("drift", "drift"),
+        ("drift_pixels", "drift"),
+        ("luminance", "look"),
+        ("contrast", "look"),
+        ("saturation", "look"),
+        ("sharpness", "look"),
+    ]
+    assert {score.category for score in report.scores if score.measure == "symmetry"} == {None, "b", "g", "r"}
+    assert {score.category for score in report.scores if score.measure == "saturation"} == {None}
+    assert report.score("drift") is None  # the base has no distance from itself
+    assert {path.name for path in whole.iterdir()} == {
+        "manifest.json",
+        "config.yaml",
+        "scores.parquet",
+        "problems.jsonl",
+        "report.html",
+        "report.md",
+        "grid.png",
+        "images",
+        "thumbnails",
+    }
+    assert sha256_file(whole / "scores.parquet") == report.scores_sha256
+    assert len(report.gained) == len(report.lost) == 3
 
 
-@pytest.fixture(scope="module")
-def comparison(model_of: ModelOf) -> Comparison:
-    return compared(model_of("sdxl"), rewards=[Redness(), load_reward("symmetry", antialias=True)])
-
-
-def pixels(pictures: Sequence[Image.Image]) -> np.ndarray:
-    return np.stack([np.asarray(picture) for picture in pictures]).astype(int)
-
-
-def test_an_adapter_changes_the_pictures_and_the_scores_follow_them(comparison: Comparison) -> None:
-    assert np.abs(pixels(comparison.base.pictures) - pixels(comparison.candidate.pictures)).max() > 10
-    for samples in (comparison.base, comparison.candidate):
-        rgb = pixels(samples.pictures) / 255
-        redness = rgb[..., 0].mean((1, 2)) - rgb[..., 1:].mean((1, 2, 3))
-        np.testing.assert_allclose(samples.scores["redness"], redness, atol=2e-3)
+def test_the_numbers_of_a_report_follow_from_its_table_and_the_table_from_the_pictures(whole: Path) -> None:
+    report, table = EvaluationReport.load(whole), pd.read_parquet(whole / "scores.parquet")
+    for row in table.to_dict("records"):
+        rgb = pixels(whole, row["contestant"], row["image"]) / 255
+        assert rgb.shape == (SIDE, 2 * SIDE, 3)
+        assert row["brightness"] == pytest.approx((rgb @ [0.299, 0.587, 0.114]).mean(), abs=1e-6)
+        assert row["saturation"] == pytest.approx((rgb.max(-1) - rgb.min(-1)).mean(), abs=1e-6)
+        base = pixels(whole, "base", row["image"]) / 255
+        wanted = np.nan if row["contestant"] == "base" else np.abs(rgb - base).mean()
+        assert row["drift_pixels"] == pytest.approx(wanted, abs=1e-6, nan_ok=True)
+    means = table.groupby(["contestant", "prompt"])["symmetry"].mean()
+    gains = means["candidate"] - means["base"]
+    score = report.score("symmetry")
+    assert score is not None
+    assert score.gain == pytest.approx(gains.mean())
+    assert score.win_rate == (gains > 0).mean()
+    standing = report.standing("symmetry", "base")
+    assert standing is not None
+    assert standing.deviation == pytest.approx(means["base"].std(ddof=0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_base_is_sampled_as_plain_diffusers_would(kind: str, model_of: ModelOf) -> None:
+def test_every_base_is_sampled_as_plain_diffusers_would(
+    kind: str, model_of: ModelOf, prompts_folder: Path, tmp_path: Path
+) -> None:
     folder = model_of(kind)
-    sides = compared(folder, PROMPTS[:2])
+    few = ["evaluation.max_prompts=2", "evaluation.pictures_per_prompt=1", "evaluation.features=none"]
+    evaluate(folder, prompts_folder, tmp_path / "report", overrides=few)
     parts = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3_without_t5" else {}
     plain = DiffusionPipeline.from_pretrained(TunedModel.load(folder).base_model, **parts)
-    arguments = {
-        "negative_prompt": [SETTINGS.sampler.negative_prompt] * 2,
-        "num_inference_steps": 2,
-        "guidance_scale": 2.0,
-        "height": SIDE,
-        "width": 2 * SIDE,
-        "output_type": "pt",
-    }
-    for pictures, tuned in ((sides.base.pictures, False), (sides.candidate.pictures, True)):
-        if tuned:
+    shots = shots_of(choose_prompts(PROMPTS, 2), 1)
+    differences = []
+    for contestant in ("base", "candidate"):
+        if contestant == "candidate":
             plain.load_lora_weights(folder / Path(ADAPTER).parent, weight_name=Path(ADAPTER).name)
-        noise = [torch.Generator().manual_seed(noise_seed(prompt, SETTINGS.seed)) for prompt in PROMPTS[:2]]
-        images = plain([prompt.text for prompt in PROMPTS[:2]], generator=noise, **arguments).images
-        assert pictures[0].size == (2 * SIDE, SIDE)
-        assert np.abs(pixels(to_pil(images)) - pixels(pictures)).max() <= 1
-    assert np.abs(pixels(sides.base.pictures) - pixels(sides.candidate.pictures)).max() > 2
+        images = plain(
+            [shot.prompt.text for shot in shots],
+            negative_prompt=["a star"] * 2,
+            generator=[torch.Generator().manual_seed(shot.noise_seed(0)) for shot in shots],
+            num_inference_steps=2,
+            guidance_scale=2.0,
+            height=SIDE,
+            width=2 * SIDE,
+            output_type="pt",
+        ).images
+        for shot, picture in zip(shots, to_pil(images), strict=True):
+            drawn = pixels(tmp_path / "report", contestant, f"{shot.name}.png")
+            assert np.abs(np.asarray(picture).astype(int) - drawn).max() <= 1
+            differences.append(np.abs(drawn - pixels(tmp_path / "report", "base", f"{shot.name}.png")).max())
+    assert max(differences[:2]) == 0
+    assert min(differences[2:]) > 2
 
 
 @pytest.mark.filterwarnings("ignore:`upcast_vae`:FutureWarning")  # what SDXL's pipeline does to its VAE in fp16
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("kind", ["sdxl", "flux_dev"])
-def test_pictures_in_half_precision_are_scored_in_fp32(kind: str, precision: str, model_of: ModelOf) -> None:
-    folder = model_of(kind)
-    model = TunedModel.load(folder)
-    sides = compare(base_of(folder, precision), folder, model, PROMPTS[:2], [Redness()], SETTINGS)
-    assert np.isfinite(sides.candidate.scores["redness"]).all()
+def test_models_in_half_precision_are_evaluated(
+    kind: str, precision: str, model_of: ModelOf, prompts_folder: Path, tmp_path: Path
+) -> None:
+    base_model = TunedModel.load(model_of(kind)).base_model
+    size = (f"height={SIDE}", f"width={2 * SIDE}", f"compute.precision={precision}", "evaluation.max_prompts=2")
+    folder = make_tuned(tmp_path / "model", base_model, *OVERRIDES, *size)
+    report = evaluate(folder, prompts_folder, tmp_path / "report")
+    assert all(np.isfinite(standing.mean) for standing in report.standings)
 
 
-def test_an_adapter_that_changes_nothing_gains_exactly_nothing(model_of: ModelOf, tmp_path: Path) -> None:
+def test_an_adapter_that_changes_nothing_gains_exactly_nothing(
+    model_of: ModelOf, prompts_folder: Path, tmp_path: Path
+) -> None:
     base_model = TunedModel.load(model_of("sdxl")).base_model
-    sides = compared(make_tuned(tmp_path / "model", base_model, strength=0.0))
-    np.testing.assert_array_equal(sides.base.scores["redness"], sides.candidate.scores["redness"])
-    np.testing.assert_array_equal(pixels(sides.base.pictures), pixels(sides.candidate.pictures))
+    size = (f"height={SIDE}", f"width={2 * SIDE}")
+    folder = make_tuned(tmp_path / "model", base_model, *OVERRIDES, *size, strength=0.0)
+    report = evaluate(folder, prompts_folder, tmp_path / "report")
+    assert {(score.gain, score.gain_low, score.gain_high, score.p_value) for score in report.scores} == {(0, 0, 0, 1)}
+    assert [standing.mean for standing in report.standings if standing.measure == "drift_pixels"] == [0]
 
 
-def test_a_second_comparison_is_equal(model_of: ModelOf, comparison: Comparison) -> None:
-    again = compared(model_of("sdxl"))
-    for first, second in ((comparison.base, again.base), (comparison.candidate, again.candidate)):
-        np.testing.assert_array_equal(first.scores["redness"], second.scores["redness"])
-        np.testing.assert_array_equal(pixels(first.pictures), pixels(second.pictures))
+def test_a_second_evaluation_is_equal_bit_for_bit(
+    model_of: ModelOf, prompts_folder: Path, whole: Path, tmp_path: Path
+) -> None:
+    evaluate(model_of("sdxl"), prompts_folder, tmp_path / "again")
+    assert sha256_folder(tmp_path / "again") == sha256_folder(whole)
 
 
-def test_a_subset_of_the_prompts_gives_the_same_pictures(model_of: ModelOf, comparison: Comparison) -> None:
-    subset = compared(model_of("sdxl"), [PROMPTS[4], PROMPTS[1]])
-    for whole, part in ((comparison.base, subset.base), (comparison.candidate, subset.candidate)):
-        difference = pixels([whole.pictures[4], whole.pictures[1]]) - pixels(part.pictures)
-        assert np.abs(difference).max() <= 1  # another batch size may round differently
+def test_an_evaluation_that_was_ended_goes_on_where_it_stopped(
+    model_of: ModelOf, prompts_folder: Path, whole: Path, tmp_path: Path
+) -> None:
+    out, partial = tmp_path / "report", tmp_path / "report.partial"
+    command = [sys.executable, "-m", "drtune.commands", "evaluate", f"--model={model_of('sdxl')}"]
+    with subprocess.Popen(
+        [*command, f"--prompts={prompts_folder}", f"--out={out}"], stderr=subprocess.DEVNULL
+    ) as running:
+        while len(list(partial.glob("measured/*/*.parquet"))) < 2:
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.kill()
+    assert not out.exists()
+    evaluate(model_of("sdxl"), prompts_folder, out)
+    assert sha256_folder(out) == sha256_folder(whole)
+    assert not partial.exists()
 
 
-def test_noise_depends_on_the_prompt_and_on_the_seed() -> None:
-    seeds = {noise_seed(prompt, seed) for prompt in PROMPTS for seed in (0, 1)}
-    assert len(seeds) == 2 * len(PROMPTS)
+def test_another_evaluation_does_not_go_on_with_the_batches_of_an_earlier_one(
+    model_of: ModelOf, prompts_folder: Path, whole: Path, tmp_path: Path
+) -> None:
+    partial = tmp_path / "report.partial"
+    shutil.copytree(whole / "images", partial / "images")
+    (partial / "key").write_text("another", encoding="utf-8")
+    (partial / "measured" / "base").mkdir(parents=True)
+    (partial / "measured" / "base" / "00000.parquet").write_bytes(b"of another")
+    evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report")
+    assert sha256_folder(tmp_path / "report") == sha256_folder(whole)
+    partial.mkdir()
+    with pytest.raises(UserError, match=r"report\.partial: stands where the evaluation works, and is not its own"):
+        evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", overwrite=True)
 
 
-def test_a_score_that_is_not_finite_stops_the_evaluation_and_names_the_prompt(model_of: ModelOf) -> None:
-    with pytest.raises(ValueError, match="reward redness: not finite for 'a red circle'"):
-        compared(model_of("sdxl"), PROMPTS[:1], [NotANumber()])
+def test_noise_depends_on_the_prompt_the_picture_and_the_seed() -> None:
+    shots = shots_of(PROMPTS, 3)
+    assert len({shot.noise_seed(seed) for shot in shots for seed in (0, 1)}) == 2 * 3 * len(PROMPTS)
+    assert shots_of(PROMPTS[1:2], 1)[0].noise_seed(0) == shots[3].noise_seed(0)
 
 
 def test_prompts_are_chosen_from_each_category_in_turn() -> None:
@@ -169,24 +209,24 @@ def test_prompts_are_chosen_from_each_category_in_turn() -> None:
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "sd3_without_t5", "flux_dev"])
 def test_prompts_beyond_the_text_encoders_limit_are_counted(kind: str, model_of: ModelOf) -> None:
-    pipeline = base_of(model_of(kind)).pipeline
+    pipeline = load_base(TunedModel.load(model_of(kind)).base_model, height=SIDE, width=SIDE).pipeline
     limit = pipeline.tokenizer.model_max_length - 2  # less the begin and the end token
     prompts = [Prompt(" ".join(["red"] * words), "") for words in (1, limit, limit + 1, 3 * limit)]
     assert count_truncated(pipeline, prompts) == 2
 
 
+def test_a_score_that_is_not_finite_stops_the_evaluation_and_names_the_picture(
+    model_of: ModelOf, prompts_folder: Path, tmp_path: Path
+) -> None:
+    unless_blue = "images.new_tensor(['blue' not in prompt for prompt in prompts])"
+    reward = f"def broken(images, prompts):\n    return images.mean((1, 2, 3)) / {unless_blue}\n"
+    (tmp_path / "broken.py").write_text(reward, encoding="utf-8")
+    overrides = [f"evaluation.rewards=['{tmp_path}/broken.py:broken']", "evaluation.batch_size=1"]
+    with pytest.raises(UserError, match=r"broken: not finite for base/0001-0\.png"):
+        evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", overrides=overrides)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def prompts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prompts")
-    hostile = {"text": "<script>alert(1)</script>", "category": "b", "split": "eval"}
-    rows = [hostile, *({"text": prompt.text, "category": prompt.category, "split": "eval"} for prompt in PROMPTS)]
-    rows.append({"text": "a training prompt", "category": "r", "split": "train"})
-    (folder / "source.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    prepare(folder / "source.jsonl", folder / "set")
-    return folder / "set"
 
 
 @pytest.fixture
@@ -194,38 +234,12 @@ def model_folder(tmp_path: Path, model_of: ModelOf) -> Path:
     return Path(shutil.copytree(model_of("sdxl"), tmp_path / "model"))
 
 
-def test_evaluate_writes_a_whole_report(model_folder: Path, prompts_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "report"
-    report = evaluate(model_folder, prompts_folder, out)
-
-    assert EvaluationReport.load(out) == report
-    assert report.num_prompts == 7
-    assert (report.pipeline, report.scheduler) == ("StableDiffusionXLPipeline", "DDIMScheduler")
-    assert [(score.reward, score.category) for score in report.scores] == [
-        (reward, category) for reward in ("symmetry", "brightness") for category in (None, "b", "g", "r")
-    ]
-    table = pd.read_parquet(out / "scores.parquet")
-    assert sha256_file(out / "scores.parquet") == report.scores_sha256
-    assert list(table.columns) == ["prompt", "category", "image", "reward", "base", "candidate"]
-    symmetry = table[table.reward == "symmetry"]
-    assert (symmetry.candidate - symmetry.base).mean() == pytest.approx(report.scores[0].gain)
-    assert (symmetry.candidate > symmetry.base).mean() == pytest.approx(report.scores[0].win_rate)
-    assert "a training prompt" not in set(table.prompt)
-
-    page = (out / "report.html").read_text(encoding="utf-8")
+def test_hostile_prompts_stay_text_on_the_page(model_folder: Path, tmp_path: Path) -> None:
+    hostile = prepared(tmp_path, [Prompt("<script>alert(1)</script>", "b"), *PROMPTS])
+    evaluate(model_folder, hostile, tmp_path / "report", overrides=["evaluation.max_prompts=2"])
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert {path.name for path in out.iterdir()} == {
-        "manifest.json",
-        "scores.parquet",
-        "report.html",
-        "grid.png",
-        "images",
-    }
-    for side in ("base", "candidate"):
-        for name in symmetry.image:
-            with Image.open(out / "images" / side / name) as picture:
-                assert picture.size == (2 * SIDE, SIDE)
 
 
 def test_the_settings_of_the_evaluation_can_be_set_and_nothing_else(
@@ -258,7 +272,7 @@ def test_an_existing_report_is_kept_unless_overwritten(
 ) -> None:
     out = tmp_path / "report"
     out.mkdir()
-    (out / "manifest.json").write_text('{"kind": "EvaluationReport/1"}')
+    (out / "manifest.json").write_text('{"kind": "EvaluationReport/2"}')
     (out / "mine.txt").touch()
     with pytest.raises(UserError, match="exists already"):
         evaluate(model_folder, prompts_folder, out)

@@ -60,8 +60,9 @@ def test_a_reward_of_your_own_tunes_and_evaluates_also_from_another_folder(
     assert ran.exit_code == 0, ran.output
     report = EvaluationReport.load("report")
     assert report.trained_rewards == ("warm.py:warm", "brightness")
-    assert report.reward_provenance == {"warm.py:warm": f"warm.py sha256 {sha256_file('../warm.py')}"}
-    assert report.reward_provenance["warm.py:warm"] in Path("report/report.html").read_text(encoding="utf-8")
+    provenance = {measure.name: measure.provenance for measure in report.measures if measure.is_reward}
+    assert provenance == {"warm.py:warm": f"warm.py sha256 {sha256_file('../warm.py')}", "brightness": ""}
+    assert provenance["warm.py:warm"] in Path("report/report.html").read_text(encoding="utf-8")
 
     (here / "model/rewards/warm.py").write_text("def warm(images, prompts): raise SystemExit\n", encoding="utf-8")
     ran = drtune("evaluate", "--model=../model", "--out=report", "--overwrite")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drtune.contracts import Decision, PromptSet, RegistryEntry, TunedModel
+from drtune.contracts import Decision, EvaluationReport, PromptSet, RegistryEntry, TunedModel
 from drtune.files import sha256_file
 from drtune.registry import Registry
 
@@ -32,7 +32,8 @@ def prompts(tmp_path: Path) -> Path:
 
 def policy(tmp_path: Path, min_gain: float) -> Path:
     path = tmp_path / f"at least {min_gain}.yaml"
-    path.write_text(json.dumps({"min_prompts": 4, "rewards": {"symmetry": {"min_gain": min_gain}}}), encoding="utf-8")
+    against = {name: {"symmetry": {"min_gain": min_gain}} for name in ("base", "champion")}
+    path.write_text(json.dumps({"min_prompts": 4, "against": against}), encoding="utf-8")
     return path
 
 
@@ -59,7 +60,14 @@ def test_two_processes_make_a_published_model_that_can_be_followed_back(tmp_path
     assert entry.model == model
     assert entry.decision == Decision.load(out / "decision")
     assert Registry(str(tmp_path / "registry")).show("tried") == entry
-    assert (out / "report" / "report.html").stat().st_size > 10_000
+    assert "<h1>Publish</h1>" in (out / "decision" / "report.html").read_text(encoding="utf-8")
+
+    again = run(tmp_path, prompts, "--policy", str(policy(tmp_path, -1.0)), "--overwrite", overrides=overrides)
+    assert again.returncode == 0, again.stderr
+    assert "champion: tried v1" in again.stdout
+    scores = EvaluationReport.load(out / "report").scores
+    assert {score.gain for score in scores if score.opponent == "champion"} == {0}  # the same run made the same model
+    assert RegistryEntry.load(out / "entry").version == "v2"  # its evaluation had one more opponent
 
 
 def test_a_model_that_the_policy_refuses_is_not_published_and_the_run_succeeds(tmp_path: Path, prompts: Path) -> None:

@@ -26,7 +26,7 @@ evaluation: {max_prompts: 4, sampler: {steps: 2}, rewards: [symmetry, preference
 """
 LENIENT_POLICY = """
 min_prompts: 1
-rewards: {symmetry: {max_drop: 1.0}}
+against: {base: {symmetry: {max_drop: 1.0}}}
 """
 
 

@@ -6,114 +6,184 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from kfp import dsl
 
-from components.decide.run import decide_report
-from drtune.contracts import Decision, Score
+from drtune.contracts import Score
 from drtune.errors import UserError
-from drtune.files import sha256_file
-from drtune.gate import Policy, RewardRules, decide, load_policy
-from tests.reports import report_of, score
+from drtune.gate import Limits, Policy, Rules, decide, load_policy
+from tests.reports import report_of, score, standing
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "gate.yaml"
 NAN = math.nan
 
 
-def verdict(rules: RewardRules, *scores: Score) -> bool:
-    return decide(report_of(*scores), Policy(min_prompts=1, rewards={"symmetry": rules})).publish
+def verdict(rules: Rules, *scores: Score, opponent: str = "base") -> bool:
+    return decide(report_of(*scores), Policy(min_prompts=1, against={opponent: {"symmetry": rules}})).publish
 
 
 @pytest.mark.parametrize(
     ("rules", "given_score", "publish"),
     [
-        (RewardRules(min_gain=0.10), score(gain=0.25, margin=0.03), True),
-        (RewardRules(min_gain=0.10), score(gain=0.12, margin=0.03), False),
-        (RewardRules(min_gain=0.25), score(gain=0.50, margin=0.25), True),  # the interval begins at the bound
-        (RewardRules(min_gain=0.0), score(gain=-0.01, margin=0.0), False),
-        (RewardRules(min_gain=0.10), score(gain=NAN), False),
-        (RewardRules(max_drop=0.02), score(gain=-0.01, margin=0.5), True),  # the mean counts
-        (RewardRules(max_drop=0.02), score(gain=-0.02), True),
-        (RewardRules(max_drop=0.02), score(gain=-0.021), False),
-        (RewardRules(max_drop=0.0), score(gain=0.0), True),
-        (RewardRules(max_drop=0.02), score(gain=NAN), False),
-        (RewardRules(min_win_rate=0.75), score(win_rate=1.0, margin=0.25), True),
-        (RewardRules(min_win_rate=0.75), score(win_rate=0.76, margin=0.02), False),
-        (RewardRules(min_win_rate=0.5), score(win_rate=NAN), False),
-        (RewardRules(max_drop_in_category=0.1), score(gain=-0.2), False),  # no categories: all prompts are one
-        (RewardRules(min_gain=0.10, min_win_rate=0.95), score(gain=0.25, win_rate=0.9), False),  # every rule must hold
+        (Rules(min_gain=0.10), score(gain=0.25, margin=0.03), True),
+        (Rules(min_gain=0.10), score(gain=0.12, margin=0.03), False),
+        (Rules(min_gain=0.25), score(gain=0.50, margin=0.25), True),  # the interval begins at the bound
+        (Rules(min_gain=0.0), score(gain=-0.01, margin=0.0), False),
+        (Rules(min_gain=0.10), score(gain=NAN), False),
+        (Rules(max_drop=0.02), score(gain=-0.01, margin=0.5), True),  # the mean counts
+        (Rules(max_drop=0.02), score(gain=-0.02), True),
+        (Rules(max_drop=0.02), score(gain=-0.021), False),
+        (Rules(max_drop=0.0), score(gain=0.0), True),
+        (Rules(max_drop=0.02), score(gain=NAN), False),
+        (Rules(min_win_rate=0.75), score(win_rate=1.0, margin=0.25), True),
+        (Rules(min_win_rate=0.75), score(win_rate=0.76, margin=0.02), False),
+        (Rules(min_win_rate=0.5), score(win_rate=NAN), False),
+        (Rules(max_drop_in_category=0.1), score(gain=-0.2), False),  # no categories: all prompts are one
+        (Rules(min_gain=0.10, min_win_rate=0.95), score(gain=0.25, win_rate=0.9), False),  # every rule must hold
     ],
 )
-def test_each_rule_reads_its_number(rules: RewardRules, given_score: Score, publish: bool) -> None:
+def test_each_rule_reads_its_number(rules: Rules, given_score: Score, publish: bool) -> None:
     assert verdict(rules, given_score) is publish
 
 
 @pytest.mark.parametrize(("photo", "publish"), [(-0.1, True), (-0.11, False), (NAN, False)])
 def test_the_worst_category_decides(photo: float, publish: bool) -> None:
     scores = [score(gain=0.5), score(gain=0.9, category="anime"), score(gain=photo, category="photo")]
-    assert verdict(RewardRules(max_drop_in_category=0.1), *scores) is publish
-    assert verdict(RewardRules(max_drop_in_category=0.1), scores[0], scores[2], scores[1]) is publish
+    assert verdict(Rules(max_drop_in_category=0.1), *scores) is publish
+    assert verdict(Rules(max_drop_in_category=0.1), scores[0], scores[2], scores[1]) is publish
 
 
-def test_shipped_policy_publishes_the_intended_run_and_refuses_reward_hacking() -> None:
-    policy = load_policy(SHIPPED)
-    assert decide(report_of(score(gain=0.27), score("preference", gain=-0.01)), policy).publish
-    assert not decide(report_of(score(gain=0.27), score("preference", gain=-0.08)), policy).publish
-    assert not decide(report_of(score(gain=0.27), score("preference", gain=0.1), num_prompts=63), policy).publish
+def test_rules_hold_against_the_opponent_that_they_name() -> None:
+    scores = [score(gain=0.5), score(gain=-0.1, opponent="champion"), score(gain=0.1, opponent="midjourney")]
+    assert verdict(Rules(min_gain=0.4), *scores)
+    assert not verdict(Rules(min_gain=0.0), *scores, opponent="champion")
+    assert verdict(Rules(min_gain=0.05), *scores, opponent="midjourney")
+    photo = score(gain=-0.9, category="photo", opponent="midjourney")
+    assert verdict(Rules(max_drop_in_category=0.1), *scores, photo)
+    assert not verdict(Rules(max_drop_in_category=0.1), *scores, photo, opponent="midjourney")
 
 
-def test_reasons_hold_the_numbers_and_the_failed_ones_come_first() -> None:
-    policy = load_policy(SHIPPED)
-    decision = decide(report_of(score(gain=0.27), score("preference", gain=-0.0812)), policy)
-    assert decision.reasons == (
-        "failed: preference: mean gain -0.0812, at least -0.02 wanted",
-        "passed: 100 prompts, at least 64 wanted",
-        "passed: symmetry: gain 0.2700 (95 % interval 0.2400 to 0.3000), at least 0.1 wanted at its low end",
+def test_only_a_champion_may_be_absent_and_it_is_said() -> None:
+    assert verdict(Rules(min_gain=0.1), score(), opponent="champion")
+    policy = Policy(min_prompts=1, against={name: {"symmetry": Rules(min_gain=0.1)} for name in ("champion", "mj")})
+    assert decide(report_of(score()), policy).reasons == (
+        "failed: mj: not in the report; give the evaluation --reference mj=FOLDER",
+        "passed: 100 prompts, at least 1 wanted",
+        "passed: champion: the report has none, so there is nothing to beat",
     )
 
 
+def limited(limits: Limits, *scores: Score, drift: float | None = None) -> list[str]:
+    """The reasons why a good gain in symmetry is refused by the limits."""
+    policy = Policy(min_prompts=1, against={"base": {"symmetry": Rules(min_gain=0.1)}}, limits=limits)
+    standings = [] if drift is None else [standing("drift", drift)]
+    decision = decide(report_of(score(), *scores, standings=standings), policy)
+    return [check.reason for check in decision.checks if not check.passed]
+
+
+@pytest.mark.parametrize(
+    ("limits", "scores", "refused"),
+    [
+        (Limits(max_held_out_drop=0.5), [score("hps", effect=-0.5)], []),
+        (
+            Limits(max_held_out_drop=0.5),
+            [score("hps", effect=-0.51), score("pickscore", effect=3.0)],
+            ["hps, not tuned on: gain -0.51 deviations, at least -0.5 wanted"],
+        ),
+        (Limits(min_diversity=0.8), [score("diversity_within", gain=-0.1)], []),
+        (
+            Limits(min_diversity=0.8),
+            [score("diversity_within", gain=0.1), score("diversity_across", gain=-0.2)],
+            ["diversity_across: 60 % of the base's, at least 80 % wanted"],
+        ),
+        (Limits(min_diversity=0.8), [], ["diversity: not in the report; set evaluation.features"]),
+        (Limits(max_drift=0.3), [], ["drift: not in the report; set evaluation.features"]),
+        (Limits(max_look_change=1.0), [score("luminance", effect=1.0), score("saturation", effect=-1.0)], []),
+        (
+            Limits(max_look_change=1.0),
+            [score("luminance", effect=0.0), score("saturation", effect=-1.01)],
+            ["saturation: moved by -1.01 deviations, at most 1 either way wanted"],
+        ),
+        (
+            Limits(max_look_change=1.0),
+            [score("luminance", effect=NAN)],
+            ["luminance: moved by +nan deviations, at most 1 either way wanted"],
+        ),
+    ],
+)
+def test_each_limit_reads_its_number(limits: Limits, scores: list[Score], refused: list[str]) -> None:
+    assert limited(limits, *scores) == refused
+
+
+def test_drift_has_a_ceiling() -> None:
+    assert limited(Limits(max_drift=0.3), drift=0.3) == []
+    assert limited(Limits(max_drift=0.3), drift=0.31) == ["drift: 0.310 from the base, at most 0.3 wanted"]
+
+
+def test_reasons_hold_the_numbers_and_the_failed_ones_come_first() -> None:
+    policy = Policy(
+        min_prompts=64,
+        against={"base": {"symmetry": Rules(min_gain=0.1), "preference": Rules(max_drop=0.02)}},
+    )
+    decision = decide(report_of(score(gain=0.27), score("preference", gain=-0.0812)), policy)
+    assert decision.reasons == (
+        "failed: preference against base: mean gain -0.0812, at least -0.02 wanted",
+        "passed: 100 prompts, at least 64 wanted",
+        "passed: symmetry against base: gain 0.2700 (95 % interval 0.2400 to 0.3000), "
+        "at least 0.1 wanted at its low end",
+    )
+    assert not decide(report_of(score(gain=0.27), score("preference"), num_prompts=63), policy).publish
+
+
 def test_a_reward_that_the_report_lacks_fails() -> None:
-    decision = decide(report_of(score(gain=0.27)), load_policy(SHIPPED))
-    assert not decision.publish
-    assert decision.reasons[0] == "failed: preference: not in the report; add it to evaluation.rewards"
+    policy = Policy(min_prompts=1, against={"base": {"preference": Rules(max_drop=0.02)}})
+    decision = decide(report_of(score(gain=0.27)), policy)
+    assert decision.reasons[0] == "failed: preference against base: not in the report; add it to evaluation.rewards"
 
 
 numbers = st.floats(-1, 1)
+optional = st.none() | st.floats(0, 1)
 
 
-@settings(deadline=None)
 @given(
-    worse=st.tuples(numbers, st.floats(0, 1), st.floats(0, 1)),
-    better_by=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-    rules=st.builds(
-        RewardRules,
-        min_gain=numbers,
-        max_drop=st.none() | st.floats(0, 1),
-        min_win_rate=st.none() | st.floats(0, 1),
-        max_drop_in_category=st.none() | st.floats(0, 1),
-    ),
+    worse=st.tuples(numbers, st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+    better_by=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
+    rules=st.builds(Rules, min_gain=numbers, max_drop=optional, min_win_rate=optional, max_drop_in_category=optional),
+    limits=st.builds(Limits, max_held_out_drop=optional, min_diversity=optional, max_drift=optional),
 )
 def test_a_better_candidate_is_never_refused_where_a_worse_one_passed(
-    worse: tuple[float, float, float], better_by: tuple[float, float], rules: RewardRules
+    worse: tuple[float, float, float, float],
+    better_by: tuple[float, float, float],
+    rules: Rules,
+    limits: Limits,
 ) -> None:
-    gain, margin, win_rate = worse
-    more_gain, more_wins = better_by
-    passed = verdict(rules, score(gain=gain, margin=margin, win_rate=win_rate))
-    better = verdict(rules, score(gain=gain + more_gain, margin=margin, win_rate=win_rate + more_wins))
-    assert better or not passed
+    gain, margin, win_rate, drift = worse
+    more, more_wins, less_drift = better_by
+    policy = Policy(min_prompts=1, against={name: {"symmetry": rules} for name in ("base", "champion")}, limits=limits)
+
+    def passes(gain: float, win_rate: float, drift: float) -> bool:
+        scores = [
+            score(name, gain=gain, margin=margin, win_rate=win_rate, opponent=opponent)
+            for opponent in ("base", "champion")
+            for name in ("symmetry", "hps", "diversity_across")
+        ]
+        return decide(report_of(*scores, standings=[standing("drift", drift)]), policy).publish
+
+    assert passes(gain + more, win_rate + more_wins, drift * less_drift) or not passes(gain, win_rate, drift)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("min_prompts: 64\nrewards: {symmetry: {min_gains: 0.1}}", r"rewards\.symmetry\.min_gains: Extra inputs"),
-        ("rewards: {symmetry: {min_gain: 0.1}}", "min_prompts: Field required"),
-        ("min_prompts: 64\nrewards: {}", "rewards: Dictionary should have at least 1 item"),
-        ("min_prompts: 64\nrewards: {symmetry: {}}", "holds no rule: give one of min_gain"),
-        ("min_prompts: 64\nrewards: {symmetry: {max_drop: -0.1}}", "greater than or equal to 0"),
-        ("min_prompts: 64\nrewards: {symmetry: {min_gain: .nan}}", "finite number"),
-        ("rewards: [", "not valid YAML"),
+        ("min_prompts: 64\nagainst: {base: {symmetry: {min_gains: 0.1}}}", r"symmetry\.min_gains: Extra inputs"),
+        ("against: {base: {symmetry: {min_gain: 0.1}}}", "min_prompts: Field required"),
+        ("min_prompts: 64\nagainst: {}", "against: Dictionary should have at least 1 item"),
+        ("min_prompts: 64\nagainst: {base: {}}", r"against\.base: holds no reward"),
+        ("min_prompts: 64\nagainst: {base: {symmetry: {}}}", "holds no rule: give one of min_gain"),
+        ("min_prompts: 64\nagainst: {base: {symmetry: {max_drop: -0.1}}}", "greater than or equal to 0"),
+        ("min_prompts: 64\nagainst: {base: {symmetry: {min_gain: .nan}}}", "finite number"),
+        ("min_prompts: 64\nlimits: {max_drift: 3}\nagainst: {base: {a: {min_gain: 0}}}", r"limits\.max_drift: .* 2"),
+        ("against: [", "not valid YAML"),
         ("", "the file: Input should be a valid dictionary"),
     ],
 )
@@ -128,19 +198,3 @@ def test_a_policy_that_says_nothing_clear_is_refused_in_one_line(tmp_path: Path,
 def test_a_missing_policy_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read \(No such file"):
         load_policy(tmp_path / "none.yaml")
-
-
-def test_the_step_writes_the_decision_and_the_numbers_of_all_prompts(tmp_path: Path) -> None:
-    report_of(score(gain=0.27), score("preference", gain=0.01), score(gain=0.5, category="photo")).save(
-        tmp_path / "report"
-    )
-    report = dsl.Artifact(uri=str(tmp_path / "report"))
-    decision, metrics = dsl.Artifact(uri=str(tmp_path / "decision")), dsl.Metrics(uri=str(tmp_path / "metrics"))
-    assert decide_report(report, str(SHIPPED), decision, metrics) is True
-    assert Decision.load(tmp_path / "decision").report_sha256 == sha256_file(tmp_path / "report" / "manifest.json")
-    assert metrics.metadata == {
-        "symmetry_gain": 0.27,
-        "symmetry_win_rate": 0.9,
-        "preference_gain": 0.01,
-        "preference_win_rate": 0.9,
-    }

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import shutil
+import tempfile
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,16 +15,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from drtune.config import Config
-from drtune.images import contact_sheet, data_uri, resized
-from drtune.report import Pair, extremes, number, render, scales, signed
-from tests.reports import report_of, score
+from drtune.contracts import BenchmarkRow, Check, Decision, EvaluationReport, Highlight
+from drtune.errors import UserError
+from drtune.images import contact_sheet, resized
+from drtune.published import STYLES
+from drtune.report import metrics, number, scales, signed, write_pages
+from drtune.signs import signs
+from tests.reports import report_of, score, standing
 
 HOSTILE = """"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & </style>"""
 VOID = {"meta", "img", "rect"}
-
-
-def pair(prompt: str, gain: float, size: int = 8) -> Pair:
-    return Pair(prompt, Image.new("RGB", (size, size), "red"), Image.new("RGB", (size, size), "blue"), 0.5, 0.5 + gain)
 
 
 class Page(HTMLParser):
@@ -48,7 +53,22 @@ class Page(HTMLParser):
         self.text += data
 
 
-def page_of(*prompts: str, num_truncated: int = 0, size: int = 8) -> str:
+def write_report(folder: Path, *prompts: str, **fields: Any) -> Path:
+    """The folder of a report on symmetry and preference against two opponents, with a card for each prompt."""
+    names = ("base", "mj", "candidate")
+    for name in names:
+        (folder / "thumbnails" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(folder / "thumbnails" / name / "0000-0.png")
+    shown = [
+        Highlight(
+            prompt=prompt,
+            category="",
+            gain=0.1 * place - 0.1,
+            values=dict.fromkeys(names, 0.5),
+            thumbnails={name: f"thumbnails/{name}/0000-0.png" for name in names},
+        )
+        for place, prompt in enumerate(prompts)
+    ]
     report = report_of(
         score(gain=0.27),
         score(gain=0.3, category=HOSTILE),
@@ -56,83 +76,157 @@ def page_of(*prompts: str, num_truncated: int = 0, size: int = 8) -> str:
         score("preference", gain=-0.01),
         score("preference", gain=-0.01, category=HOSTILE),
         score("preference", gain=0.0, category="photo"),
+        score(gain=-0.1, opponent="mj"),
+        score("diversity_across", gain=-0.2),
+        score("saturation", gain=0.01),
+        standings=[standing("drift", 0.1234)],
+        gained=shown,
+        **fields,
     )
-    pairs = [pair(prompt, gain=0.1 * index, size=size) for index, prompt in enumerate(prompts)]
-    spreads = {"symmetry": 0.1, "preference": 0.05}
-    return render(report, pairs, Config(), spreads=spreads, num_truncated=num_truncated)
+    (folder / "config.yaml").write_text(Config().to_yaml(), encoding="utf-8")
+    report.save(folder)
+    return folder
 
 
-def test_page_is_well_formed_and_shows_numbers_pictures_and_provenance() -> None:
-    page = Page(page_of("a red circle", "a blue ring", num_truncated=3))
+def page_of(folder: Path, *prompts: str, decision: Decision | None = None, **fields: Any) -> Page:
+    write_pages(write_report(folder, *prompts, **fields), folder, decision)
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def decision_of(publish: bool) -> Decision:
+    checks = (Check(passed=publish, reason=f"gain <b> {HOSTILE}"), Check(passed=True, reason="100 prompts"))
+    return Decision(publish=publish, checks=checks, report_sha256="5e0f", policy_sha256="c7aa")
+
+
+def test_page_is_well_formed_and_shows_numbers_pictures_and_provenance(tmp_path: Path) -> None:
+    page = page_of(tmp_path, "a red circle", "a blue ring", num_truncated=3)
     assert page.open == []
     words = " ".join(page.text.split())
     for wanted in (
         "+0.270",
         "+0.240 to +0.300",
-        "trained",
+        "tuned on",
         "held out",
         "a red circle",
+        "the mj",
+        "0.123",
         "4a1b2c",
         "d751.dir",
         "904f0b1",
+        "torch 2.13.0",
+        "pictures of different prompts are 40 % less diverse than the base's",
     ):
         assert wanted in words
     assert "3 of 100 prompts are longer than the text encoder reads" in words
-    assert sum(tag == "img" for tag, _ in page.tags) == 4
+    assert sum(tag == "img" for tag, _ in page.tags) == 6
 
 
-def test_page_loads_nothing_and_runs_nothing() -> None:
-    for tag, attributes in Page(page_of("a red circle")).tags:
+@pytest.mark.parametrize(("publish", "verdict"), [(True, "Publish"), (False, "Do not publish")])
+def test_the_verdict_comes_first_with_its_reasons(tmp_path: Path, publish: bool, verdict: str) -> None:
+    page = page_of(tmp_path, "a red circle", decision=decision_of(publish))
+    assert page.text.index(verdict) < page.text.index("Contestants")
+    assert f"gain <b> {HOSTILE}" in page.text
+
+
+def test_the_summary_in_markdown_says_the_same(tmp_path: Path) -> None:
+    page_of(tmp_path, HOSTILE, decision=decision_of(False))
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "**Do not publish**" in text
+    assert "| symmetry, tuned on | base | 0.500 | 0.770 | +0.270 (+0.240 to +0.300) | 90" in text
+    assert "| symmetry, tuned on | mj |" in text
+    assert "<script>" not in text.replace("\\<", "")
+    assert "<img" not in text.replace("\\<", "")
+
+
+def test_dashboards_get_the_numbers_of_all_prompts_by_short_names(tmp_path: Path) -> None:
+    numbers = metrics(EvaluationReport.load(write_report(tmp_path)))
+    assert numbers["symmetry"] == 0.77
+    assert numbers["symmetry_gain_over_base"] == 0.27
+    assert numbers["symmetry_win_rate_over_mj"] == 0.9
+    assert numbers["drift"] == 0.1234
+    assert "saturation_gain_over_base" not in numbers
+
+
+def test_the_benchmark_stands_beside_published_rows_that_are_marked(tmp_path: Path) -> None:
+    row = BenchmarkRow(contestant="base", styles=dict.fromkeys(STYLES, (28.12, 0.34)), average=28.5)
+    words = " ".join(page_of(tmp_path, benchmark=(row,)).text.split())
+    assert "base28.12± 0.34" in words
+    assert "SDXL Base 0.9 published32.8431.3630.8627.4830.63" in words
+    assert "Here rewards resized with antialias" in words
+
+
+def test_thumbnails_that_are_gone_are_named(tmp_path: Path) -> None:
+    write_report(tmp_path, "a red circle")
+    shutil.rmtree(tmp_path / "thumbnails" / "mj")
+    with pytest.raises(UserError, match=r"thumbnails/mj/0000-0\.png: cannot be read .* evaluate again"):
+        write_pages(tmp_path, tmp_path)
+
+
+def test_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    for tag, attributes in page_of(tmp_path, "a red circle", decision=decision_of(True)).tags:
         assert tag not in {"script", "link", "iframe", "object"}
         assert not any(name.startswith("on") for name in attributes)
         assert all((attributes.get(name) or "data:").startswith("data:") for name in ("src", "href"))
 
 
-def test_hostile_prompts_and_categories_stay_text() -> None:
-    page = Page(page_of(HOSTILE, "a blue ring"))
+def test_hostile_prompts_and_categories_stay_text(tmp_path: Path) -> None:
+    page = page_of(tmp_path, HOSTILE, "a blue ring")
     assert page.open == []
     assert not [tag for tag, _ in page.tags if tag == "script"]
-    assert sum(tag == "img" for tag, _ in page.tags) == 4
-    assert page.text.count(HOSTILE) == 2  # as a category and under its pair
+    assert page.text.count(HOSTILE) == 2  # as a category and under its pictures
     assert f"base: {HOSTILE}" in [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
 
 
-@settings(deadline=None, max_examples=50)  # a busy machine is not a bug
+@settings(max_examples=30)
 @given(st.text())
 def test_any_prompt_gives_a_well_formed_page(prompt: str) -> None:
-    page = Page(page_of(prompt, "a blue ring"))
+    with tempfile.TemporaryDirectory() as folder:
+        page = page_of(Path(folder), prompt, "a blue ring")
     assert page.open == []
     assert sum(tag == "figure" for tag, _ in page.tags) == 2
 
 
-def test_page_of_large_photographs_stays_below_two_megabytes() -> None:
-    noise = Image.effect_noise((1024, 1024), 80).convert("RGB")  # nothing compresses worse
-    pairs = [Pair(f"prompt {index}", noise, noise, 0.5, 0.6) for index in range(40)]
-    page = render(report_of(score()), pairs, Config(), spreads={"symmetry": 0.1}, num_truncated=0)
-    assert page.count("<img") == 32
-    assert len(page) < 2_000_000
-
-
-@pytest.mark.parametrize(("available", "best", "worst"), [(1, [0], []), (3, [2, 1], [0]), (9, [8, 7], [0, 1])])
-def test_extremes_are_the_largest_and_smallest_gains_and_none_twice(
-    available: int, best: list[int], worst: list[int]
-) -> None:
-    pairs = [pair(str(index), gain=0.1 * index) for index in range(available)]
-    shown = extremes(pairs, 4)
-    assert [[int(shown_pair.prompt) for shown_pair in side] for side in shown] == [best, worst]
-
-
 def test_bars_of_rewards_in_different_units_compare_by_spread() -> None:
-    ends = scales([score("a", gain=0.2, margin=0.1), score("b", gain=1.0, margin=0.0)], {"a": 0.1, "b": 10.0})
-    assert ends == pytest.approx({"a": 0.3, "b": 30.0})
+    report = report_of(score("a", gain=0.2, margin=0.1), score("b", gain=1.0, margin=0.0))
+    ends = scales(report)
+    assert ends == pytest.approx({("base", "a"): 1.0, ("base", "b"): 1.0})
+    assert scales(with_deviation(report, "a", 0.1)) == pytest.approx({("base", "a"): 0.4, ("base", "b"): 1.0})
 
 
 def test_bars_can_be_drawn_when_nothing_varies_and_nothing_was_gained() -> None:
-    assert min(scales([score(gain=0.0, margin=0.0)], {"symmetry": 0.0}).values()) > 0
+    report = report_of(score(gain=0.0, margin=0.0))
+    assert min(scales(with_deviation(report, "symmetry", 0.0)).values()) > 0
+
+
+def with_deviation(report: EvaluationReport, measure: str, deviation: float) -> EvaluationReport:
+    standings = tuple(
+        one.model_copy(update={"deviation": deviation}) if one.measure == measure else one for one in report.standings
+    )
+    return report.model_copy(update={"standings": standings})
+
+
+def test_signs_of_a_hacked_reward_are_told_in_words_and_trifles_are_not() -> None:
+    told = signs(
+        report_of(
+            score(gain=0.3),
+            score("hps", gain=-0.1, effect=-0.5),
+            score("pickscore", gain=-0.1, effect=-0.1),
+            score("clipscore", gain=-0.01, margin=0.02, effect=-0.3),
+            score("diversity_within", gain=-0.05, margin=0.01),
+            score("diversity_across", gain=-0.2, margin=0.3),
+            score("saturation", gain=0.2, effect=0.9),
+            score("luminance", gain=-0.1, effect=-0.5),
+        )
+    )
+    assert told == [
+        ("hps", "hps, which was not tuned on, fell from 0.500 to 0.400, 0.5 standard deviations of the base's prompts"),
+        ("saturation", "saturation rose from 0.500 to 0.700, 0.9 standard deviations of the base's prompts"),
+    ]
 
 
 def test_numbers_are_written_with_their_digits_and_true_minus_signs() -> None:
     assert [number(value) for value in (0.0561, 5.632, -12.4321, 1234.5)] == ["0.056", "5.63", "−12.4", "1234"]  # noqa: RUF001 - the sign is meant
+    assert [signed(value) for value in (math.inf, -math.inf)] == ["+∞", "−∞"]  # noqa: RUF001
     assert [signed(value) for value in (0.25, 0.0, -0.0004, -0.25)] == ["+0.250", "0.000", "0.000", "−0.250"]  # noqa: RUF001
 
 
@@ -143,8 +237,6 @@ def test_small_pictures_keep_their_pixels_and_large_ones_are_reduced() -> None:
     assert enlarged.size == (8, 4)
     assert sorted(enlarged.getcolors() or []) == [(16, (0, 0, 0)), (16, (255, 0, 0))]
     assert resized(Image.new("RGB", (400, 100)), 64).size == (64, 16)
-    assert data_uri(small, 9).startswith("data:image/png;base64,")
-    assert data_uri(Image.new("RGB", (400, 100)), 64).startswith("data:image/jpeg;base64,")
 
 
 def test_contact_sheet_places_pictures_in_rows() -> None:

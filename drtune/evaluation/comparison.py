@@ -1,0 +1,129 @@
+"""From a table of pictures to what can be said of the contestants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drtune.contracts import Measure, Score, Standing
+from drtune.evaluation.measures import DIVERSITY_ACROSS, DIVERSITY_WITHIN
+from drtune.statistics import bootstrap, compare_paired, holm
+
+CANDIDATE = "candidate"
+
+
+def with_diversity(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of pictures with diversity in the place of `features`, which are unit vectors.
+
+    Within a prompt it is the mean of 1 - cosine over the pairs of its pictures; across prompts, that of a picture and
+    those of all other prompts of its contestant. Both are 0 where all pictures are alike, and NaN where there is one.
+    """
+    if "features" not in table:
+        return table
+    parts = [_spread(rows, np.stack(rows["features"].tolist())) for _, rows in table.groupby("contestant", sort=False)]
+    return pd.concat(parts).drop(columns="features")
+
+
+def _spread(rows: pd.DataFrame, features_ND: NDArray[np.float64]) -> pd.DataFrame:
+    """Diversity of one contestant. Cosines with many unit vectors add up to the product with their sum: no pairs."""
+    prompts, place_N = np.unique(rows["index"], return_inverse=True)
+    sums_PD = np.zeros((len(prompts), features_ND.shape[1]))
+    np.add.at(sums_PD, place_N, features_ND)
+    count_N = np.bincount(place_N)[place_N]
+    own_N = np.einsum("nd,nd->n", features_ND, sums_PD[place_N])
+    all_N = features_ND @ sums_PD.sum(axis=0)
+    others_N = np.where(count_N > 1, count_N - 1, np.nan)
+    elsewhere_N = np.where(len(rows) > count_N, len(rows) - count_N, np.nan)
+    within_N = 1 - (own_N - 1) / others_N
+    across_N = 1 - (all_N - own_N) / elsewhere_N
+    return rows.assign(**{DIVERSITY_WITHIN: within_N, DIVERSITY_ACROSS: across_N})
+
+
+def per_prompt(table: pd.DataFrame, measures: Sequence[Measure]) -> dict[str, pd.DataFrame]:
+    """For each contestant the means over the pictures of a prompt: a row a prompt, a column a measure that it has."""
+    names = [measure.name for measure in measures]
+    means = {}
+    for contestant, rows in table.groupby("contestant", sort=False):
+        grouped = rows.groupby("index")
+        means[str(contestant)] = grouped[names].mean().dropna(axis=1).assign(category=grouped["category"].first())
+    return means
+
+
+def standings(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Standing, ...]:
+    """Every contestant by itself: all measures over all prompts, and the rewards by category if there are several."""
+    made = []
+    for contestant, means in prompts.items():
+        for category, rows, names in _tables(means, means, measures):
+            values_NM = rows[names].to_numpy()
+            low, high = bootstrap(values_NM)
+            for column, name in enumerate(names):
+                made.append(
+                    Standing(
+                        contestant=contestant,
+                        measure=name,
+                        category=category,
+                        num_prompts=len(rows),
+                        mean=float(values_NM[:, column].mean()),
+                        low=float(low[column]),
+                        high=float(high[column]),
+                        deviation=float(values_NM[:, column].std()),
+                    )
+                )
+    return tuple(made)
+
+
+def scores(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Score, ...]:
+    """The candidate against every opponent, on the prompts that both have; p-values are corrected, each in its table.
+
+    There are three tables: rewards over all prompts, rewards by category, and what is told beside them.
+    """
+    made = []
+    for opponent, theirs in prompts.items():
+        if opponent == CANDIDATE:
+            continue
+        ours = prompts[CANDIDATE]
+        common = ours.index.intersection(theirs.index)
+        for category, rows, names in _tables(ours.loc[common], theirs.loc[common], measures):
+            opponent_NM, candidate_NM = theirs.loc[rows.index, names].to_numpy(), rows[names].to_numpy()
+            paired = compare_paired(opponent_NM, candidate_NM)
+            columns = {field: values.tolist() for field, values in vars(paired).items()}
+            for column, name in enumerate(names):
+                made.append(
+                    Score(
+                        measure=name,
+                        opponent=opponent,
+                        category=category,
+                        num_prompts=len(rows),
+                        opponent_mean=float(opponent_NM[:, column].mean()),
+                        candidate_mean=float(candidate_NM[:, column].mean()),
+                        **{field: values[column] for field, values in columns.items()},
+                    )
+                )
+    return tuple(_corrected(made, frozenset(measure.name for measure in measures if measure.is_reward)))
+
+
+def _tables(
+    ours: pd.DataFrame, theirs: pd.DataFrame, measures: Sequence[Measure]
+) -> Iterator[tuple[str | None, pd.DataFrame, list[str]]]:
+    """Which of our rows and of the measures that both have stand in one table: first all, then each category's."""
+    both = [measure for measure in measures if measure.name in ours and measure.name in theirs]
+    yield None, ours, [measure.name for measure in both]
+    if ours["category"].nunique() > 1:
+        for category, rows in ours.groupby("category", sort=True):
+            yield str(category), rows, [measure.name for measure in both if measure.is_reward]
+
+
+def _corrected(made: Sequence[Score], rewards: frozenset[str]) -> list[Score]:
+    """The scores with p-values corrected for all others of the same table."""
+    families: dict[tuple[bool, bool], list[int]] = {}
+    for place, score in enumerate(made):
+        families.setdefault((score.measure in rewards, score.category is None), []).append(place)
+    corrected = list(made)
+    for places in families.values():
+        p_values = holm([made[place].p_value for place in places])
+        for place, p_value in zip(places, p_values, strict=True):
+            corrected[place] = made[place].model_copy(update={"p_value": p_value})
+    return corrected

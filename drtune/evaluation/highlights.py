@@ -1,0 +1,70 @@
+"""The pictures that a page shows: where the candidate gained most over its base, and where it lost most."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from drtune.config import Config
+from drtune.contracts import Highlight
+from drtune.evaluation.gathering import IMAGES
+from drtune.images import contact_sheet, resized
+
+NUM_SHOWN = 8
+"""Prompts with gains, and as many with losses."""
+THUMBNAIL_SIDE = 256
+"""Longer side in pixels. With four contestants a page holds 64 of them and stays below 3 MB."""
+PAIRS_IN_GRID = 32
+GRID_COLUMNS = 8
+
+
+def highlights(
+    table: pd.DataFrame, config: Config, folder: Path
+) -> tuple[tuple[Highlight, ...], tuple[Highlight, ...]]:
+    """The largest gains and the largest losses among the first pictures of all prompts, none twice.
+
+    Their thumbnails are written into `folder`.
+    """
+    first = table[table["picture"] == 0].set_index(["contestant", "index"])
+    first["tuned"] = sum(term.weight * first[name] for name, term in config.rewards.items())
+    tuned = first["tuned"].unstack("contestant")
+    gains = (tuned["candidate"] - tuned["base"]).sort_values(ascending=False, kind="stable")
+    count = min(2 * NUM_SHOWN, len(gains))
+
+    def shown(index: int) -> Highlight:
+        rows = first.xs(index, level="index")
+        pictures = {str(contestant): Path(str(contestant)) / image for contestant, image in rows["image"].items()}
+        return Highlight(
+            prompt=rows["prompt"].iloc[0],
+            category=rows["category"].iloc[0],
+            gain=float(gains[index]),
+            values={str(contestant): float(value) for contestant, value in rows["tuned"].items()},
+            thumbnails={contestant: _thumbnail(folder, picture) for contestant, picture in pictures.items()},
+        )
+
+    best, worst = gains.index[: count - count // 2], gains.index[::-1][: count // 2]
+    return tuple(map(shown, best)), tuple(map(shown, worst))
+
+
+def write_grid(table: pd.DataFrame, folder: Path) -> None:
+    """grid.png: the first prompts' first pictures by base and candidate, side by side."""
+    images = table[(table["picture"] == 0) & (table["contestant"] == "candidate")]["image"][:PAIRS_IN_GRID]
+    paths = [folder / IMAGES / contestant / image for image in images for contestant in ("base", "candidate")]
+    contact_sheet([_opened(path) for path in paths], GRID_COLUMNS).save(folder / "grid.png")
+
+
+def _thumbnail(folder: Path, picture: Path) -> str:
+    """Write a small copy of a picture: PNG when it was small already, JPEG when it is reduced."""
+    image = _opened(folder / IMAGES / picture)
+    small = max(image.size) <= THUMBNAIL_SIDE
+    path = Path("thumbnails") / picture.with_suffix(".png" if small else ".jpg")
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    resized(image, THUMBNAIL_SIDE).save(folder / path, **({"optimize": True} if small else {"quality": 85}))
+    return path.as_posix()
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as file:
+        return file.convert("RGB")

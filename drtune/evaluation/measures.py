@@ -1,0 +1,134 @@
+"""What is measured of a picture: rewards, how it looks, and where it lies in a space of features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from drtune.config import Config
+from drtune.contracts import Measure
+from drtune.pictures import check_finite
+from drtune.rewards import Reward, load_reward
+from drtune.rewards.openai import CLIPScore
+from drtune.rewards.pixels import Brightness
+from drtune.rewards.preference import MiniaturePreference
+
+DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS = (
+    "diversity_within",
+    "diversity_across",
+    "drift",
+    "drift_pixels",
+)
+LOOKS = ("luminance", "contrast", "saturation", "sharpness")
+
+
+class FeatureSpace(Protocol):
+    """A reward with image embeddings."""
+
+    name: str
+    provenance: str
+
+    def embed(self, images_BCHW: Tensor) -> Tensor:
+        """Unit embeddings (B, D)."""
+
+
+class Gauges:
+    """All that is measured of single pictures. `measures` are their names, and those of what follows from features."""
+
+    def __init__(self, config: Config, model_folder: Path) -> None:
+        antialias = config.reward_antialias
+        names = dict.fromkeys([*config.rewards, *config.evaluation.rewards])  # in order, each once
+        self.rewards: list[Reward] = [
+            load_reward(name, antialias=antialias, model_folder=model_folder) for name in names
+        ]
+        self.features = _feature_space(config, self.rewards)
+        self.pictures_per_prompt = config.evaluation.pictures_per_prompt
+        self.trained = frozenset(config.rewards)
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What every picture or prompt has a number of, in the order in which it is told."""
+        rewards = [
+            Measure(
+                name=reward.name,
+                kind="trained" if reward.name in self.trained else "held_out",
+                provenance=reward.provenance,
+            )
+            for reward in self.rewards
+        ]
+        looks = [Measure(name=name, kind="look") for name in LOOKS]
+        pixels = Measure(name=DRIFT_PIXELS, kind="drift")
+        if self.features is None:
+            return (*rewards, pixels, *looks)
+        about = f"1 - cosine of image embeddings of {self.features.name}; {self.features.provenance}"
+        within = [Measure(name=DIVERSITY_WITHIN, kind="diversity", provenance=about)]
+        return (
+            *rewards,
+            *(within if self.pictures_per_prompt > 1 else []),
+            Measure(name=DIVERSITY_ACROSS, kind="diversity", provenance=about),
+            Measure(name=DRIFT, kind="drift", provenance=about),
+            pixels,
+            *looks,
+        )
+
+    @torch.no_grad()
+    def read(self, images_BCHW: Tensor, prompts: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
+        """For each picture its rewards and looks, and as `features` its unit embedding, a list, if there is a space.
+
+        Raises:
+            UserError: a score is not finite; the picture is named.
+        """
+        columns: dict[str, list[Any]] = {}
+        for reward in self.rewards:
+            scores_B = reward(images_BCHW, prompts)
+            check_finite(reward.name, scores_B, names)
+            columns[reward.name] = scores_B.double().tolist()
+        columns |= {name: values_B.double().tolist() for name, values_B in looks(images_BCHW).items()}
+        if self.features is not None:
+            columns["features"] = self.features.embed(images_BCHW).float().tolist()
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    @torch.no_grad()
+    def drift(self, images_BCHW: Tensor, base_BCHW: Tensor) -> list[dict[str, float]]:
+        """How far each picture is from the base's from the same noise.
+
+        In pixels it is the mean absolute difference, in [0, 1], in features 1 - cosine.
+        """
+        columns = {DRIFT_PIXELS: (images_BCHW - base_BCHW).abs().mean((1, 2, 3))}
+        if self.features is not None:
+            columns[DRIFT] = 1 - (self.features.embed(images_BCHW) * self.features.embed(base_BCHW)).sum(-1)
+        rows = zip(*(values_B.double().tolist() for values_B in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def looks(images_BCHW: Tensor) -> dict[str, Tensor]:
+    """Numbers (B,) that move when a reward is hacked, though nobody asked for it.
+
+    Luminance is the mean of luma in [0, 1], contrast its standard deviation, saturation the mean over pixels of the
+    largest less the smallest channel, and sharpness the mean absolute difference of luma between neighbouring pixels,
+    which compares only pictures of one size.
+    """
+    luma_BHW = torch.einsum("bchw,c->bhw", images_BCHW, images_BCHW.new_tensor(Brightness.weights))
+    return {
+        "luminance": luma_BHW.mean((1, 2)),
+        "contrast": luma_BHW.std((1, 2), correction=0),
+        "saturation": (images_BCHW.amax(1) - images_BCHW.amin(1)).mean((1, 2)),
+        "sharpness": (luma_BHW.diff(dim=1).abs().mean((1, 2)) + luma_BHW.diff(dim=2).abs().mean((1, 2))) / 2,
+    }
+
+
+def _feature_space(config: Config, rewards: Sequence[Reward]) -> FeatureSpace | None:
+    """The reward whose embeddings count: one that is loaded already, or loaded for that alone."""
+    name: str = config.evaluation.features
+    if name == "auto":
+        name = "preference" if config.base_model == "miniature" else "clipscore"
+    if name == "none":
+        return None
+    loaded = next((reward for reward in rewards if reward.name == name), None)
+    space = loaded or load_reward(name, antialias=config.reward_antialias)
+    assert isinstance(space, MiniaturePreference | CLIPScore)
+    return space

@@ -1,0 +1,51 @@
+"""Signs that a reward was hacked: what moved though nobody asked for it, in words.
+
+They warn and do not decide; what decides is the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from drtune.contracts import EvaluationReport, Score
+
+SMALL_EFFECT, LARGE_EFFECT = 0.2, 0.8
+"""Standard deviations of the base's prompts; what Cohen 1988 calls small and large."""
+LOST_DIVERSITY = 0.2
+"""Share of the base's diversity."""
+
+
+class Sign(NamedTuple):
+    """Something to look into before the pictures are trusted."""
+
+    measure: str
+    text: str
+
+
+def signs(report: EvaluationReport) -> list[Sign]:
+    """What the report holds against its candidate, in comparison with the base, and beyond chance."""
+    return list(_signs(report))
+
+
+def _signs(report: EvaluationReport) -> Iterator[Sign]:
+    for measure in report.measures:
+        score = report.score(measure.name)
+        if score is None:
+            continue
+        if measure.kind == "held_out" and score.gain_high < 0 and score.effect < -SMALL_EFFECT:
+            yield Sign(measure.name, f"{measure.name}, which was not tuned on, fell {_by(score)}")
+        elif measure.kind == "diversity" and score.gain_high < 0 and score.gain < -LOST_DIVERSITY * score.opponent_mean:
+            lost = -100 * score.gain / score.opponent_mean
+            among = "of one prompt" if measure.name == "diversity_within" else "of different prompts"
+            yield Sign(measure.name, f"pictures {among} are {lost:.0f} % less diverse than the base's")
+        elif measure.kind == "look" and abs(score.effect) > LARGE_EFFECT:
+            yield Sign(measure.name, f"{measure.name} {'rose' if score.gain > 0 else 'fell'} {_by(score)}")
+
+
+def _by(score: Score) -> str:
+    """How far a measure moved."""
+    return (
+        f"from {score.opponent_mean:.3f} to {score.candidate_mean:.3f}, "
+        f"{abs(score.effect):.1f} standard deviations of the base's prompts"
+    )

@@ -1,0 +1,52 @@
+"""What the tests of the evaluation share: tuned models of every base at tiny size, and prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from drtune.prompts import Prompt, prepare
+from tests.pipelines import SIDE, save_pipeline
+from tests.tuned import make_tuned
+
+PROMPTS = [Prompt(f"a {colour} circle", colour[0]) for colour in ("red", "blue", "black", "green", "grey", "rose")]
+REWARDS = "[symmetry, brightness]"
+OVERRIDES = [
+    "evaluation.sampler={steps: 2, guidance_scale: 2.0, negative_prompt: a star}",
+    "evaluation.batch_size=4",
+    f"evaluation.rewards={REWARDS}",
+    "evaluation.features=preference",
+]
+
+ModelOf = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
+    """A tuned model of each kind of base, made when it is first asked for."""
+    root = tmp_path_factory.mktemp("models")
+
+    def make(kind: str) -> Path:
+        if not (root / kind).exists():
+            save_pipeline(kind, root / f"{kind}-base")
+            make_tuned(root / kind, str(root / f"{kind}-base"), *OVERRIDES, f"height={SIDE}", f"width={2 * SIDE}")
+        return root / kind
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def prompts_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared(tmp_path_factory.mktemp("prompts"), PROMPTS)
+
+
+def prepared(folder: Path, prompts: Sequence[Prompt]) -> Path:
+    """A PromptSet with these prompts held out."""
+    rows = [{"text": prompt.text, "category": prompt.category, "split": "eval"} for prompt in prompts]
+    rows.append({"text": "a training prompt", "category": "r", "split": "train"})
+    (folder / "source.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    prepare(folder / "source.jsonl", folder / "set")
+    return folder / "set"

@@ -1,0 +1,158 @@
+"""The evaluation against others: the champion, and folders and archives of pictures that somebody brings."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from drtune.errors import UserError
+from drtune.evaluation import evaluate
+from drtune.sample import SampleSettings, sample
+from tests.evaluations import PROMPTS, ModelOf
+from tests.evaluations import model_of as model_of
+from tests.evaluations import prompts_folder as prompts_folder
+from tests.pipelines import SIDE
+
+
+def test_champion_and_references_are_compared_on_the_prompts_that_both_have(
+    model_of: ModelOf, prompts_folder: Path, tmp_path: Path
+) -> None:
+    texts = [prompt.text for prompt in PROMPTS[:4]]
+    reference = write_reference(tmp_path / "mj", dict(zip(texts, RGB, strict=True)))
+    report = evaluate(
+        model_of("sdxl"),
+        prompts_folder,
+        tmp_path / "report",
+        champion=model_of("sdxl"),
+        references={"mj": reference, "zipped": zipped(reference)},
+    )
+    assert [(one.name, one.role) for one in report.contestants] == [
+        ("candidate", "candidate"),
+        ("base", "base"),
+        ("champion", "champion"),
+        ("mj", "reference"),
+        ("zipped", "reference"),
+    ]
+    for score in report.scores:
+        if score.opponent == "champion":  # it is the candidate itself
+            assert (score.gain, score.win_rate, score.p_value) == (0, 0.5, 1)
+    for measure in ("symmetry", "brightness", "diversity_across"):
+        mine, packed = report.score(measure, "mj"), report.score(measure, "zipped")
+        assert mine is not None
+        assert mine.num_prompts == 4
+        assert packed == mine.model_copy(update={"opponent": "zipped"})
+    table = pd.read_parquet(tmp_path / "report" / "scores.parquet")
+    brightness = table[table.contestant == "mj"].set_index("prompt")["brightness"]
+    for prompt, (red, green, blue) in zip(PROMPTS[:4], RGB, strict=True):
+        assert brightness[prompt.text] == pytest.approx((0.299 * red + 0.587 * green + 0.114 * blue) / 255, abs=1e-6)
+    assert report.standing("drift", "mj") is None  # it was not drawn from our noise
+    assert report.contestants[3].problems == {"no picture": 2}
+
+
+RGB = [(255, 0, 0), (0, 0, 255), (10, 10, 10), (0, 128, 0)]
+
+
+def write_reference(folder: Path, colours: Mapping[str, tuple[int, int, int]]) -> Path:
+    """A picture of one colour for each prompt, larger than ours, and the manifest."""
+    folder.mkdir()
+    rows = []
+    for index, (prompt, colour) in enumerate(colours.items()):
+        Image.new("RGB", (3 * SIDE, 3 * SIDE), colour).save(folder / f"{index}.webp", lossless=True)
+        rows.append({"image": f"{index}.webp", "prompt": prompt.upper()})  # letter case does not count
+    pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
+    return folder
+
+
+def zipped(folder: Path) -> Path:
+    """The folder in an archive, as the one thing in it."""
+    return Path(shutil.make_archive(str(folder), "zip", folder.parent, folder.name))
+
+
+def test_every_picture_of_a_reference_that_is_not_used_is_named_and_counted(
+    model_of: ModelOf, prompts_folder: Path, tmp_path: Path
+) -> None:
+    texts = [prompt.text for prompt in PROMPTS]
+    folder = write_reference(tmp_path / "mj", dict(zip(texts, [*RGB, (1, 2, 3), (4, 5, 6)], strict=True)))
+    (folder / "1.webp").write_bytes(b"no picture")
+    (folder / "2.webp").unlink()
+    shutil.copyfile(folder / "0.webp", folder / "3.webp")
+    Image.new("RGB", (8, 8)).save(folder / "more.png")
+    Image.new("RGB", (8, 8), "white").save(folder / "nobody.png")
+    extra = [("more.png", "a violet circle"), ("4.webp", texts[4]), ("", texts[5])]
+    with (folder / "manifest.csv").open("a", encoding="utf-8") as file:
+        file.writelines(f"{image},{prompt}\n" for image, prompt in extra)
+    report = evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={"mj": folder})
+    named = [json.loads(line) for line in (tmp_path / "report" / "problems.jsonl").read_text().splitlines()]
+    assert [(row["image"], row["problem"]) for row in named] == [
+        ("2.webp", "missing"),
+        ("3.webp", "duplicate"),
+        ("more.png", "not evaluated"),
+        ("4.webp", "duplicate"),
+        ("", "no image named in line 10"),
+        ("nobody.png", "surplus"),
+        ("", "no picture"),
+        ("", "no picture"),
+        ("0001-0.webp", "corrupt"),
+    ]
+    assert report.contestants[-1].problems == {
+        "corrupt": 1,
+        "duplicate": 2,
+        "missing": 1,
+        "no image named in line 10": 1,
+        "no picture": 2,
+        "not evaluated": 1,
+        "surplus": 1,
+    }
+    score = report.score("brightness", "mj")
+    assert score is not None
+    assert score.num_prompts == 3  # 0, 4 and 5
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("mj", lambda folder: folder / "nowhere", "is no folder and no .zip"),
+        ("mj", lambda folder: folder, "wanted one file of prompts in .* found none"),
+        ("base", lambda folder: folder, "wanted lower-case letters, digits and dashes, and not base"),
+        ("../mj", lambda folder: folder, "wanted lower-case letters"),
+        ("mj", lambda folder: write_reference(folder / "mj", {"other": (1, 2, 3)}), r"not one .* \(not evaluated\)"),
+        ("mj", lambda folder: write_bytes(folder / "mj.zip"), r"cannot be unpacked"),
+        ("mj", lambda folder: write_bytes(folder / "mj.tar.gz"), r"cannot be unpacked"),
+    ],
+)
+def test_a_reference_that_cannot_be_used_is_named_before_anything_is_drawn(
+    name: str, make: Callable[[Path], Path], message: str, model_of: ModelOf, prompts_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={name: make(tmp_path)})
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "report").exists()
+    assert not (tmp_path / "report.partial").exists()
+
+
+def write_bytes(path: Path) -> Path:
+    path.write_bytes(b"no archive")
+    return path
+
+
+def test_an_archive_cannot_write_outside_of_its_folder(model_of: ModelOf, prompts_folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "mj.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("../escaped.txt"))
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={"mj": tmp_path / "mj.tar"})
+
+
+def test_what_drtune_sample_draws_can_be_a_reference(model_of: ModelOf, prompts_folder: Path, tmp_path: Path) -> None:
+    texts = [prompt.text for prompt in PROMPTS]
+    sample(texts, tmp_path / "drawn", SampleSettings(steps=1, count=2), base_model="miniature")
+    report = evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={"mini": tmp_path / "drawn"})
+    assert report.contestants[-1].num_pictures == 12
+    assert report.contestants[-1].problems == {}
+    assert report.standing("diversity_within", "mini") is not None

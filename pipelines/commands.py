@@ -12,6 +12,7 @@ import click
 from drtune.console import CommandGroup
 from drtune.errors import UserError
 from drtune.files import claim, write_text
+from pipelines import server_commands
 
 PATH = click.Path(path_type=Path)
 PACKAGE = Path(__file__).with_name("tune.yaml")
@@ -108,6 +109,10 @@ def compile(ctx: click.Context, check: bool) -> None:
     elif not PACKAGE.exists() or PACKAGE.read_text(encoding="utf-8") != compiled:
         click.echo(f"error: {PACKAGE} is out of date; run `drtune-pipeline compile` and commit it", err=True)
         ctx.exit(1)
+
+
+for command in server_commands.COMMANDS:
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _ENDED = re.compile(r"Task \S*'(?P<step>[^']+)'\S* finished with status \S*(?P<s
 _RAISED = re.compile(r"(?P<kind>[A-Za-z_][\w.]*): (?P<message>.*)")
 _PROGRESS = re.compile(r"(?P<percent>\d+)%\|")
 _EXECUTOR = "[KFP Executor "
-_TRACEBACK = "Traceback (most recent call last):"
+TRACEBACK = "Traceback (most recent call last):"
 _REDRAW, _REST = "\r", "\x1b[K"
 
 
@@ -114,7 +114,7 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
             self._in_executor_input = line != "}"
         elif not line.strip("- ") or self._step is None:
             pass
-        elif line == _TRACEBACK or self._step.traceback:
+        elif line == TRACEBACK or self._step.traceback:
             self._step.traceback.append(line)
         elif progress := _PROGRESS.search(line):
             self._show_progress(line, int(progress["percent"]))

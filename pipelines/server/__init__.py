@@ -1,0 +1,1 @@
+"""The pipelines on a Kubeflow Pipelines server: upload, submit, follow, schedule."""

@@ -1,0 +1,190 @@
+"""The way to a Kubeflow Pipelines server, and what its refusals mean."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import kfp
+import kfp_server_api
+import urllib3
+from kfp.client import ServiceAccountTokenVolumeCredentials
+
+from drtune.errors import UserError
+
+TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
+REQUEST_SECONDS = 30.0
+"""How long one answer may take."""
+_PAGE = 100
+_PERMISSION = re.compile(
+    r"ResourceAttributes\{Namespace:(?P<namespace>[^,]*),Verb:(?P<verb>[^,]*),Group:(?P<group>[^,]*),"
+    r".*?Resource:(?P<resource>[^,]*),"
+)
+_USER = re.compile(r"User '(?P<user>[^']+)'")
+
+
+class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
+    """kfp's own client, which asks once whether the server is there, and knows the addresses of its pages."""
+
+    def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:  # noqa: ARG002 the signature is kfp's
+        """Ask once: kfp itself asks five times in twenty seconds and shows a traceback each time."""
+        health = self._healthz_api.healthz_service_get_healthz(_request_timeout=REQUEST_SECONDS)
+        if health.multi_user is None:  # what is no JSON is read as an answer without content
+            raise UserError(f"endpoint {self.endpoint}: {_NOT_THE_API}")
+        return health
+
+    @property
+    def endpoint(self) -> str:
+        """The address that is asked."""
+        return str(self._existing_config.host)
+
+    @property
+    def namespace(self) -> str | None:
+        """The namespace whose experiments and runs are meant; None where a server has only one."""
+        return self.get_user_namespace() or None
+
+    def page(self, path: str) -> str:
+        """The address of a page of the user interface."""
+        return f"{self._get_url_prefix()}/#/{path}"
+
+    def read_log(self, run_id: str, pod: str) -> str:
+        """What the step in that pod wrote, also after the pod is gone where the server archives logs."""
+        answer = self._run_api.api_client.call_api(
+            f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log",
+            "GET",
+            auth_settings=["Bearer"],
+            _return_http_data_only=True,
+            _preload_content=False,
+            _request_timeout=REQUEST_SECONDS,
+        )
+        return str(answer.data.decode("utf-8", errors="replace"))
+
+
+@contextmanager
+def connected(endpoint: str | None, namespace: str, token: str | None) -> Iterator[Client]:
+    """Yield a client of a server that answers; what the server refuses within becomes a line.
+
+    Args:
+        endpoint: Address of the API or of the user interface; None takes the one that a kubeconfig or a pod leads to.
+        namespace: Namespace of the user on a server for many users; "kubeflow" stands for none, as in kfp.
+        token: Sent as bearer token; None takes the file that KF_PIPELINES_SA_TOKEN_PATH names, if any.
+
+    Raises:
+        UserError: the server cannot be reached, is none, or refuses something.
+    """
+    _check_endpoint(endpoint)
+    asked = endpoint or "of the cluster at hand"
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt to connect
+    try:
+        with quietly():
+            client = Client(
+                host=endpoint,
+                namespace=namespace,
+                existing_token=token,
+                credentials=None if token else _credentials(),
+                ssl_ca_cert=os.environ.get("SSL_CERT_FILE"),
+            )
+        asked = client.endpoint
+        if client.get_kfp_healthz().multi_user and client.namespace is None:
+            raise UserError(f"endpoint {asked}: it has many users: give your namespace with --namespace")
+        yield client
+    except kfp_server_api.ApiException as error:
+        raise UserError(f"endpoint {asked}: {explain(error)}") from None
+    except urllib3.exceptions.HTTPError as error:
+        raise UserError(f"endpoint {asked}: {explain(error)}") from None
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep to itself what kfp's client warns of and prints."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def everything(ask: Callable[..., Any], key: str, **arguments: Any) -> list[Any]:
+    """All pages of a list: `ask` is a method of the client, `key` the answer's field with the list."""
+    found: list[Any] = []
+    page_token = ""
+    while True:
+        answer = ask(page_token=page_token, page_size=_PAGE, **arguments)
+        found += getattr(answer, key) or []
+        page_token = answer.next_page_token or ""
+        if not page_token:
+            return found
+
+
+def named(name: str) -> str:
+    """The API's filter for what is shown under that name."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+
+
+_NOT_THE_API = (
+    "it answers with a web page, not as Kubeflow Pipelines does: give the address of its API, such as "
+    "http://localhost:8888, and a token if the page is one to log in"
+)
+
+
+def explain(error: kfp_server_api.ApiException | urllib3.exceptions.HTTPError) -> str:
+    """What went wrong, in one line, and what can be done."""
+    if isinstance(error, urllib3.exceptions.HTTPError):
+        cause = str(getattr(error, "reason", error)).split(": ", 1)[-1]
+        return f"no answer ({cause}); is the server up, and can it be reached from here?"
+    message = _message(error)
+    if permission := _PERMISSION.search(message):
+        user = found["user"] if (found := _USER.search(message)) else "you"
+        what = ".".join(filter(None, [permission["resource"], permission["group"]]))
+        where = f" in namespace {permission['namespace']}" if permission["namespace"] else ""
+        return f"not permitted: {user} may not {permission['verb']} {what}{where}; ask for a role that allows it"
+    match error.status:
+        case 401:
+            return f"it does not know you ({message}); set KFP_EXISTING_TOKEN to a token that is valid now"
+        case 403:
+            return f"not permitted: {message}"
+        case 409:
+            return f"the name is taken: {message}; give another one"
+        case status if status >= 500:
+            return f"the server failed with {status}: {message}; try again later"
+        case status:
+            return f"the server refused with {status}: {message}"
+
+
+def _message(error: kfp_server_api.ApiException) -> str:
+    """The words of the server without its markup, in one line."""
+    body = (error.body or "").strip()
+    if body.startswith("<"):
+        return _NOT_THE_API
+    try:
+        answer = json.loads(body)
+        body = answer.get("message") or answer.get("error_message") or answer.get("error") or body
+    except (ValueError, AttributeError):
+        pass
+    return " ".join((body or error.reason or "without a reason").split())
+
+
+def _check_endpoint(endpoint: str | None) -> None:
+    kubeconfig = os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config"
+    if endpoint or "KUBERNETES_SERVICE_HOST" in os.environ or Path(kubeconfig).exists():
+        return
+    raise UserError(
+        "endpoint: none is given; set KF_PIPELINES_ENDPOINT or give --endpoint, such as http://localhost:8888 after "
+        "`kubectl port-forward -n kubeflow svc/ml-pipeline 8888`"
+    )
+
+
+def _credentials() -> ServiceAccountTokenVolumeCredentials | None:
+    """The token of a service account in a file, which is read again for each request and so may be renewed."""
+    path = os.environ.get(TOKEN_FILE)
+    if path is None:
+        return None
+    if not Path(path).is_file():
+        raise UserError(f"{TOKEN_FILE}={path}: no such file; name the file with the service account's token")
+    return ServiceAccountTokenVolumeCredentials(path)

@@ -1,0 +1,171 @@
+"""A compiled pipeline: what it is called, takes and consists of, and its parameters from the command line."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from drtune.errors import UserError
+
+Json = dict[str, Any]
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "BOOLEAN": bool,
+    "NUMBER_INTEGER": int,
+    "NUMBER_DOUBLE": (int, float),
+    "LIST": list,
+    "STRUCT": dict,
+}
+_EXAMPLES = {
+    "BOOLEAN": "true or false",
+    "NUMBER_INTEGER": "a whole number",
+    "NUMBER_DOUBLE": "a number",
+    "LIST": """a JSON list, such as '["one", "two"]'""",
+    "STRUCT": """a JSON object, such as '{"key": "value"}'""",
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """A pipeline as KFP's compiler writes it: a document for any platform, and perhaps one for Kubernetes."""
+
+    spec: Json
+    platform: Json = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The package in a file.
+
+        Raises:
+            UserError: it cannot be read, or holds no compiled pipeline.
+        """
+        try:
+            spec, *platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"package {path}: cannot be read ({error.strerror})") from None
+        except (ValueError, yaml.YAMLError):
+            spec, platform = None, []
+        if not isinstance(spec, dict) or "pipelineInfo" not in spec:
+            raise UserError(f"package {path}: no compiled pipeline; `drtune-pipeline compile` writes one")
+        return cls(spec, *platform)
+
+    @classmethod
+    def of_server(cls, whole: Json) -> Self:
+        """The package as the server tells it: both documents in one when there are two."""
+        return cls(whole["pipeline_spec"], whole["platform_spec"]) if "pipeline_spec" in whole else cls(whole)
+
+    @property
+    def name(self) -> str:
+        """The pipeline's name."""
+        return str(self.spec["pipelineInfo"]["name"])
+
+    @property
+    def parameters(self) -> dict[str, Json]:
+        """Type, default and description of each parameter, by its name."""
+        found: dict[str, Json] = self.spec["root"].get("inputDefinitions", {}).get("parameters", {})
+        return found
+
+    @property
+    def steps(self) -> dict[str, str]:
+        """What people call the tasks that run in a container, by the key that Argo knows them by."""
+        components = self.spec["components"]
+        return {
+            key: task["taskInfo"]["name"]
+            for key, task in self._tasks()
+            if "executorLabel" in components[task["componentRef"]["name"]]
+        }
+
+    def without_cache(self) -> Package:
+        """The same pipeline with every step run anew, also those within conditions and exit handlers."""
+        copy = Package(json.loads(json.dumps(self.spec)), self.platform)
+        for _, task in copy._tasks():
+            task["cachingOptions"] = {}
+        return copy
+
+    def text(self) -> str:
+        """The package as a file."""
+        documents = [self.spec, self.platform] if self.platform else [self.spec]
+        return yaml.safe_dump_all(documents, sort_keys=True)
+
+    def same_as(self, other: Package) -> bool:
+        """Whether both are one pipeline, however numbers and defaults are spelt."""
+        from google.protobuf import json_format
+        from kfp.pipeline_spec import pipeline_spec_pb2
+
+        def parsed(package: Package) -> Any:
+            return (
+                json_format.ParseDict(package.spec, pipeline_spec_pb2.PipelineSpec(), ignore_unknown_fields=True),
+                json_format.ParseDict(package.platform, pipeline_spec_pb2.PlatformSpec(), ignore_unknown_fields=True),
+            )
+
+        return bool(parsed(self) == parsed(other))
+
+    def arguments(self, assignments: Iterable[str]) -> Json:
+        """The values of KEY=VALUE, each of the type that its parameter has.
+
+        Raises:
+            UserError: a parameter is unknown, given twice, of another type, or missing.
+        """
+        arguments: Json = {}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals:
+                raise UserError(f"{assignment}: a parameter is given as KEY=VALUE")
+            if name in arguments:
+                raise UserError(f"{name}: given twice; a list is given at once, as JSON")
+            arguments[name] = self._value(name, text)
+        needed = [name for name, parameter in self.parameters.items() if not parameter.get("isOptional")]
+        if missing := [name for name in needed if name not in arguments]:
+            raise UserError(f"{missing[0]}: has no default; give {missing[0]}=VALUE")
+        return arguments
+
+    def _value(self, name: str, text: str) -> Any:
+        if name not in self.parameters:
+            near = difflib.get_close_matches(name, self.parameters, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(self.parameters))}"
+            raise UserError(f"{name}: pipeline {self.name} has no such parameter; {hint}")
+        kind = self.parameters[name]["parameterType"]
+        if kind not in _KINDS:
+            return text
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = None
+        # bool is a kind of int to Python, not to KFP
+        if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):
+            raise UserError(f"{name}={text}: wants {_EXAMPLES[kind]}")
+        return value
+
+    def _tasks(self) -> Iterator[tuple[str, Json]]:
+        """All tasks, of the pipeline and of the conditions, loops and exit handlers in it."""
+        for part in [self.spec["root"], *self.spec["components"].values()]:
+            yield from part.get("dag", {}).get("tasks", {}).items()
+
+
+def check_config(package: Package, arguments: Json) -> str | None:
+    """Check the run's configuration as its first step will, if the pipeline takes one and the file is at hand.
+
+    Returns:
+        What could not be checked, in one line; None when all was.
+
+    Raises:
+        UserError: a key or a value of the configuration is wrong.
+    """
+    if not {"config", "overrides"} <= package.parameters.keys():
+        return None
+    given = {
+        name: arguments.get(name, package.parameters[name].get("defaultValue")) for name in ("config", "overrides")
+    }
+    if given["config"] and not Path(given["config"]).exists():
+        return f"{given['config']} is not here: the run itself checks it"
+    if wrong := [override for override in given["overrides"] or [] if not isinstance(override, str)]:
+        raise UserError(f'overrides: {json.dumps(wrong[0])} is no text; write it as "key=value"')
+    from drtune.config import load_config
+
+    load_config(given["config"] or None, given["overrides"] or [])
+    return None

@@ -1,7 +1,7 @@
 """A Kubeflow Pipelines API of a test's own: the v2beta1 REST API over real HTTP, with state, in one thread a request.
 
 Paths and messages are those that kfp_server_api 2.17 calls and reads. Where the real server is odd, so is this one: it
-gives no reason for a failed task, lists Argo's drivers and executors among the tasks, and dates what has not ended 1970.
+gives no reason for a failed task, lists Argo's drivers and executors among the tasks, and dates an end to come 1970.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -31,11 +32,11 @@ class Look(NamedTuple):
     """What one look at a run shows: its state, and the states of its steps."""
 
     state: str
-    steps: dict[str, str] = {}
+    steps: Mapping[str, str] = MappingProxyType({})
     error: str | None = None
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """Answered with this status instead."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -150,6 +151,8 @@ class KfpServer:
                 return self._add(self.recurring, "recurring_run_id", {**body, "status": status})
             case "GET", ["recurringruns"]:
                 return self._listed("recurringRuns", self.recurring, query)
+            case "GET", ["recurringruns", identity]:
+                return _found(self.recurring, identity, "Job")
             case "DELETE", ["recurringruns", identity]:
                 _found(self.recurring, identity, "Job")
                 del self.recurring[identity]
@@ -157,7 +160,7 @@ class KfpServer:
             case "POST", ["recurringruns", identity, ("enable" | "disable") as what]:
                 _found(self.recurring, identity, "Job")["status"] = f"{what}d".upper()
                 return {}
-        raise Refusal(404, "Not Found")
+        raise RefusalError(404, "Not Found")
 
     def _add(self, store: dict[str, Json], key: str, value: Json) -> Json:
         identity = str(uuid.uuid4())
@@ -174,7 +177,7 @@ class KfpServer:
 
     def _refuse_twice(self, store: dict[str, Json], name: str) -> None:
         if any(one["display_name"] == name for one in store.values()):
-            raise Refusal(409, f"The name {name} already exists")
+            raise RefusalError(409, f"The name {name} already exists")
 
     def _check_job(self, body: Json) -> None:
         """As the server does: the experiment is there, and the pipeline has these parameters."""
@@ -185,7 +188,7 @@ class KfpServer:
             whole = body["pipeline_spec"]
         known = whole.get("pipeline_spec", whole)["root"].get("inputDefinitions", {}).get("parameters", {})
         if unknown := set(body["runtime_config"].get("parameters", {})) - set(known):
-            raise Refusal(400, f"Invalid input error: parameter {sorted(unknown)} is not an input of the pipeline")
+            raise RefusalError(400, f"Invalid input error: parameter {sorted(unknown)} is not an input of the pipeline")
 
     def _look(self, identity: str, *, move: bool) -> Json:
         run = _found(self.runs, identity, "Run")
@@ -218,13 +221,13 @@ def _passes(one: Json, given: str) -> bool:
 
 def _found(store: dict[str, Json], identity: str, kind: str) -> Json:
     if identity not in store:
-        raise Refusal(404, f"{kind} {identity} not found")
+        raise RefusalError(404, f"{kind} {identity} not found")
     return store[identity]
 
 
 def _check_cron(cron: str) -> None:
     if len(cron.split()) not in (5, 6):  # five are taken for six without a day of the week: no mistake to this server
-        raise Refusal(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
+        raise RefusalError(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
 
 
 def _stamp(minutes: int) -> str:
@@ -286,10 +289,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(
                 200, "application/json", json.dumps(self.api.answer(self.command, url.path[len(API) :], query, given))
             )
-        except Refusal as refusal:
+        except RefusalError as refusal:
             return self._send(refusal.status, "application/json", _error_body(refusal.status, str(refusal)))
 
-    do_GET = do_POST = do_DELETE = _serve  # noqa: N815 http.server's names
+    do_GET = do_POST = do_DELETE = _serve
 
     def _uploaded(self, body: bytes) -> bytes:
         """The one file of a multipart form."""

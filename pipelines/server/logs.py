@@ -8,38 +8,80 @@ from contextlib import suppress
 from typing import Any
 
 import kfp_server_api
+import kubernetes
+import urllib3
 
+from drtune.errors import UserError
 from pipelines.display import TRACEBACK, Step, failure_of
-from pipelines.server.client import Client
+from pipelines.server.client import REQUEST_SECONDS, Client, quietly
 
 TEMPLATES = ("system-container-impl", "retry-system-container-impl")
-"""Names of the template of a step's container in the workflow that Kubeflow makes, without and with retries."""
+"""Names that Kubeflow's workflows have for the template of a step's container, without and with retries."""
+NODE_NAME = "workflows.argoproj.io/node-name"
+"""Annotation of a pod with its place in the workflow, such as tune-x7k2p.root.train.executor(0)."""
 
 
-def step_log(client: Client, run: Any, task: Any) -> str | None:
-    """What a step wrote; None when neither Kubeflow nor Kubernetes can say."""
-    for pod in _pods(task):
+def step_log(client: Client, run: Any, task: Any) -> str:
+    """What a step wrote, in its last attempt.
+
+    Raises:
+        UserError: neither Kubeflow nor Kubernetes can say.
+    """
+    for pod in _likely_pods(task):
         with suppress(kfp_server_api.ApiException):
             return client.read_log(run.run_id, pod)
-    return None
+    return _log_in_kubernetes(client.namespace or "kubeflow", run.run_id, task.display_name)
 
 
 def last_words(client: Client, run: Any, task: Any) -> str | None:
-    """The message of the exception that ended a step, from its log."""
-    log = step_log(client, run, task)
-    if log is None or TRACEBACK not in log:
+    """The message of the exception that ended a step, from its log; None when there is no log or no exception."""
+    try:
+        log = step_log(client, run, task)
+    except UserError:
+        return None
+    if TRACEBACK not in log:
         return None
     lines = log[log.rindex(TRACEBACK) :].splitlines()
     return failure_of(Step(task.display_name, time.monotonic(), lines)).reason.splitlines()[0]
 
 
-def _pods(task: Any) -> Iterator[str]:
-    """Names that the pod of a step may have.
+def _likely_pods(task: Any) -> Iterator[str]:
+    """Names that the pod of a step without retries may have.
 
     The server tells of nodes, <workflow>-<number>; a pod's name has that of the template in between.
     """
-    if task.pod_name:
-        yield task.pod_name
     for child in task.child_tasks or []:
         workflow, _, number = (child.pod_name or "").rpartition("-")
         yield from (f"{workflow}-{template}-{number}" for template in TEMPLATES)
+
+
+def _log_in_kubernetes(namespace: str, run_id: str, key: str) -> str:
+    missing = f"log of step {key}: Kubeflow does not have it, and Kubernetes"
+    try:
+        with quietly():
+            kubernetes.config.load_config()
+    except kubernetes.config.ConfigException:
+        raise UserError(f"{missing} cannot be asked: set KUBECONFIG to a file that leads to the cluster") from None
+    pods = kubernetes.client.CoreV1Api()
+    try:
+        found = pods.list_namespaced_pod(
+            namespace, label_selector=f"pipeline/runid={run_id}", _request_timeout=REQUEST_SECONDS
+        ).items
+        mine = [pod for pod in found if _is_of(pod, key)]
+        if not mine:
+            raise UserError(f"{missing} has no pod of it in namespace {namespace}; it may have been cleaned up")
+        newest = max(mine, key=lambda pod: pod.metadata.creation_timestamp)
+        return str(
+            pods.read_namespaced_pod_log(
+                newest.metadata.name, namespace, container="main", _request_timeout=REQUEST_SECONDS
+            )
+        )
+    except kubernetes.client.ApiException as error:
+        raise UserError(f"{missing} refuses with {error.status} ({error.reason}) in namespace {namespace}") from None
+    except urllib3.exceptions.HTTPError:
+        raise UserError(f"{missing} does not answer: does your kubeconfig lead to the right cluster?") from None
+
+
+def _is_of(pod: Any, key: str) -> bool:
+    place: list[str] = (pod.metadata.annotations or {}).get(NODE_NAME, "").split(".")
+    return place[-2:-1] == [key] and place[-1].startswith("executor")

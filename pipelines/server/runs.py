@@ -299,3 +299,16 @@ def _is_uuid(text: str) -> bool:
         return str(uuid.UUID(text)) == text
     except ValueError:
         return False
+
+
+def cancel(client: Client, given: str) -> Any:
+    """End a run.
+
+    Raises:
+        UserError: there is no such run, or it is over.
+    """
+    run = find_run(client, given)
+    if run.state in ENDED:
+        raise UserError(f"run {given}: is over ({run.state}); there is nothing to cancel")
+    client.terminate_run(run.run_id)
+    return run

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from croniter import croniter
-from croniter.croniter import CroniterError
+from croniter import CroniterBadDateError, CroniterError, croniter
 
 from drtune.errors import UserError
 from pipelines.server.client import Client, everything, quietly
 from pipelines.server.runs import Job
 
-FIELDS = "second minute hour day-of-month month day-of-week"
+FIELDS = "[second] minute hour day-of-month month day-of-week"
 EXAMPLE = "such as '0 3 * * 1' for Mondays at three"
+_PART = r"(\*|\?|(\d+|[A-Za-z]{3})(-(\d+|[A-Za-z]{3}))?)(/\d+)?"
+_KNOWN = re.compile(rf"{_PART}(,{_PART})*")
+"""What robfig/cron, by which Kubeflow reads a field, has words for; croniter, which checks the numbers, knows more."""
 
 
 class Schedule(NamedTuple):
@@ -38,24 +41,19 @@ def six_fields(expression: str) -> str:
     """
     fields = expression.split()
     if len(fields) not in (5, 6):
-        raise UserError(f"cron '{expression}': has {len(fields)} fields instead of 5 or 6, {EXAMPLE}")
+        raise UserError(f"cron '{expression}': wants 5 or 6 fields, not {len(fields)}, {EXAMPLE}")
     six = fields if len(fields) == 6 else ["0", *fields]
-    for name, field in zip(FIELDS.split(), six, strict=True):
-        if wrong := set(field) & set("#LWHR@") - set("".join(_NAMES.get(name, ()))):
-            raise UserError(f"cron '{expression}': Kubeflow does not know {min(wrong)!r} in the {name}")
-    if "7" in six[-1]:
+    if unknown := [field for field in six if not _KNOWN.fullmatch(field)]:
+        raise UserError(f"cron '{expression}': Kubeflow does not know {unknown[0]}; the fields are {FIELDS}, {EXAMPLE}")
+    if re.search(r"(?<!/)7", six[-1]):
         raise UserError(f"cron '{expression}': Kubeflow counts the days of the week from 0 to 6; Sunday is 0")
     try:
-        next(croniter(" ".join(six), _now(), second_at_beginning=True))
-    except CroniterError as error:
-        raise UserError(f"cron '{expression}': {error}; the fields are {FIELDS}, {EXAMPLE}") from None
+        next_starts(" ".join(six), 1)
+    except CroniterBadDateError:
+        raise UserError(f"cron '{expression}': there is no such day in any year") from None
+    except CroniterError:
+        raise UserError(f"cron '{expression}': cannot be read; the fields are {FIELDS}, {EXAMPLE}") from None
     return " ".join(six)
-
-
-_NAMES = {
-    "month": ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"),
-    "day-of-week": ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"),
-}
 
 
 def next_starts(cron: str, count: int) -> list[datetime]:
@@ -68,7 +66,7 @@ def replace(client: Client, schedule: Schedule, job: Job, say: Callable[[str], N
     """Create the recurring run, in place of those of its name; one that was paused stays paused.
 
     The new one is made paused, then the old one is deleted, then the new one is let go: at no time do two start runs,
-    and an old one stays as it was if the server does not take the new one.
+    and the old one stays as it was if the server does not take the new one. `say` hears of each.
     """
     old = [one for one in every(client) if one.display_name == schedule.name]
     with tempfile.TemporaryDirectory() as folder, quietly():
@@ -80,11 +78,12 @@ def replace(client: Client, schedule: Schedule, job: Job, say: Callable[[str], N
             enabled=False,
             **job.as_kfp(client, folder),
         )
+    say(f"schedule {schedule.name}: made, still paused, {made.recurring_run_id}")
     for one in old:
         client.delete_recurring_run(one.recurring_run_id)
-        say(f"deleted the schedule {one.display_name} of before: {cron_of(one)} ({one.recurring_run_id})")
-    if old and not any(is_active(one) for one in old):
-        say(f"schedule {schedule.name} was paused and still is; `drtune-pipeline schedule resume {schedule.name}`")
+        say(f"schedule {schedule.name}: deleted the one of before, {cron_of(one)}, {one.recurring_run_id}")
+    if old and not any(map(is_active, old)):
+        say(f"(the one of before was paused; `drtune-pipeline schedule resume {schedule.name}` lets this one go)")
     else:
         client.enable_recurring_run(made.recurring_run_id)
     return client.get_recurring_run(made.recurring_run_id)

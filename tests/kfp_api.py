@@ -200,12 +200,14 @@ class KfpServer:
         if look.error:
             shown["error"] = {"code": 13, "message": look.error}
         if look.state in ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"):
-            shown["finished_at"] = _stamp(looked)
+            shown["finished_at"] = _stamp(self._clock + looked)
         return shown
 
     def _listed(self, key: str, store: dict[str, Json], query: dict[str, str]) -> Json:
         """One page, newest first if asked for, of what the filter lets through."""
         chosen = [one for one in store.values() if _passes(one, query.get("filter", ""))]
+        if experiment := query.get("experiment_id"):
+            chosen = [one for one in chosen if one["experiment_id"] == experiment]
         chosen.sort(key=lambda one: str(one["created_at"]), reverse="desc" in query.get("sort_by", ""))
         start, size = int(query.get("page_token") or 0), int(query.get("page_size") or 20)
         page: Json = {key: chosen[start : start + size], "total_size": len(chosen)}

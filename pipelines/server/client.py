@@ -21,8 +21,8 @@ from kfp.client import ServiceAccountTokenVolumeCredentials
 from drtune.errors import UserError
 
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
-REQUEST_SECONDS = 30.0
-"""How long one answer may take."""
+REQUEST_SECONDS = (10.0, 30.0)
+"""How long it may take to connect, and to answer."""
 _PAGE = 100
 _PERMISSION = re.compile(
     r"ResourceAttributes\{Namespace:(?P<namespace>[^,]*),Verb:(?P<verb>[^,]*),Group:(?P<group>[^,]*),"
@@ -80,6 +80,8 @@ def connected(endpoint: str | None, namespace: str, token: str | None) -> Iterat
     Raises:
         UserError: the server cannot be reached, is none, or refuses something.
     """
+    if endpoint and "://" not in endpoint:
+        endpoint = f"https://{endpoint}"  # as kfp does
     _check_endpoint(endpoint)
     asked = endpoint or "of the cluster at hand"
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt to connect
@@ -145,6 +147,8 @@ def explain(error: kfp_server_api.ApiException | urllib3.exceptions.HTTPError) -
         where = f" in namespace {permission['namespace']}" if permission["namespace"] else ""
         return f"not permitted: {user} may not {permission['verb']} {what}{where}; ask for a role that allows it"
     match error.status:
+        case 404 if _is_page(error):
+            return _NOT_THE_API
         case 401:
             return f"it does not know you ({message}); set KFP_EXISTING_TOKEN to a token that is valid now"
         case 403:
@@ -159,9 +163,7 @@ def explain(error: kfp_server_api.ApiException | urllib3.exceptions.HTTPError) -
 
 def _message(error: kfp_server_api.ApiException) -> str:
     """The words of the server without its markup, in one line."""
-    body = (error.body or "").strip()
-    if body.startswith("<"):
-        return _NOT_THE_API
+    body = "" if _is_page(error) else error.body or ""
     try:
         answer = json.loads(body)
         body = answer.get("message") or answer.get("error_message") or answer.get("error") or body
@@ -170,8 +172,14 @@ def _message(error: kfp_server_api.ApiException) -> str:
     return " ".join((body or error.reason or "without a reason").split())
 
 
+def _is_page(error: kfp_server_api.ApiException) -> bool:
+    return (error.body or "").lstrip().startswith("<")
+
+
 def _check_endpoint(endpoint: str | None) -> None:
     kubeconfig = os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config"
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise UserError(f"endpoint {endpoint}: starts neither with http:// nor with https://")
     if endpoint or "KUBERNETES_SERVICE_HOST" in os.environ or Path(kubeconfig).exists():
         return
     raise UserError(

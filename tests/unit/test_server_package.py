@@ -1,0 +1,143 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drtune.errors import UserError
+from pipelines.server.package import Package, check_config
+
+PARAMETERS = {
+    "prompts": {"parameterType": "STRING", "isOptional": True, "defaultValue": "data/miniature.jsonl"},
+    "name": {"parameterType": "STRING"},
+    "count": {"parameterType": "NUMBER_INTEGER", "isOptional": True},
+    "rate": {"parameterType": "NUMBER_DOUBLE", "isOptional": True},
+    "force": {"parameterType": "BOOLEAN", "isOptional": True},
+    "overrides": {"parameterType": "LIST", "isOptional": True, "defaultValue": []},
+    "resources": {"parameterType": "STRUCT", "isOptional": True},
+    "config": {"parameterType": "STRING", "isOptional": True, "defaultValue": "configs/miniature.yaml"},
+}
+
+
+def task(name: str, component: str) -> dict[str, object]:
+    return {"taskInfo": {"name": name}, "componentRef": {"name": component}, "cachingOptions": {"enableCache": True}}
+
+
+def package(**parameters: dict[str, object]) -> Package:
+    """One step at the top, and one within a condition."""
+    leaf = {"executorLabel": "exec"}
+    return Package(
+        {
+            "pipelineInfo": {"name": "tried"},
+            "root": {
+                "dag": {"tasks": {"train": task("train", "comp-train"), "condition-1": task("worthy", "comp-if")}},
+                "inputDefinitions": {"parameters": parameters or PARAMETERS},
+            },
+            "components": {
+                "comp-train": leaf,
+                "comp-publish": leaf,
+                "comp-if": {"dag": {"tasks": {"publish": task("publish it", "comp-publish")}}},
+            },
+        }
+    )
+
+
+def test_values_have_the_type_of_their_parameter() -> None:
+    given_ = ["name=3", "count=3", "rate=3", "force=true", 'overrides=["steps=20", "3"]', 'resources={"gpus": 2}']
+    assert package().arguments(given_) == {
+        "name": "3",
+        "count": 3,
+        "rate": 3,
+        "force": True,
+        "overrides": ["steps=20", "3"],
+        "resources": {"gpus": 2},
+    }
+
+
+def test_a_value_may_hold_equals_signs_and_be_empty() -> None:
+    assert package().arguments(["name=a=b", "prompts="]) == {"name": "a=b", "prompts": ""}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("promptz=x", "promptz: pipeline tried has no such parameter; did you mean prompts?"),
+        ("zzz=1", "zzz: pipeline tried has no such parameter; there are config, count, "),
+        ("prompts", "prompts: a parameter is given as KEY=VALUE"),
+        ("name=again", "name: given twice"),
+        ("count=3.5", "count=3.5: wants a whole number"),
+        ("count=true", "count=true: wants a whole number"),
+        ("rate=fast", "rate=fast: wants a number"),
+        ("force=1", "force=1: wants true or false"),
+        ("overrides=steps=20", 'overrides=steps=20: wants a JSON list, such as \'["one", "two"]\''),
+        ("resources=[]", "resources=[]: wants a JSON object"),
+    ],
+)
+def test_a_wrong_parameter_is_named(assignment: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        package().arguments(["name=x", assignment])
+    assert str(raised.value).startswith(message)
+
+
+def test_a_parameter_without_default_must_be_given() -> None:
+    with pytest.raises(UserError, match="name: has no default; give name=VALUE"):
+        package().arguments([])
+
+
+@given(st.lists(st.text(max_size=8), max_size=4), st.text(max_size=12))
+def test_lists_and_texts_come_through_as_they_are(texts: list[str], name: str) -> None:
+    arguments = package().arguments([f"overrides={json.dumps(texts)}", f"name={name}"])
+    assert arguments == {"overrides": texts, "name": name}
+
+
+def test_steps_are_what_runs_in_a_container_wherever_it_stands() -> None:
+    assert package().steps == {"train": "train", "publish": "publish it"}
+
+
+def test_without_cache_holds_within_conditions_too_and_changes_no_original() -> None:
+    before = package()
+    after = before.without_cache()
+    assert before.text().count("enableCache: true") == 3
+    assert "enableCache" not in after.text()
+    assert not before.same_as(after)
+
+
+def test_packages_are_the_same_whatever_the_order_and_the_kind_of_number(tmp_path: Path) -> None:
+    one = package(number={"parameterType": "NUMBER_DOUBLE", "defaultValue": 3})
+    other = Package.of_server(json.loads(json.dumps(dict(reversed(one.spec.items()))).replace(": 3}", ": 3.0}")))
+    assert one.same_as(other)
+    assert not one.same_as(package(number={"parameterType": "NUMBER_DOUBLE", "defaultValue": 4}))
+    path = tmp_path / "package.yaml"
+    path.write_text(one.text(), encoding="utf-8")
+    assert Package.read(path) == one
+
+
+def test_what_is_said_for_kubernetes_alone_counts() -> None:
+    one = Package(package().spec, {"platforms": {"kubernetes": {"deploymentSpec": {"executors": {"exec": {}}}}}})
+    assert not one.same_as(package())
+    assert one.same_as(Package.of_server({"pipeline_spec": one.spec, "platform_spec": one.platform}))
+    assert Package(*yaml.safe_load_all(one.text())) == one
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "just text", "a: 1\n---\nb: 2\n---\nc: 3", "apiVersion: v1"])
+def test_what_is_no_compiled_pipeline_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "package.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="no compiled pipeline"):
+        Package.read(path)
+
+
+def test_the_configuration_is_checked_when_it_is_at_hand(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("steps: 20\n", encoding="utf-8")
+    assert check_config(package(), {"config": str(config), "overrides": ["batch_size=4"]}) is None
+    with pytest.raises(UserError, match="stepz: no such key"):
+        check_config(package(), {"config": str(config), "overrides": ["stepz=4"]})
+    with pytest.raises(UserError, match="overrides: 4 is no text"):
+        check_config(package(), {"config": str(config), "overrides": [4]})
+    assert (
+        check_config(package(), {"config": "elsewhere.yaml"}) == "elsewhere.yaml is not here: the run itself checks it"
+    )
+    assert check_config(package(only={"parameterType": "STRING"}), {}) is None

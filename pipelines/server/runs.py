@@ -25,6 +25,7 @@ from pipelines.server.package import Json, Package
 
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 """States that a run or a step does not leave again; PAUSED is none of them."""
+DRIVER = "-driver"
 LONGEST_PAUSE_SECONDS = 15.0
 SIGN_OF_LIFE_SECONDS = 540.0
 """Some CI systems end a job that says nothing for ten minutes."""
@@ -135,18 +136,17 @@ def package_of(client: Client, run: Any) -> Package:
 def steps_of(run: Any, package: Package) -> list[Step]:
     """The steps that have been reached, in the order in which they started.
 
-    Argo adds nodes of its own, for a driver before each step and an executor in it: a failed driver counts as its step.
+    Argo adds nodes of its own, for a driver before each step and an executor in it. What a failed driver leaves out has
+    failed.
     """
     details = (run.run_details and run.run_details.task_details) or []
     found: dict[str, Step] = {}
     for task in sorted(details, key=lambda task: (str(task.start_time), task.display_name)):
-        name = task.display_name
-        if name in package.steps:
-            found[name] = Step(package.steps[name], task.state or "PENDING", _seconds(task), task)
-    for task in details:
-        key = task.display_name.removesuffix("-driver")
-        if key != task.display_name and key in package.steps and key not in found and task.state == "FAILED":
-            found[key] = Step(package.steps[key], task.state, _seconds(task), task)
+        key = task.display_name
+        if key.endswith(DRIVER) and task.state == "FAILED":
+            key = key.removesuffix(DRIVER)
+        if key in package.steps and (key not in found or task.state == "FAILED"):
+            found[key] = Step(package.steps[key], task.state or "PENDING", _seconds(task), task)
     return list(found.values())
 
 
@@ -243,9 +243,10 @@ def _why(client: Client, run: Any, step: Step) -> str:
     for given in (step.task.error, run.error):
         if given and given.message:
             return " ".join(given.message.split())
-    if words := last_words(client, run, step.task):
-        return words
-    return f"failed without a reason; see {client.page(f'runs/details/{run.run_id}')}"
+    page = client.page(f"runs/details/{run.run_id}")
+    if step.task.display_name.endswith(DRIVER):
+        return f"Kubeflow could not start it (its driver failed); see {page}"
+    return last_words(client, run, step.task) or f"failed without a reason; see {page}"
 
 
 def _ask_again(client: Client, run_id: str, say: Callable[[str], None]) -> Any:

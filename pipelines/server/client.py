@@ -53,7 +53,7 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
 
     def page(self, path: str) -> str:
         """The address of a page of the user interface."""
-        return f"{self._get_url_prefix()}/#/{path}"
+        return f"{self._get_url_prefix().rstrip('/')}/#/{path}"
 
     def read_log(self, run_id: str, pod: str) -> str:
         """What the step in that pod wrote, also after the pod is gone where the server archives logs."""

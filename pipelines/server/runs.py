@@ -29,8 +29,7 @@ DRIVER = "-driver"
 LONGEST_PAUSE_SECONDS = 15.0
 SIGN_OF_LIFE_SECONDS = 540.0
 """Some CI systems end a job that says nothing for ten minutes."""
-PATIENCE_SECONDS = 600.0
-"""How long a server that stopped answering is asked again."""
+BUSY = 429
 
 
 class Version(NamedTuple):
@@ -167,6 +166,7 @@ def follow(
     *,
     timeout_seconds: float | None = None,
     pause_seconds: float = 1.0,
+    patience_seconds: float = 600.0,
 ) -> Outcome:
     """Tell of each step as it starts and ends, until the run does.
 
@@ -177,16 +177,17 @@ def follow(
         say: Takes one line.
         timeout_seconds: After this time it is no longer waited for, and the state is TIMEOUT; the run goes on.
         pause_seconds: First pause between two looks; it grows to a quarter of a minute.
+        patience_seconds: How long a server that stopped answering is asked again.
 
     Raises:
         InterruptionError: SIGTERM or Ctrl-C; the run goes on.
-        UserError: the server has not answered for ten minutes.
+        ApiException, HTTPError: the server refuses to tell, or has not answered for longer than that.
     """
     started = said = time.monotonic()
     states: dict[str, str] = {}
     with _leaving(f"no longer waiting for run {run.run_id}, which goes on; {how_to_go_on(run.run_id)}"):
         while True:
-            run = _ask_again(client, run.run_id, say)
+            run = _ask_again(client, run.run_id, say, pause_seconds, patience_seconds)
             steps = steps_of(run, package)
             for step in steps:
                 if step.state != states.get(step.name) and step.state != "PENDING":
@@ -249,20 +250,24 @@ def _why(client: Client, run: Any, step: Step) -> str:
     return last_words(client, run, step.task) or f"failed without a reason; see {page}"
 
 
-def _ask_again(client: Client, run_id: str, say: Callable[[str], None]) -> Any:
+def _ask_again(
+    client: Client, run_id: str, say: Callable[[str], None], pause_seconds: float, patience_seconds: float
+) -> Any:
     """The run now, from a server that may be away for a while."""
-    give_up = time.monotonic() + PATIENCE_SECONDS
+    give_up = time.monotonic() + patience_seconds
     silent = False
     while True:
         try:
             return client.runs.run_service_get_run(run_id, _request_timeout=REQUEST_SECONDS)
         except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
-            if getattr(error, "status", 503) < 500 or time.monotonic() > give_up:
+            status = getattr(error, "status", None)
+            passes = status is None or status == BUSY or status >= 500
+            if not passes or time.monotonic() > give_up:
                 raise
             if not silent:
-                say(f"{_clock()}  {explain(error)} (asking again for up to {spell(PATIENCE_SECONDS)})")
+                say(f"{_clock()}  {explain(error)} (asking again for {spell(patience_seconds)})")
             silent = True
-            time.sleep(LONGEST_PAUSE_SECONDS / 3)
+            time.sleep(pause_seconds)
 
 
 @contextmanager

@@ -68,7 +68,6 @@ def replace(client: Client, schedule: Schedule, job: Job, say: Callable[[str], N
     The new one is made paused, then the old one is deleted, then the new one is let go: at no time do two start runs,
     and the old one stays as it was if the server does not take the new one. `say` hears of each.
     """
-    old = [one for one in every(client) if one.display_name == schedule.name]
     with tempfile.TemporaryDirectory() as folder, quietly():
         made = client.create_recurring_run(
             job_name=schedule.name,
@@ -79,6 +78,8 @@ def replace(client: Client, schedule: Schedule, job: Job, say: Callable[[str], N
             **job.as_kfp(client, folder),
         )
     say(f"schedule {schedule.name}: made, still paused, {made.recurring_run_id}")
+    # Asked for only now, so that of two who do this at once each sees the other's.
+    old = [one for one in find(client, schedule.name) if one.recurring_run_id != made.recurring_run_id]
     for one in old:
         client.delete_recurring_run(one.recurring_run_id)
         say(f"schedule {schedule.name}: deleted the one of before, {cron_of(one)}, {one.recurring_run_id}")

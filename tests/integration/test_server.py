@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,11 +18,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from kfp_server_api import ApiException
 
 from pipelines.commands import PACKAGE, main
 from pipelines.server.client import connected
 from pipelines.server.package import Package
-from pipelines.server.runs import Outcome, follow
+from pipelines.server.runs import Job, Outcome, follow, submit
 from tests.kfp_api import KfpServer, Look
 
 ROOT = Path(__file__).parents[2]
@@ -227,21 +229,43 @@ def test_a_run_that_takes_too_long_goes_on(server: KfpServer) -> None:
     assert not any("terminate" in request for request in server.requests)
 
 
-def test_a_server_that_is_away_for_a_while_is_asked_again(server: KfpServer) -> None:
+@pytest.fixture
+def waiting(server: KfpServer) -> Iterator[Callable[..., Outcome]]:
+    """Follow a run that was just started; takes `say` and the times of `follow`."""
     with connected(server.endpoint, "kubeflow", None) as client:
         package = Package.read(PACKAGE)
-        experiment = client.create_experiment("tried")
-        run = client.run_pipeline(experiment.experiment_id, "mine", str(PACKAGE))
-        server.refuse("GET .*/runs/", 503, "upstream connect error")
-        said: list[str] = []
+        run = submit(client, Job(package, {}, "tried"), "mine")
+        yield partial(follow, client, run, package, pause_seconds=0.01)
 
-        def say(line: str) -> None:
-            server.misbehave.clear()
-            said.append(line)
 
-        assert follow(client, run, package, say, pause_seconds=0.01) == Outcome("SUCCEEDED", 0.0)
+def test_a_server_that_is_away_for_a_while_is_asked_again(server: KfpServer, waiting: Callable[..., Outcome]) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        server.misbehave.clear()
+        said.append(line)
+
+    server.refuse("GET .*/runs/", 503, "upstream connect error")
+    assert waiting(say=say).state == "SUCCEEDED"
     assert len(said) == 1
-    assert "the server failed with 503: upstream connect error" in said[0]
+    assert "the server failed with 503: upstream connect error; try again later (asking again for 10 min)" in said[0]
+
+
+@pytest.mark.parametrize(("status", "seconds"), [(503, 0.2), (429, 0.2), (401, 600.0), (404, 600.0)])
+def test_a_server_that_stays_away_or_refuses_ends_the_waiting(
+    server: KfpServer, waiting: Callable[..., Outcome], status: int, seconds: float
+) -> None:
+    server.refuse("GET .*/runs/", status, "no")
+    with pytest.raises(ApiException) as raised:
+        waiting(say=print, patience_seconds=seconds)
+    assert raised.value.status == status
+
+
+def test_each_look_comes_later_than_the_one_before(server: KfpServer, waiting: Callable[..., Outcome]) -> None:
+    server.looks = [TRAINING]
+    assert waiting(say=print, timeout_seconds=1.0).state == "TIMEOUT"
+    looks = sum(request.startswith("GET") and "/runs/" in request for request in server.requests)
+    assert looks <= 17  # 0.01 s times 1.2, 1.44, ... is a second after 17; without growth there would be a hundred
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)

@@ -232,7 +232,7 @@ def _check_cron(cron: str) -> None:
         raise RefusalError(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
 
 
-def _stamp(minutes: int) -> str:
+def _stamp(minutes: float) -> str:
     return (BEGINNING + timedelta(minutes=minutes)).isoformat().replace("+00:00", "Z")
 
 
@@ -242,20 +242,20 @@ def _tasks(look: Look, minute: int) -> Iterable[Json]:
     for number, (step, state) in enumerate(look.steps.items()):
         driver, executor = f"{step}-driver", f"tune-x7k2p-{number}"
         names |= {driver: "SUCCEEDED", step: state}
-        yield _task("executor", state, minute)
-        yield {**_task(step, state, minute), "child_tasks": [{"pod_name": executor}]}
+        yield _task("executor", state, number, minute)
+        yield {**_task(step, state, number, minute), "child_tasks": [{"pod_name": executor}]}
         names.pop(step)
     for name, state in names.items():
-        yield _task(name, state, minute)
+        yield _task(name, state, 0, minute)
 
 
-def _task(name: str, state: str, minute: int) -> Json:
+def _task(name: str, state: str, number: int, minute: int) -> Json:
     ended = state not in ("PENDING", "RUNNING")
     return {
         "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
         "display_name": name,
         "state": state,
-        "start_time": _stamp(0),
+        "start_time": _stamp(number / 1000),  # in their order, for durations in whole minutes
         "end_time": _stamp(minute) if ended else "1970-01-01T00:00:00Z",
     }
 

@@ -114,7 +114,7 @@ class Package:
         arguments: Json = {}
         for assignment in assignments:
             name, equals, text = assignment.partition("=")
-            if not equals:
+            if not name or not equals:
                 raise UserError(f"{assignment}: a parameter is given as KEY=VALUE")
             if name in arguments:
                 raise UserError(f"{name}: given twice; a list is given at once, as JSON")

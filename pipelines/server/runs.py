@@ -77,7 +77,7 @@ class Step:
     name: str
     state: str
     seconds: float | None
-    """How long it took; None before its end."""
+    """How long it took; None before its end, and when it was skipped."""
     task: Any
 
     def __str__(self) -> str:
@@ -286,7 +286,8 @@ def _leaving(message: str) -> Iterator[None]:
 
 
 def _seconds(task: Any) -> float | None:
-    return _between(task.start_time, task.end_time) if task.state in ENDED else None
+    has_run = task.state in ENDED and task.state != "SKIPPED"
+    return _between(task.start_time, task.end_time) if has_run else None
 
 
 def _between(start: datetime | None, end: datetime | None) -> float | None:

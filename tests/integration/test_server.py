@@ -183,13 +183,14 @@ def test_kfps_own_command_submits_the_package_as_it_stands(server: KfpServer, tm
 
 
 def test_waiting_tells_of_each_step_once_and_ends_well(server: KfpServer) -> None:
-    done = {"prepare-prompts": "SUCCEEDED", "train": "SUCCEEDED"}
+    done = {"prepare-prompts": "SUCCEEDED", "train": "SUCCEEDED", "publish": "SKIPPED"}
     server.looks = [Look("PENDING"), TRAINING, TRAINING, Look("SUCCEEDED", done)]
     said = fine(server, "submit", "--wait", "-r", "mine")
     assert [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in said[2:]] == [
         "prepare-prompts succeeded after 1 min",
         "train",
         "train succeeded after 3 min",
+        "publish skipped",
         "run mine succeeded after 3 min",
     ]
 
@@ -437,6 +438,16 @@ def test_when_the_old_schedule_cannot_be_deleted_only_it_is_active_and_the_next_
     server.misbehave.clear()
     fine(server, "schedule", "nightly", "--cron", "0 4 * * *")
     assert [job["trigger"]["cron_schedule"]["cron"] for job in server.recurring.values()] == ["0 0 4 * * *"]
+
+
+def test_several_schedules_of_one_name_become_one(server: KfpServer) -> None:
+    fine(server, "schedule", "nightly", "--cron", "0 3 * * *")
+    [job] = server.recurring.values()
+    server.recurring["other"] = {**job, "recurring_run_id": "other"}
+    assert len(fine(server, "schedule", "pause", "nightly")) == 2
+    fine(server, "schedule", "resume", "nightly")
+    fine(server, "schedule", "nightly", "--cron", "0 4 * * *")
+    assert [one["trigger"]["cron_schedule"]["cron"] for one in server.recurring.values()] == ["0 0 4 * * *"]
 
 
 def test_a_paused_schedule_stays_paused_when_it_is_replaced(server: KfpServer) -> None:

@@ -66,6 +66,7 @@ def test_a_value_may_hold_equals_signs_and_be_empty() -> None:
         ("promptz=x", "promptz: pipeline tried has no such parameter; did you mean prompts?"),
         ("zzz=1", "zzz: pipeline tried has no such parameter; there are config, count, "),
         ("prompts", "prompts: a parameter is given as KEY=VALUE"),
+        ("=x", "=x: a parameter is given as KEY=VALUE"),
         ("name=again", "name: given twice"),
         ("count=3.5", "count=3.5: wants a whole number"),
         ("count=true", "count=true: wants a whole number"),

@@ -90,7 +90,7 @@ def submit(
 
     with prepared(server, **job) as (client, wanted):
         name = name or f"{wanted.package.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-        run = submit(client, wanted, name)
+        run = submit(client, wanted, name, click.echo)
         click.echo(f"run {name}: {run.run_id}")
         click.echo(client.page(f"runs/details/{run.run_id}"))
         if wait:

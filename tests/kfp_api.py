@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -52,9 +55,17 @@ class KfpServer:
     ...     subprocess.run(["drtune-pipeline", "submit", "--wait"], env=server.environment)
     """
 
-    def __init__(self, *, multi_user: bool = False, token: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        multi_user: bool = False,
+        token: str | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
+    ) -> None:
         self.multi_user = multi_user
         self.token = token
+        self._certificate, self._key = certificate, key
         self.looks: list[Look] = [Look("SUCCEEDED")]
         """What each look at any run shows, in turn; the last one stays."""
         self.misbehave: dict[str, Callable[[], tuple[int, str, str]]] = {}
@@ -74,9 +85,13 @@ class KfpServer:
 
     def __enter__(self) -> KfpServer:
         handler = type("Handler", (_Handler,), {"api": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._http.server_port}"
+        self._http = _Http(("127.0.0.1", 0), handler)
+        scheme = "http"
+        if self._certificate:
+            scheme, context = "https", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate, self._key)
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
+        self.endpoint = f"{scheme}://127.0.0.1:{self._http.server_port}"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
         return self
@@ -262,6 +277,15 @@ def _task(name: str, state: str, number: int, minute: int) -> Json:
 
 def _error_body(status: int, message: str) -> str:
     return json.dumps({"error": message, "code": CODES[status], "message": message, "details": []})
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *about: Any) -> None:
+        """A client that hangs up, or does not trust the certificate, is no news."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(*about)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -138,7 +138,10 @@ _NOT_THE_API = (
 def explain(error: kfp_server_api.ApiException | urllib3.exceptions.HTTPError) -> str:
     """What went wrong, in one line, and what can be done."""
     if isinstance(error, urllib3.exceptions.HTTPError):
-        cause = str(getattr(error, "reason", error)).split(": ", 1)[-1]
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, urllib3.exceptions.SSLError):
+            return f"no trusted connection ({reason}); SSL_CERT_FILE names a file with certificates to trust"
+        cause = str(reason).split(": ", 1)[-1]
         return f"no answer ({cause}); is the server up, and can it be reached from here?"
     message = _message(error)
     if permission := _PERMISSION.search(message):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -91,6 +93,14 @@ class Package:
         """The package as a file."""
         documents = [self.spec, self.platform] if self.platform else [self.spec]
         return yaml.safe_dump_all(documents, sort_keys=True)
+
+    @contextmanager
+    def on_disk(self) -> Iterator[Path]:
+        """A file with the package, for kfp's client, which takes nothing else."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "pipeline.yaml"
+            path.write_text(self.text(), encoding="utf-8")
+            yield path
 
     def same_as(self, other: Package) -> bool:
         """Whether both are one pipeline, however numbers and defaults are spelt."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -43,7 +41,7 @@ class Version(NamedTuple):
 class Job:
     """What is to run: once, or again and again.
 
-    >>> Job(Package.read(Path("pipelines/tune.yaml")), {"name": "mine"}, experiment="drtune")
+    >>> Job(Package.read(path), {"name": "mine"}, experiment="drtune")
     """
 
     package: Package
@@ -53,21 +51,19 @@ class Job:
     """The version on the server that `package` is; None sends the package itself."""
     service_account: str | None = None
 
-    def as_kfp(self, client: Client, folder: str) -> Json:
-        """The arguments by which kfp's client starts it; `folder` is for a file in between."""
-        what: Json
-        if self.version:
-            what = {"pipeline_id": self.version.pipeline_id, "version_id": self.version.version_id}
-        else:
-            path = Path(folder) / "pipeline.yaml"
-            path.write_text(self.package.text(), encoding="utf-8")
-            what = {"pipeline_package_path": str(path)}
-        experiment = client.create_experiment(self.experiment)  # or the one that is there
-        return what | {
-            "experiment_id": experiment.experiment_id,
+    @contextmanager
+    def as_kfp(self, client: Client, say: Callable[[str], None]) -> Iterator[Json]:
+        """The arguments by which kfp's client starts it; what they name on disk is there only within."""
+        common = {
+            "experiment_id": _experiment_id(client, self.experiment, say),
             "params": self.arguments,
             "service_account": self.service_account,
         }
+        if self.version:
+            yield common | {"pipeline_id": self.version.pipeline_id, "version_id": self.version.version_id}
+            return
+        with self.package.on_disk() as path:
+            yield common | {"pipeline_package_path": str(path)}
 
 
 @dataclass(frozen=True)
@@ -85,10 +81,10 @@ class Step:
         return f"{self.name} {self.state.lower()}{duration}"
 
 
-def submit(client: Client, job: Job, name: str) -> Any:
-    """Start one run, in an experiment that is made if it is not there."""
-    with tempfile.TemporaryDirectory() as folder, quietly():
-        return client.run_pipeline(job_name=name, **job.as_kfp(client, folder))
+def submit(client: Client, job: Job, name: str, say: Callable[[str], None]) -> Any:
+    """Start one run, in an experiment that is made if it is not there; `say` hears of that."""
+    with job.as_kfp(client, say) as arguments, quietly():
+        return client.run_pipeline(job_name=name, **arguments)
 
 
 def find_run(client: Client, given: str) -> Any:
@@ -147,6 +143,22 @@ def steps_of(run: Any, package: Package) -> list[Step]:
         if key in package.steps and (key not in found or task.state == "FAILED"):
             found[key] = Step(package.steps[key], task.state or "PENDING", _seconds(task), task)
     return list(found.values())
+
+
+def _experiment_id(client: Client, name: str, say: Callable[[str], None]) -> str:
+    """The experiment of that name, or a new one.
+
+    Raises:
+        UserError: it is archived, and so takes no runs.
+    """
+    found = client.list_experiments(filter=named(name)).experiments
+    if not found:
+        say(f"experiment {name}: made, since it was not there")
+        with quietly():
+            return str(client.create_experiment(name).experiment_id)
+    if found[0].storage_state == "ARCHIVED":
+        raise UserError(f"experiment {name}: is archived; restore it in the user interface, or give another one")
+    return str(found[0].experiment_id)
 
 
 @dataclass(frozen=True)

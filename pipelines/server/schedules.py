@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -68,14 +67,14 @@ def replace(client: Client, schedule: Schedule, job: Job, say: Callable[[str], N
     The new one is made paused, then the old one is deleted, then the new one is let go: at no time do two start runs,
     and the old one stays as it was if the server does not take the new one. `say` hears of each.
     """
-    with tempfile.TemporaryDirectory() as folder, quietly():
+    with job.as_kfp(client, say) as arguments, quietly():
         made = client.create_recurring_run(
             job_name=schedule.name,
             cron_expression=schedule.cron,
             max_concurrency=schedule.max_concurrency,
             no_catchup=not schedule.catch_up,
             enabled=False,
-            **job.as_kfp(client, folder),
+            **arguments,
         )
     say(f"schedule {schedule.name}: made, still paused, {made.recurring_run_id}")
     # Asked for only now, so that of two who do this at once each sees the other's.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import kfp_server_api
@@ -29,20 +27,18 @@ def upload(client: Client, package: Package, version_name: str, pipeline_name: s
         UserError: the version is there already with another content.
     """
     name = pipeline_name or package.name
-    with tempfile.TemporaryDirectory() as folder, quietly():
-        path = Path(folder) / "pipeline.yaml"
-        path.write_text(package.text(), encoding="utf-8")
-        pipeline = _find(client, name) or _make(client, name)
-        there = version_named(client, pipeline.pipeline_id, version_name)
-        if there is None:
-            made = client.upload_pipeline_version(str(path), version_name, pipeline_id=pipeline.pipeline_id)
-            return Uploaded(Version(made.pipeline_id, made.pipeline_version_id), is_new=True)
+    pipeline_id = (_find(client, name) or _make(client, name)).pipeline_id
+    there = version_named(client, pipeline_id, version_name)
+    if there is None:
+        with package.on_disk() as path, quietly():
+            made = client.upload_pipeline_version(str(path), version_name, pipeline_id=pipeline_id)
+        return Uploaded(Version(pipeline_id, made.pipeline_version_id), is_new=True)
     if not (there.pipeline_spec and package.same_as(Package.of_server(there.pipeline_spec))):
         raise UserError(
             f"version {version_name} of pipeline {name}: is there already with another content; versions do not "
             "change: commit what you changed, or give another --version"
         )
-    return Uploaded(Version(there.pipeline_id, there.pipeline_version_id), is_new=False)
+    return Uploaded(Version(pipeline_id, there.pipeline_version_id), is_new=False)
 
 
 def find_version(client: Client, pipeline_name: str, version_name: str) -> tuple[Version, Package]:

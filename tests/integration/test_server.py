@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,14 +124,20 @@ def test_a_run_gets_its_parameters_as_they_were_given(server: KfpServer) -> None
     assert run["runtime_config"]["parameters"] == {"prompts": "data/sdxl.jsonl", a_list(): texts}
     assert (run["display_name"], run["experiment_id"]) == ("mine", experiment["experiment_id"])
     assert experiment["display_name"] == "tried"
-    assert said == [f"run mine: {run['run_id']}", f"{server.endpoint}/#/runs/details/{run['run_id']}"]
+    assert said == [
+        "experiment tried: made, since it was not there",
+        f"run mine: {run['run_id']}",
+        f"{server.endpoint}/#/runs/details/{run['run_id']}",
+    ]
 
 
-def test_an_experiment_that_is_there_is_used(server: KfpServer) -> None:
-    for _ in range(2):
-        fine(server, "submit")
-    assert len(server.experiments) == 1
+def test_an_experiment_that_is_there_is_used_unless_it_is_archived(server: KfpServer) -> None:
+    fine(server, "submit")
+    assert fine(server, "submit")[0].startswith("run tune ")
+    [experiment] = server.experiments.values()
     assert len(server.runs) == 2
+    experiment["storage_state"] = "ARCHIVED"
+    assert refused(server, "submit").startswith("experiment drtune: is archived; restore it")
 
 
 @pytest.mark.parametrize("wrong", ["promptz=x", "{list}=3", '{list}=["stepz=20"]', "prompts"])
@@ -186,7 +193,7 @@ def test_waiting_tells_of_each_step_once_and_ends_well(server: KfpServer) -> Non
     done = {"prepare-prompts": "SUCCEEDED", "train": "SUCCEEDED", "publish": "SKIPPED"}
     server.looks = [Look("PENDING"), TRAINING, TRAINING, Look("SUCCEEDED", done)]
     said = fine(server, "submit", "--wait", "-r", "mine")
-    assert [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in said[2:]] == [
+    assert [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in said[3:]] == [
         "prepare-prompts succeeded after 1 min",
         "train",
         "train succeeded after 3 min",
@@ -235,7 +242,7 @@ def waiting(server: KfpServer) -> Iterator[Callable[..., Outcome]]:
     """Follow a run that was just started; takes `say` and the times of `follow`."""
     with connected(server.endpoint, "kubeflow", None) as client:
         package = Package.read(PACKAGE)
-        run = submit(client, Job(package, {}, "tried"), "mine")
+        run = submit(client, Job(package, {}, "tried"), "mine", print)
         yield partial(follow, client, run, package, pause_seconds=0.01)
 
 
@@ -515,6 +522,20 @@ def test_a_server_that_is_down_is_named(server: KfpServer) -> None:
     line = refused(server, "status", "--endpoint", "http://127.0.0.1:9")
     assert line.startswith("endpoint http://127.0.0.1:9: no answer (Failed to establish a new connection: ")
     assert line.endswith("Connection refused); is the server up, and can it be reached from here?")
+
+
+def test_a_certificate_is_trusted_only_when_it_is_named(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=here -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    with KfpServer(certificate=certificate, key=key) as server:
+        line = refused(server, "status")
+        assert "no trusted connection (" in line
+        assert line.endswith("SSL_CERT_FILE names a file with certificates to trust")
+        result = call(server, "status", SSL_CERT_FILE=str(certificate))
+        assert result.output == "no runs\n"
 
 
 def test_an_endpoint_that_is_none_is_named(server: KfpServer, tmp_path: Path) -> None:

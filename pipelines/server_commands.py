@@ -104,7 +104,8 @@ def _check_waiting(wait: bool, timeout_seconds: int | None) -> None:
 
 def _wait(ctx: click.Context, client: Client, run: Any, package: Package, timeout_seconds: float | None) -> None:
     """Follow a run; exit with 1 unless it succeeds."""
-    from pipelines.server.runs import follow, spell
+    from pipelines.server.follow import follow
+    from pipelines.server.runs import spell
 
     outcome = follow(client, run, package, click.echo, timeout_seconds=timeout_seconds)
     if outcome.reason:
@@ -182,7 +183,7 @@ def logs(server: Server, given: str, step: str | None) -> None:
     with server() as client:
         run = find_run(client, given)
         reached = steps_of(run, package_of(client, run))
-        chosen = [one for one in reached if step in (None, one.name)]
+        chosen = [one for one in reached if one.name == step or (step is None and one.state != "SKIPPED")]
         if not chosen:
             names = ", ".join(one.name for one in reached) or "none so far"
             raise UserError(f"step {step or 'of any name'}: not reached by run {run.display_name}; reached: {names}")

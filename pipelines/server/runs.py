@@ -1,33 +1,21 @@
-"""Runs on a server: start one, follow it to its end, and say why it failed."""
+"""Runs on a server: start one, find it, see how far it is, end it."""
 
 from __future__ import annotations
 
-import signal
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from types import FrameType
 from typing import Any, NamedTuple
 
-import kfp_server_api
-import urllib3
-
-from drtune.errors import InterruptionError, UserError
-from drtune.interrupts import SIGNALS
-from pipelines.server.client import REQUEST_SECONDS, Client, everything, explain, named, quietly
-from pipelines.server.logs import last_words
+from drtune.errors import UserError
+from pipelines.server.client import Client, everything, named, quietly
 from pipelines.server.package import Json, Package
 
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 """States that a run or a step does not leave again; PAUSED is none of them."""
 DRIVER = "-driver"
-LONGEST_PAUSE_SECONDS = 15.0
-SIGN_OF_LIFE_SECONDS = 540.0
-"""Some CI systems end a job that says nothing for ten minutes."""
-BUSY = 429
 
 
 class Version(NamedTuple):
@@ -85,6 +73,19 @@ def submit(client: Client, job: Job, name: str, say: Callable[[str], None]) -> A
     """Start one run, in an experiment that is made if it is not there; `say` hears of that."""
     with job.as_kfp(client, say) as arguments, quietly():
         return client.run_pipeline(job_name=name, **arguments)
+
+
+def cancel(client: Client, given: str) -> Any:
+    """End a run.
+
+    Raises:
+        UserError: there is no such run, or it is over.
+    """
+    run = find_run(client, given)
+    if run.state in ENDED:
+        raise UserError(f"run {given}: is over ({run.state}); there is nothing to cancel")
+    client.terminate_run(run.run_id)
+    return run
 
 
 def find_run(client: Client, given: str) -> Any:
@@ -145,6 +146,19 @@ def steps_of(run: Any, package: Package) -> list[Step]:
     return list(found.values())
 
 
+def spell(seconds: float) -> str:
+    """A duration as people say it."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (minutes, "min"), (seconds, "s")) if number]
+    return " ".join(parts) or "0 s"
+
+
+def seconds_of(run: Any) -> float | None:
+    """How long a run took; None before its end."""
+    return _between(run.created_at, run.finished_at)
+
+
 def _experiment_id(client: Client, name: str, say: Callable[[str], None]) -> str:
     """The experiment of that name, or a new one.
 
@@ -161,142 +175,6 @@ def _experiment_id(client: Client, name: str, say: Callable[[str], None]) -> str
     return str(found[0].experiment_id)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended; `reason` is one line that names the step, None for a success."""
-
-    state: str
-    seconds: float | None
-    reason: str | None = None
-
-
-def follow(
-    client: Client,
-    run: Any,
-    package: Package,
-    say: Callable[[str], None],
-    *,
-    timeout_seconds: float | None = None,
-    pause_seconds: float = 1.0,
-    patience_seconds: float = 600.0,
-) -> Outcome:
-    """Tell of each step as it starts and ends, until the run does.
-
-    Args:
-        client: Of the server.
-        run: The run as the server gave it when it was started or found.
-        package: What it runs.
-        say: Takes one line.
-        timeout_seconds: After this time it is no longer waited for, and the state is TIMEOUT; the run goes on.
-        pause_seconds: First pause between two looks; it grows to a quarter of a minute.
-        patience_seconds: How long a server that stopped answering is asked again.
-
-    Raises:
-        InterruptionError: SIGTERM or Ctrl-C; the run goes on.
-        ApiException, HTTPError: the server refuses to tell, or has not answered for longer than that.
-    """
-    started = said = time.monotonic()
-    states: dict[str, str] = {}
-    with _leaving(f"no longer waiting for run {run.run_id}, which goes on; {how_to_go_on(run.run_id)}"):
-        while True:
-            run = _ask_again(client, run.run_id, say, pause_seconds, patience_seconds)
-            steps = steps_of(run, package)
-            for step in steps:
-                if step.state != states.get(step.name) and step.state != "PENDING":
-                    say(f"{_clock()}  {step.name if step.state == 'RUNNING' else step}")
-                    said = time.monotonic()
-                states[step.name] = step.state
-            if run.state in ENDED:
-                return _outcome(client, run, steps)
-            waited = time.monotonic() - started
-            if timeout_seconds is not None and waited >= timeout_seconds:
-                reason = f"run {run.run_id}: not over after {spell(waited)}; it goes on; {how_to_go_on(run.run_id)}"
-                return Outcome("TIMEOUT", waited, reason)
-            if time.monotonic() - said > SIGN_OF_LIFE_SECONDS:
-                going_on = ", ".join(str(step) for step in steps if step.state not in ENDED)
-                say(f"{_clock()}  {going_on or 'waiting for the first step'}")
-                said = time.monotonic()
-            rest = pause_seconds if timeout_seconds is None else min(pause_seconds, timeout_seconds - waited)
-            time.sleep(rest)
-            pause_seconds = min(1.2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-
-
-def how_to_go_on(run_id: str) -> str:
-    """What a person can do about a run that is not waited for."""
-    return f"`drtune-pipeline status {run_id} --wait` waits again, `drtune-pipeline cancel {run_id}` ends it"
-
-
-def spell(seconds: float) -> str:
-    """A duration as people say it."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (minutes, "min"), (seconds, "s")) if number]
-    return " ".join(parts) or "0 s"
-
-
-def seconds_of(run: Any) -> float | None:
-    """How long a run took; None before its end."""
-    return _between(run.created_at, run.finished_at)
-
-
-def _outcome(client: Client, run: Any, steps: list[Step]) -> Outcome:
-    outcome = Outcome(run.state, seconds_of(run))
-    if run.state == "SUCCEEDED":
-        return outcome
-    failed = [step for step in steps if step.state == "FAILED"]
-    if not failed:
-        why = run.error.message if run.error else f"see {client.page(f'runs/details/{run.run_id}')}"
-        return replace(outcome, reason=f"run {run.run_id}: {run.state.lower()}; {why}")
-    step = min(failed, key=lambda step: str(step.task.end_time))  # the others may have failed for its sake
-    return replace(outcome, reason=f"step {step.name}: {_why(client, run, step)}")
-
-
-def _why(client: Client, run: Any, step: Step) -> str:
-    """The reason that the server gives, or else the last exception in the step's log."""
-    for given in (step.task.error, run.error):
-        if given and given.message:
-            return " ".join(given.message.split())
-    page = client.page(f"runs/details/{run.run_id}")
-    if step.task.display_name.endswith(DRIVER):
-        return f"Kubeflow could not start it (its driver failed); see {page}"
-    return last_words(client, run, step.task) or f"failed without a reason; see {page}"
-
-
-def _ask_again(
-    client: Client, run_id: str, say: Callable[[str], None], pause_seconds: float, patience_seconds: float
-) -> Any:
-    """The run now, from a server that may be away for a while."""
-    give_up = time.monotonic() + patience_seconds
-    silent = False
-    while True:
-        try:
-            return client.runs.run_service_get_run(run_id, _request_timeout=REQUEST_SECONDS)
-        except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
-            status = getattr(error, "status", None)
-            passes = status is None or status == BUSY or status >= 500
-            if not passes or time.monotonic() > give_up:
-                raise
-            if not silent:
-                say(f"{_clock()}  {explain(error)} (asking again for {spell(patience_seconds)})")
-            silent = True
-            time.sleep(pause_seconds)
-
-
-@contextmanager
-def _leaving(message: str) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C end what is within at once, with that message."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        raise InterruptionError(message, number)
-
-    previous = {number: signal.signal(number, leave) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _seconds(task: Any) -> float | None:
     has_run = task.state in ENDED and task.state != "SKIPPED"
     return _between(task.start_time, task.end_time) if has_run else None
@@ -309,25 +187,8 @@ def _between(start: datetime | None, end: datetime | None) -> float | None:
     return (end - start).total_seconds()
 
 
-def _clock() -> str:
-    return time.strftime("%H:%M:%S")
-
-
 def _is_uuid(text: str) -> bool:
     try:
         return str(uuid.UUID(text)) == text
     except ValueError:
         return False
-
-
-def cancel(client: Client, given: str) -> Any:
-    """End a run.
-
-    Raises:
-        UserError: there is no such run, or it is over.
-    """
-    run = find_run(client, given)
-    if run.state in ENDED:
-        raise UserError(f"run {given}: is over ({run.state}); there is nothing to cancel")
-    client.terminate_run(run.run_id)
-    return run

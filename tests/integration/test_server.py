@@ -23,8 +23,9 @@ from kfp_server_api import ApiException
 
 from pipelines.commands import PACKAGE, main
 from pipelines.server.client import connected
+from pipelines.server.follow import Outcome, follow
 from pipelines.server.package import Package
-from pipelines.server.runs import Job, Outcome, follow, submit
+from pipelines.server.runs import Job, submit
 from tests.kfp_api import KfpServer, Look
 
 ROOT = Path(__file__).parents[2]

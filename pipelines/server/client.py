@@ -30,6 +30,11 @@ _PERMISSION = re.compile(
 )
 _USER = re.compile(r"User '(?P<user>[^']+)'")
 
+_NOT_THE_API = (
+    "it answers with a web page, not as Kubeflow Pipelines does: give the address of its API, such as "
+    "http://localhost:8888, and a token if the page is one to log in"
+)
+
 
 class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
     """kfp's own client, which asks once whether the server is there, and knows the addresses of its pages."""
@@ -98,9 +103,7 @@ def connected(endpoint: str | None, namespace: str, token: str | None) -> Iterat
         if client.get_kfp_healthz().multi_user and client.namespace is None:
             raise UserError(f"endpoint {asked}: it has many users: give your namespace with --namespace")
         yield client
-    except kfp_server_api.ApiException as error:
-        raise UserError(f"endpoint {asked}: {explain(error)}") from None
-    except urllib3.exceptions.HTTPError as error:
+    except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
         raise UserError(f"endpoint {asked}: {explain(error)}") from None
 
 
@@ -129,12 +132,6 @@ def named(name: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
 
 
-_NOT_THE_API = (
-    "it answers with a web page, not as Kubeflow Pipelines does: give the address of its API, such as "
-    "http://localhost:8888, and a token if the page is one to log in"
-)
-
-
 def explain(error: kfp_server_api.ApiException | urllib3.exceptions.HTTPError) -> str:
     """What went wrong, in one line, and what can be done."""
     if isinstance(error, urllib3.exceptions.HTTPError):
@@ -150,8 +147,6 @@ def explain(error: kfp_server_api.ApiException | urllib3.exceptions.HTTPError) -
         where = f" in namespace {permission['namespace']}" if permission["namespace"] else ""
         return f"not permitted: {user} may not {permission['verb']} {what}{where}; ask for a role that allows it"
     match error.status:
-        case 404 if _is_page(error):
-            return _NOT_THE_API
         case 401:
             return f"it does not know you ({message}); set KFP_EXISTING_TOKEN to a token that is valid now"
         case 403:
@@ -160,6 +155,8 @@ def explain(error: kfp_server_api.ApiException | urllib3.exceptions.HTTPError) -
             return f"the name is taken: {message}; give another one"
         case status if status >= 500:
             return f"the server failed with {status}: {message}; try again later"
+        case _ if _is_page(error):
+            return _NOT_THE_API
         case status:
             return f"the server refused with {status}: {message}"
 
@@ -180,10 +177,10 @@ def _is_page(error: kfp_server_api.ApiException) -> bool:
 
 
 def _check_endpoint(endpoint: str | None) -> None:
-    kubeconfig = os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config"
+    kubeconfigs = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise UserError(f"endpoint {endpoint}: starts neither with http:// nor with https://")
-    if endpoint or "KUBERNETES_SERVICE_HOST" in os.environ or Path(kubeconfig).exists():
+    if endpoint or "KUBERNETES_SERVICE_HOST" in os.environ or any(map(os.path.exists, kubeconfigs.split(os.pathsep))):
         return
     raise UserError(
         "endpoint: none is given; set KF_PIPELINES_ENDPOINT or give --endpoint, such as http://localhost:8888 after "

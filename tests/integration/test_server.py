@@ -512,7 +512,8 @@ def test_a_refusal_is_one_line(server: KfpServer, pattern: str, status: int, mes
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(200, "a web page"), (404, "a web page"), (502, "failed with 502: Bad Gateway")]
+    ("status", "said"),
+    [(200, "a web page"), (404, "a web page"), (405, "a web page"), (502, "failed with 502: Bad Gateway")],
 )
 def test_what_is_no_api_is_told_apart(server: KfpServer, status: int, said: str) -> None:
     server.show("GET ", "<!doctype html><title>Log in</title>", status)

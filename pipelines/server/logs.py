@@ -15,8 +15,8 @@ from drtune.errors import UserError
 from pipelines.display import TRACEBACK, Step, failure_of
 from pipelines.server.client import REQUEST_SECONDS, Client, quietly
 
-TEMPLATES = ("system-container-impl", "retry-system-container-impl")
-"""Names that Kubeflow's workflows have for the template of a step's container, without and with retries."""
+TEMPLATE = "system-container-impl"
+"""The template of a step's container in the workflow that Kubeflow makes; a step with retries has another one."""
 NODE_NAME = "workflows.argoproj.io/node-name"
 """Annotation of a pod with its place in the workflow, such as tune-x7k2p.root.train.executor(0)."""
 
@@ -28,7 +28,7 @@ def step_log(client: Client, run: Any, task: Any) -> str:
         UserError: neither Kubeflow nor Kubernetes can say.
     """
     for pod in _likely_pods(task):
-        with suppress(kfp_server_api.ApiException):
+        with suppress(kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
             return client.read_log(run.run_id, pod)
     return _log_in_kubernetes(client.namespace or "kubeflow", run.run_id, task.display_name)
 
@@ -52,11 +52,11 @@ def _likely_pods(task: Any) -> Iterator[str]:
     """
     for child in task.child_tasks or []:
         workflow, _, number = (child.pod_name or "").rpartition("-")
-        yield from (f"{workflow}-{template}-{number}" for template in TEMPLATES)
+        yield f"{workflow}-{TEMPLATE}-{number}"
 
 
 def _log_in_kubernetes(namespace: str, run_id: str, key: str) -> str:
-    missing = f"log of step {key}: Kubeflow does not have it, and Kubernetes"
+    missing = f"log of step {key}: Kubeflow does not give it, and Kubernetes"
     try:
         with quietly():
             kubernetes.config.load_config()

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from drtune import score_command
+from drtune import score_command, study_command
 from drtune.console import OVERWRITE, PATH, CommandGroup
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_file, write_text
@@ -376,6 +376,7 @@ def publish(model: Path, report: Path, decision: Path, name: str, uri: str) -> N
 
 
 main.add_command(score_command.score)
+main.add_command(study_command.study)
 
 
 @main.group()

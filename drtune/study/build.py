@@ -16,6 +16,8 @@ from drtune.study.page import encode, longer_side, render
 PAGE = "index.html"
 QUESTION = "Which picture is better?"
 SIDE = 512
+MAX_PNG_SIDE = 128
+"""If all pictures are as small as this, every pixel counts and they come as PNG; else as JPEG, which is far smaller."""
 MAX_PAGE_BYTES = 18_000_000
 """Mail of 25 MB, the common limit, carries no more, since attachments grow by a third on their way."""
 
@@ -91,8 +93,8 @@ def _check(contestants: Sequence[str], seed: int, repeat: float, question: str, 
         raise UserError(f"seed={seed}: give a number that is not negative")
     if not 0 <= repeat <= 1:
         raise UserError(f"repeat={repeat}: give a share from 0 to 1")
-    if not question.strip():
-        raise UserError("question: is empty; say what the raters should tell")
+    if not question.strip() or not question.isprintable():
+        raise UserError(f"question {question!r}: is not one line of text; say what the raters should tell")
     if side < 32:
         raise UserError(f"side={side}: too small to judge by; give at least 32 pixels")
 
@@ -100,22 +102,23 @@ def _check(contestants: Sequence[str], seed: int, repeat: float, question: str, 
 def _encoded(
     pictures: dict[str, dict[Place, Path]], pairs: Sequence[StudyPair], side: int, rng: np.random.Generator
 ) -> dict[tuple[str, str, int], str]:
-    """Every picture that the pairs show, once, in an order that is drawn; all in one format.
+    """Every picture that the pairs show, once, in an order that is drawn; all in one format and of one size.
 
     Raises:
         UserError: one cannot be opened, or together they are too large for the page.
     """
     shown = sorted({(name, pair.prompt, pair.picture) for pair in pairs for name in (pair.left, pair.right)})
     files = {(name, prompt, number): pictures[name][prompt, number] for name, prompt, number in shown}
-    kind = "png" if max(longer_side(path) for path in files.values()) <= side else "jpeg"
+    longest = max(longer_side(path) for path in files.values())
+    kind, shown_side = ("png", side) if longest <= MAX_PNG_SIDE else ("jpeg", min(side, longest))
     encoded = {}
     for index in rng.permutation(len(shown)):
-        encoded[shown[index]] = encode(files[shown[index]], side, kind)
+        encoded[shown[index]] = encode(files[shown[index]], shown_side, kind)
     if (size := sum(map(len, encoded.values()))) > MAX_PAGE_BYTES:
         fraction = MAX_PAGE_BYTES / size
         num_asked = sum(pair.repeats is None for pair in pairs)
         raise UserError(
             f"page: would take {size / 1e6:.0f} MB, more than the {MAX_PAGE_BYTES / 1e6:.0f} MB that can be mailed; "
-            f"give --side {int(side * fraction**0.5 * 0.95)} or --count {int(num_asked * fraction * 0.95)}"
+            f"give --side {int(shown_side * fraction**0.5 * 0.95)} or --count {int(num_asked * fraction * 0.95)}"
         )
     return encoded

@@ -12,6 +12,7 @@ const key = `drtune-study-${study.study}`;
 let state = null; // {kind, study, rater, seed, votes: [{pair, choice}]}, which is also the file; null before the start
 let order = []; // the ids of the pairs in this rater's order
 let pausing = false;
+let kept = true; // whether the browser keeps the votes
 
 const element = (id) => document.getElementById(id);
 
@@ -85,8 +86,9 @@ function keep() {
   try {
     if (state) localStorage.setItem(key, JSON.stringify(state));
     else localStorage.removeItem(key);
+    kept = true;
   } catch {
-    notice("This browser keeps nothing for this page: save your votes to a file before you close it.");
+    kept = false;
   }
 }
 
@@ -180,6 +182,7 @@ function show() {
   element("menu").open = false;
   element("saved").textContent = "";
   element("notice").hidden = true;
+  if (!kept) notice("This browser keeps nothing for this page: save your votes to a file before you close it.");
   if (screen === "vote") showPair(left);
   if (changed) element(screen).querySelector("h1").focus();
 }
@@ -241,6 +244,10 @@ element("file").addEventListener("change", async (event) => {
   const [file] = event.target.files;
   if (file) await importVotes(file);
   event.target.value = ""; // so that the same file can be chosen again
+});
+
+addEventListener("beforeunload", (event) => {
+  if (!kept && state?.votes.length) event.preventDefault(); // the browser asks whether to leave
 });
 
 // The same page in another tab: the votes are those of whoever voted last.

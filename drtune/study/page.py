@@ -69,7 +69,7 @@ def encode(path: Path, side: int, kind: str) -> str:
     Args:
         path: of the picture's file.
         side: in pixels.
-        kind: png or jpeg; one for all pictures of a study, or it would tell them apart.
+        kind: png or jpeg; one for all pictures of a study, or it would tell them apart. JPEG comes in exactly `side`.
 
     Raises:
         UserError: it is missing, or no picture.

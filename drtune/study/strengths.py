@@ -63,7 +63,7 @@ def fit(wins_RKK: NDArray[np.float64]) -> NDArray[np.float64]:
     wins_RKK = wins_RKK + VIRTUAL_WINS * (1 - np.eye(num_contestants))
     played_RKK = wins_RKK + wins_RKK.transpose(0, 2, 1)
     won_RK = wins_RKK.sum(axis=2)
-    log_RK = np.zeros(won_RK.shape)
+    log_RK: NDArray[np.float64] = np.zeros(won_RK.shape)
     for _ in range(MAX_ITERATIONS):
         strength_RK = np.exp(log_RK)
         sums_RKK = strength_RK[:, :, None] + strength_RK[:, None, :]
@@ -84,4 +84,4 @@ def _standard_errors(log_K: NDArray[np.float64], asked_KK: NDArray[np.int64]) ->
     information_KK = -met_KK * chance_KK * (1 - chance_KK)
     np.fill_diagonal(information_KK, -information_KK.sum(axis=1))
     covariances_KK = np.linalg.pinv(information_KK, hermitian=True)
-    return np.asarray(np.sqrt(np.diag(covariances_KK)), dtype=np.float64)
+    return np.sqrt(np.diag(covariances_KK))

@@ -71,6 +71,8 @@ def test_starting_imports_nothing_heavy(module: str) -> None:
         (["decide", "--report", "nothing"], "nothing/manifest.json: no EvaluationReport"),
         (["publish", "--model", "nothing", "--name", "x"], "nothing/manifest.json: no TunedModel"),
         (["registry", "show", "nothing"], "nothing"),
+        (["study", "make", "--report", "nothing"], "nothing/manifest.json: no report to read here"),
+        (["study", "count", "votes.json", "--study", "nothing"], "nothing/manifest.json: no Study"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

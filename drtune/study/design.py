@@ -33,9 +33,8 @@ def read_pictures(report: Path, contestants: Sequence[str]) -> tuple[dict[str, d
         table = pd.read_parquet(path, columns=COLUMNS)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'no Parquet'}); evaluate again") from None
-    except pa.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: has no columns {', '.join(COLUMNS)} ({reason}); evaluate again") from None
+    except pa.ArrowException:
+        raise UserError(f"{path}: is no table with the columns {', '.join(COLUMNS)}; evaluate again") from None
     known = sorted(set(table["contestant"]))
     pictures: dict[str, dict[Place, Path]] = {}
     for contestant in contestants:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 from math import sqrt
 from statistics import NormalDist
@@ -76,10 +77,13 @@ def win_rate(prompts: Sequence[str], wins: Sequence[float], *, seed: int = 0) ->
     return Interval(value, min(float(low), wilson_low), max(float(high), wilson_high))
 
 
+@lru_cache(maxsize=4)  # most raters judge the same number of prompts
 def resampled(num_prompts: int, seed: int) -> NDArray[np.float64]:
     """How often each prompt is drawn in each of the resamples, shape (RESAMPLES, num_prompts)."""
     chances = np.full(num_prompts, 1 / num_prompts)
-    return np.random.default_rng(seed).multinomial(num_prompts, chances, size=RESAMPLES).astype(np.float64)
+    counts_RP = np.random.default_rng(seed).multinomial(num_prompts, chances, size=RESAMPLES).astype(np.float64)
+    counts_RP.flags.writeable = False  # it is shared
+    return counts_RP
 
 
 def percentiles(values_R: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -435,7 +435,7 @@ def test_everything_can_be_reached_by_tab_and_has_a_name(rater: Rater) -> None:
     for _ in range(5):
         rater.press(Keys.TAB)
         names.append(rater.driver.switch_to.active_element.accessible_name)
-    assert names == ["Menu", "The text", "Picture A is better", "Picture B is better", "T No difference"]
+    assert names == ["Menu", "The text", "Picture A is better", "Picture B is better", "No difference"]
     rater.find("[data-choice=right]").send_keys(Keys.SPACE)
     rater.wait(lambda: rater.count == "2 of 12")
     assert [vote["choice"] for vote in rater.votes["votes"]] == ["right"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -277,7 +278,10 @@ def test_a_report_that_is_not_whole_is_refused_by_the_name_of_what_is_wrong(tmp_
     with pytest.raises(UserError, match=r"0001-0\.png: is missing"):
         drtune.study.make(report, out)
     (report / "scores.parquet").write_bytes(b"no table")
-    with pytest.raises(UserError, match=r"scores\.parquet: "):
+    with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):
+        drtune.study.make(report, out)
+    pd.DataFrame({"prompt": ["a red circle"], "reward": ["symmetry"]}).to_parquet(report / "scores.parquet")
+    with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):
         drtune.study.make(report, out)
     (report / "scores.parquet").unlink()
     with pytest.raises(UserError, match=r"scores\.parquet: cannot be read"):

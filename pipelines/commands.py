@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -11,13 +9,12 @@ import click
 
 from drtune.console import CommandGroup
 from drtune.errors import UserError
-from drtune.files import claim, write_text
+from drtune.files import write_text
 from pipelines import server_commands
+from pipelines.monitor_command import monitor
 
 PATH = click.Path(path_type=Path)
 PACKAGE = Path(__file__).with_name("tune.yaml")
-STEPS = "steps"
-LOG = "pipeline.log"
 
 
 @click.group(cls=CommandGroup)
@@ -45,41 +42,15 @@ def run(
 ) -> None:
     """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
     from drtune.config import load_config
-    from pipelines.local import defaults, run_here
+    from pipelines.local import defaults, run_into
     from pipelines.tune import tune
 
     arguments = defaults(tune) | {key: value for key, value in given.items() if value is not None}
     arguments["overrides"] = list(overrides)
     load_config(arguments["config"], overrides)  # a mistake in it is best found before the first step
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    _make_room(out, overwrite=overwrite)
-    started = time.monotonic()
-    with (out / LOG).open("w", encoding="utf-8") as log:
-        failure = run_here(tune, out / STEPS, arguments, sys.stdout, log)
-    _link_artifacts(out)
-    minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    if failure:
-        click.echo(f"error: step {failure.step}: {failure.reason}", err=True)
-        click.echo(f"(everything it wrote: {out / LOG})", err=True)
-        ctx.exit(UserError.exit_code if failure.by_user else 1)
-    click.echo(_summary(out, f"{minutes} min {seconds} s"))
-
-
-def _make_room(out: Path, *, overwrite: bool) -> None:
-    """Remove what an earlier run made in `out`, and only that."""
-    claim(out, overwrite=overwrite)
-    out.mkdir(exist_ok=True)
-    for link in filter(Path.is_symlink, out.iterdir()):
-        link.unlink()
-    if (out / STEPS).exists():
-        shutil.rmtree(out / STEPS)
-
-
-def _link_artifacts(out: Path) -> None:
-    """Make `out`/<artifact> lead to where kfp.local put it: steps/<pipeline and time>/<step>/<artifact>."""
-    for artifact in (out / STEPS).glob("*/*/*"):
-        if artifact.is_dir():
-            (out / artifact.name).symlink_to(artifact.relative_to(out), target_is_directory=True)
+    duration = run_into(out, tune, arguments, ctx, overwrite=overwrite)
+    click.echo(_summary(out, duration))
 
 
 def _summary(out: Path, duration: str) -> str:
@@ -95,23 +66,26 @@ def _summary(out: Path, duration: str) -> str:
 
 
 @main.command()
-@click.option("--check", is_flag=True, help="Only compare: exit code 1 when pipelines/tune.yaml is out of date.")
+@click.option("--check", is_flag=True, help="Only compare: exit code 1 when one of the files is out of date.")
 @click.pass_context
 def compile(ctx: click.Context, check: bool) -> None:
-    """Write pipelines/tune.yaml, which is what Kubeflow is given."""
+    """Write pipelines/tune.yaml and pipelines/monitor.yaml, which are what Kubeflow is given."""
     from pipelines.local import compile_pipeline
+    from pipelines.monitor import monitor
     from pipelines.tune import tune
 
-    compiled = compile_pipeline(tune)
-    if not check:
-        write_text(PACKAGE, compiled)
-        click.echo(f"wrote {PACKAGE}")
-    elif not PACKAGE.exists() or PACKAGE.read_text(encoding="utf-8") != compiled:
-        click.echo(f"error: {PACKAGE} is out of date; run `drtune-pipeline compile` and commit it", err=True)
-        ctx.exit(1)
+    for pipeline in (tune, monitor):
+        package = PACKAGE.with_name(f"{pipeline.name}.yaml")
+        compiled = compile_pipeline(pipeline)
+        if not check:
+            write_text(package, compiled)
+            click.echo(f"wrote {package}")
+        elif not package.exists() or package.read_text(encoding="utf-8") != compiled:
+            click.echo(f"error: {package} is out of date; run `drtune-pipeline compile` and commit it", err=True)
+            ctx.exit(1)
 
 
-for command in server_commands.COMMANDS:
+for command in (monitor, *server_commands.COMMANDS):
     main.add_command(command)
 
 

@@ -2,20 +2,77 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
+import time
 import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
+import click
 from kfp import compiler, local
 from kfp.dsl.graph_component import GraphComponent
 
+from drtune.errors import UserError
+from drtune.files import claim
 from pipelines.display import Display, Failure
+
+STEPS = "steps"
+LOG = "pipeline.log"
 
 
 def defaults(pipeline: GraphComponent) -> dict[str, Any]:
     """The pipeline's parameters and their default values."""
     return {name: parameter.default for name, parameter in pipeline.component_spec.inputs.items()}
+
+
+def run_into(
+    out: Path, pipeline: GraphComponent, arguments: dict[str, Any], ctx: click.Context, *, overwrite: bool
+) -> str:
+    """Run the pipeline for a command: everything it makes is in `out`, with a link to each artifact that is a folder.
+
+    Args:
+        out: What an earlier run made there is replaced, and only that.
+        pipeline: As `run_here`.
+        arguments: As `run_here`.
+        ctx: The command, which ends here when a step fails: exit code 2 for a mistake of the user, else 1.
+        overwrite: Whether there may be an earlier run.
+
+    Returns:
+        How long it took, in words.
+
+    Raises:
+        UserError: `out` cannot be used.
+    """
+    _make_room(out, overwrite=overwrite)
+    started = time.monotonic()
+    with (out / LOG).open("w", encoding="utf-8") as log:
+        failure = run_here(pipeline, out / STEPS, arguments, sys.stdout, log)
+    _link_artifacts(out)
+    if failure:
+        click.echo(f"error: step {failure.step}: {failure.reason}", err=True)
+        click.echo(f"(everything it wrote: {out / LOG})", err=True)
+        ctx.exit(UserError.exit_code if failure.by_user else 1)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    return f"{minutes} min {seconds} s"
+
+
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    """Remove what an earlier run made in `out`, and only that."""
+    claim(out, overwrite=overwrite)
+    out.mkdir(exist_ok=True)
+    for link in filter(Path.is_symlink, out.iterdir()):
+        link.unlink()
+    if (out / STEPS).exists():
+        shutil.rmtree(out / STEPS)
+
+
+def _link_artifacts(out: Path) -> None:
+    """Make `out`/<artifact> lead to where kfp.local put it: steps/<pipeline and time>/<step>/<artifact>."""
+    for artifact in (out / STEPS).glob("*/*/*"):
+        if artifact.is_dir():
+            (out / artifact.name).symlink_to(artifact.relative_to(out), target_is_directory=True)
 
 
 def run_here(
@@ -31,7 +88,7 @@ def run_here(
         log: Where everything is kept that the steps and kfp wrote.
 
     Returns:
-        What stopped the run; None when it went through, whether the model was published or not.
+        What stopped the run; None when it went through, whatever it came to.
     """
     with warnings.catch_warnings():
         # kfp warns of every image without "python" in its name; the images are not used here.

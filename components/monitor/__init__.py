@@ -1,0 +1,1 @@
+"""Beside the way: hold what comes in against what was trained on."""

@@ -1,0 +1,87 @@
+"""What counts as drift: the least amount of data, a threshold for each check, and how many must be passed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from drtune.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of the policy: frozen, with unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Thresholds(Section):
+    """From where on each property has drifted: sizes of an effect, not p-values; None leaves the check out.
+
+    p-values are of no use here: with many prompts they call every trifle significant.
+    """
+
+    characters: float | None = Field(default=None, gt=0)
+    """Length of a prompt: Wasserstein distance in standard deviations of the reference."""
+    words: float | None = Field(default=None, gt=0)
+    """The same for its number of words."""
+    new_words: float | None = Field(default=None, gt=0, le=1)
+    """Share of a prompt's words that no prompt of the reference has, beyond the share that is usual within it."""
+    categories: float | None = Field(default=None, gt=0, lt=0.8325)
+    """Jensen-Shannon distance of the shares of categories: 0 for equal shares, 0.8325 when none is common."""
+    text_domain: float | None = Field(default=None, gt=0.5, lt=1)
+    """ROC AUC of a classifier that tells the two sides apart by their words."""
+    embeddings: float | None = Field(default=None, gt=0, lt=2)
+    """Squared maximum mean discrepancy of embeddings, with a Gaussian kernel of median width."""
+    rewards: float | None = Field(default=None, gt=0)
+    """Scores of each reward: Wasserstein distance in standard deviations of the last release."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"holds no threshold: give one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class MonitorPolicy(Section):
+    """When a schedule should train anew."""
+
+    min_prompts: int = Field(ge=20)
+    """Prompts on each side that are needed to compare them."""
+    max_prompts: int = Field(ge=20, le=5000)
+    """Of more prompts on a side, a sample of this size is compared; memory grows with its square."""
+    min_scores: int = Field(ge=20)
+    """The same for pictures with a score."""
+    max_scores: int = Field(ge=20)
+    min_drifted: int = Field(ge=1)
+    """So many checks must drift."""
+    thresholds: Thresholds
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.max_prompts < self.min_prompts:
+            raise ValueError(f"max_prompts: {self.max_prompts} is less than min_prompts, {self.min_prompts}")
+        if self.max_scores < self.min_scores:
+            raise ValueError(f"max_scores: {self.max_scores} is less than min_scores, {self.min_scores}")
+        return self
+
+
+def load_policy(path: str | Path) -> MonitorPolicy:
+    """Read a policy from a YAML file.
+
+    Raises:
+        UserError: the file cannot be read, or is not a policy.
+    """
+    try:
+        return MonitorPolicy.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"policy {path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"policy {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()
+        ]
+        raise UserError(f"policy {path}: {'; '.join(problems)}") from None

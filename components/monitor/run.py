@@ -1,0 +1,91 @@
+"""Read both sides, compare them, and show the verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kfp import dsl
+
+from components.monitor.compare import Made, compare_prompts, compare_scores
+from components.monitor.drift import render
+from components.monitor.policy import load_policy
+from components.monitor.sources import read_prompts, read_scores
+from components.monitor.verdict import in_order, in_words, outcome_of, summary
+from drtune.contracts import DriftVerdict, Observed
+from drtune.errors import UserError
+from drtune.files import sha256_bytes, write_text
+
+REPORT = "report.html"
+SUMMARY = "summary.md"
+
+
+def monitor(
+    reference: str,
+    incoming: str,
+    scores: str,
+    release_scores: str,
+    policy: str,
+    verdict: dsl.Artifact,
+    page: dsl.HTML,
+    shown: dsl.Markdown,
+    metrics: dsl.Metrics,
+) -> bool:
+    """Write the DriftVerdict, Evidently's report and a summary into the folder of `verdict`; True means train anew.
+
+    The report goes to `page` as well, the summary to `shown`, and the value of each check to `metrics`.
+
+    Raises:
+        UserError: something given cannot be read.
+    """
+    judged, made = judge(reference, incoming, scores, release_scores, policy)
+    judged.save(verdict.path)
+    lines = in_words(judged)
+    html = render([each.measured for each in made if each.measured], f"{judged.outcome}: {judged.reason}", lines)
+    for place in (Path(verdict.path) / REPORT, Path(page.path)):
+        write_text(place, html)
+    for place in (Path(verdict.path) / SUMMARY, Path(shown.path)):
+        write_text(place, summary(judged))
+    verdict.metadata.update(judged.model_dump(mode="json"))
+    for check in judged.checks:
+        if check.value is not None:
+            metrics.log_metric(check.name, check.value)
+    print(f"{judged.outcome}: {judged.reason}", *lines, sep="\n  ")
+    return judged.retrain
+
+
+def judge(
+    reference: str, incoming: str, scores: str, release_scores: str, policy: str
+) -> tuple[DriftVerdict, list[Made]]:
+    """Compare the incoming prompts with the reference and, where both tables are given, the scores with the release's.
+
+    Raises:
+        UserError: the policy, a file or a folder cannot be read, or only one of the tables is given.
+    """
+    rules = load_policy(policy)
+    if bool(scores) != bool(release_scores):
+        missing, given = ("release_scores", scores) if scores else ("scores", release_scores)
+        raise UserError(f"{missing}: not given, and {given} has nothing to be compared with; give both or none")
+    trained, arriving = read_prompts("reference", reference), read_prompts("incoming", incoming)
+    made = compare_prompts(trained.prompts, arriving.prompts, rules)
+    released, now = None, None
+    if scores:
+        before, after = read_scores("release_scores", release_scores), read_scores("scores", scores)
+        made += compare_scores(before.table, after.table, rules)
+        released, now = _cut(before.observed, rules.max_scores), _cut(after.observed, rules.max_scores)
+    checks = in_order(each.check for each in made)
+    outcome, reason = outcome_of(checks, rules.min_drifted)
+    return DriftVerdict(
+        outcome=outcome,
+        reason=reason,
+        checks=checks,
+        reference=_cut(trained.observed, rules.max_prompts),
+        incoming=_cut(arriving.observed, rules.max_prompts),
+        release_scores=released,
+        scores=now,
+        policy_sha256=sha256_bytes(rules.model_dump_json().encode()),
+    ), made
+
+
+def _cut(observed: Observed, most: int) -> Observed:
+    """With the size of the sample that is compared."""
+    return observed.model_copy(update={"used": min(observed.count, most)})

@@ -1,0 +1,181 @@
+"""What is compared: prompts and scores, from files here or in S3."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from drtune.contracts import MANIFEST, Observed, PromptSet
+from drtune.errors import UserError
+from drtune.files import sha256_bytes
+from drtune.prompts import PROMPTS, SUFFIXES, Prompt, Split, load_prompts, parse
+from drtune.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = (".csv", ".parquet")
+NOT_REWARDS = frozenset({"contestant", "prompt", "category", "picture", "image", "problem"})
+"""Columns of a table of scores that describe the picture."""
+CANDIDATE = "candidate"
+"""The contestant of an evaluation whose scores are those of the release."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Different prompts, and where they came from."""
+
+    prompts: list[Prompt]
+    observed: Observed
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A column of finite numbers or NaN for each reward, a row for each picture, and where they came from."""
+
+    table: pd.DataFrame
+    observed: Observed
+
+
+def read_prompts(
+    side: Literal["reference", "incoming"], uri: str, environment: Mapping[str, str] = os.environ
+) -> Prompts:
+    """Read every different prompt of a file, of all prompts files below a folder, or of a PromptSet.
+
+    Args:
+        side: Of a PromptSet that is the reference only the training half is read: it is what was trained on.
+        uri: A file with a suffix that `drtune prompts` takes, or a folder: a path, file:// or s3://bucket/prefix.
+        environment: What `drtune.storage.open_storage` reads the keys of S3 from.
+
+    A file below a folder that is no prompts file is counted as a problem; an S3 prefix with nothing below it is empty.
+
+    Raises:
+        UserError: there is no such file or folder, it cannot be reached, or the one file that was named, or the
+            PromptSet, cannot be read.
+    """
+    if _is_file(uri, SUFFIXES):
+        content = _read_file(side, uri, environment)
+        taken, refused = parse(content, uri)
+        problems = Counter(problem.reason for problem in refused)
+        return Prompts(list(taken), _observed(uri, sha256_bytes(content), 1, len(taken), problems))
+    storage = _open_folder(side, uri, environment)
+    keys = storage.keys()
+    if {MANIFEST, PROMPTS}.issubset(keys):
+        return _read_prompt_set(storage, uri, ("train",) if side == "reference" else ("train", "eval"))
+    prompts: dict[str, Prompt] = {}
+    digests: dict[str, str] = {}
+    problems = Counter()
+    for key in keys:
+        if Path(key).suffix.lower() not in SUFFIXES:
+            problems["not a prompts file"] += 1
+            continue
+        content = storage.read(key)
+        digests[key] = sha256_bytes(content)
+        try:
+            taken, refused = parse(content, key)
+        except UserError as error:
+            print(f"{side} {uri}: {error}")
+            problems["file that cannot be read"] += 1
+            continue
+        problems.update(problem.reason for problem in refused)
+        for prompt in taken:
+            if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
+                problems["duplicate"] += 1
+    digest = sha256_bytes(json.dumps(digests).encode())
+    return Prompts(list(prompts.values()), _observed(uri, digest, len(digests), len(prompts), problems))
+
+
+def _read_prompt_set(storage: Storage, uri: str, splits: tuple[Split, ...]) -> Prompts:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (MANIFEST, PROMPTS):
+            storage.download(name, Path(folder) / name)
+        prompts = [prompt for split in splits for prompt in load_prompts(folder, split)]
+        sha256 = PromptSet.load(folder).sha256
+    return Prompts(prompts, _observed(uri, sha256, 1, len(prompts), Counter()))
+
+
+def read_scores(side: str, uri: str, environment: Mapping[str, str] = os.environ) -> Scores:
+    """Read a table of `drtune score`, or the scores.parquet of an evaluation, of which the candidate's rows count.
+
+    Args:
+        side: What the table is called in errors.
+        uri: A .csv or .parquet file: a path, file:// or s3://.
+        environment: As in `read_prompts`.
+
+    Raises:
+        UserError: the file cannot be read as what its suffix says.
+    """
+    import pandas as pd
+
+    if not _is_file(uri, TABLES):
+        raise UserError(f"{side} {uri}: wanted a table, a file that ends in {' or '.join(TABLES)}")
+    content = _read_file(side, uri, environment)
+    read = pd.read_parquet if uri.lower().endswith(".parquet") else pd.read_csv
+    try:
+        table = read(io.BytesIO(content))
+    except (ValueError, OSError) as error:  # those of pyarrow and of the CSV reader are ValueErrors
+        raise UserError(f"{side} {uri}: cannot be read as a table ({' '.join(str(error).split())})") from None
+    problems: Counter[str] = Counter()
+    if "contestant" in table:
+        table = table[table["contestant"] == CANDIDATE]
+    elif "problem" in table:
+        reasons = table["problem"].fillna("").astype(str)
+        problems.update(reasons[reasons != ""])
+        table = table[reasons == ""]
+    rewards = {
+        str(name): pd.to_numeric(table[name], errors="coerce").astype(float).where(np.isfinite)
+        for name in table.columns
+        if name not in NOT_REWARDS
+    }
+    table = pd.DataFrame(rewards, index=table.index).reset_index(drop=True)
+    return Scores(table, _observed(uri, sha256_bytes(content), 1, len(table), problems))
+
+
+def _observed(uri: str, sha256: str, num_files: int, count: int, problems: Counter[str]) -> Observed:
+    return Observed(
+        source=uri,
+        sha256=sha256,
+        num_files=num_files,
+        count=count,
+        used=count,
+        problems=dict(sorted(problems.items())),
+    )
+
+
+def _is_file(uri: str, suffixes: tuple[str, ...]) -> bool:
+    """Whether the name is that of such a file; a folder here may have any name."""
+    return Path(uri).suffix.lower() in suffixes and not _here(uri).is_dir()
+
+
+def _here(uri: str) -> Path:
+    """The local path of a URI; that of an S3 object is of no use."""
+    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else Path(uri)
+
+
+def _read_file(side: str, uri: str, environment: Mapping[str, str]) -> bytes:
+    parent, slash, name = uri.rpartition("/")
+    storage = open_storage(parent + slash or ".", environment)
+    try:
+        return storage.read(unquote(name) if uri.startswith("file:") else name)
+    except FileNotFoundError:
+        raise UserError(f"{side} {uri}: not there; give the path of a file, or of a folder with files") from None
+
+
+def _open_folder(side: str, uri: str, environment: Mapping[str, str]) -> Storage:
+    storage = open_storage(uri, environment)
+    if not uri.startswith("s3:") and not _here(uri).is_dir():
+        raise UserError(
+            f"{side} {uri}: no such folder, and no file that ends in {', '.join(SUFFIXES)}; give one of them, or "
+            f"s3://bucket/prefix"
+        )
+    return storage

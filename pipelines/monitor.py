@@ -1,0 +1,28 @@
+"""The pipeline that watches: incoming prompts, and the rewards of now, against what the model was tuned on."""
+
+from kfp import dsl
+
+from components.monitor.component import monitor as monitor_step
+
+
+@dsl.pipeline(name="monitor")
+def monitor(
+    reference: str,
+    incoming: str,
+    scores: str = "",
+    release_scores: str = "",
+    policy: str = "configs/monitor.yaml",
+) -> None:
+    """Say whether incoming prompts, and rewards where they are given, have drifted since the model was tuned.
+
+    Args:
+        reference: Prompts that were trained on: a PromptSet, a prompts file or a folder; a path, file:// or s3://.
+        incoming: Prompts that come in: a prompts file, or a folder or S3 prefix whose prompts files are all read.
+        scores: Table of scores of pictures made now (.csv or .parquet); empty compares prompts alone.
+        release_scores: Table of scores at the last release; given together with scores.
+        policy: YAML file with the thresholds of the checks.
+    """
+    watched = monitor_step(
+        reference=reference, incoming=incoming, scores=scores, release_scores=release_scores, policy=policy
+    )
+    watched.set_caching_options(False)  # a path says nothing of what is there today

@@ -160,7 +160,7 @@ def _make(question: _Question, left: pd.DataFrame, right: pd.DataFrame) -> Made:
     try:
         if min(len(left), len(right)) < question.minimum:
             raise NotEnoughDataError(
-                f"{len(left)} values in the reference and {len(right)} now, {question.minimum} wanted on each side"
+                f"{len(left)} in the reference and {len(right)} now, {question.minimum} wanted on each side"
             )
         [column] = left.columns
         reason = _REASONS[question.statistic](left[column], right[column])

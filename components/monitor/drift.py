@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -53,15 +54,15 @@ def measure(samples: Samples) -> Measured:
     - "wasserstein": first Wasserstein distance divided by the standard deviation of the reference.
     - "rise": mean of the incoming minus mean of the reference.
     - "jensenshannon": Jensen-Shannon distance (natural logarithm) of the shares of values, in [0, sqrt(ln 2)].
-    - "auc": ROC AUC, on the half that it was not fitted to, of a linear classifier over TF-IDF of the words.
+    - "auc": ROC AUC, on the half that it was not fitted to, of a linear classifier over TF-IDF of the words. Words that
+      more than half of all prompts have are left out, so that it is blind to what every incoming prompt has in common.
     - "mmd": squared maximum mean discrepancy, unbiased, Gaussian kernel of median width; Gretton et al. 2012, JMLR 13,
       "A Kernel Two-Sample Test", lemma 6.
 
     Raises:
         NotEnoughDataError: the statistic is not defined for these samples, as for text without words.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside of Evidently, and divisions whose result is refused below
+    with _quiet():
         try:
             measured = _vectors(samples) if samples.statistic == "mmd" else _column(samples)
         except ValueError as error:
@@ -69,6 +70,14 @@ def measure(samples: Samples) -> Measured:
     if not math.isfinite(measured.value):
         raise NotEnoughDataError("the statistic is not defined for these samples")
     return measured
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the deprecations inside of Evidently, and without divisions by zero: what is not finite is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _column(samples: Samples) -> Measured:
@@ -109,22 +118,21 @@ def _rise(reference: pd.Series, incoming: pd.Series, _kind: object, threshold: f
     return value, value >= threshold
 
 
-def render(measured: list[Measured], title: str, paragraphs: list[str]) -> str:
-    """The page of all measurements: one HTML file that asks nothing of the network, with the verdict first.
+def render(head: str, measured: list[Measured]) -> str:
+    """One HTML page that asks nothing of the network: `head`, which is HTML, then all measurements.
 
     Evidently writes samples of prompts and the names of categories into a script as they are, so that a prompt could
     end the script and start its own; here no `<` of theirs is left in it.
     """
-    from evidently.core.metric_types import render_widgets
+    with _quiet():
+        from evidently.core.metric_types import render_widgets
 
-    lines = render_widgets([widget for each in measured for widget in each.widgets]).split("\n")
+        lines = render_widgets([widget for each in measured for widget in each.widgets]).split("\n")
     data = [number for number, line in enumerate(lines) if line.startswith(("    var metric_", "    var additional_"))]
     if len(data) != 2:
         raise RuntimeError("Evidently's page is laid out anew: its data was not found, and cannot be made safe to show")
     for number in data:  # in JSON a `<` can stand in strings only, and newlines nowhere
         lines[number] = lines[number].replace("<", "\\u003c")
     body = next(number for number, line in enumerate(lines) if line.strip() == "<body>")
-    shown = "".join(f"<p>{escape(text)}</p>" for text in paragraphs)
-    style = "font-family: sans-serif; max-width: 60rem; margin: 1.5rem; line-height: 1.4"
-    lines.insert(body + 1, f'<section style="{style}"><h1>{escape(title)}</h1>{shown}</section>')
+    lines.insert(body + 1, head)
     return "\n".join(lines)

@@ -10,7 +10,7 @@ from components.monitor.compare import Made, compare_prompts, compare_scores
 from components.monitor.drift import render
 from components.monitor.policy import load_policy
 from components.monitor.sources import read_prompts, read_scores
-from components.monitor.verdict import in_order, in_words, outcome_of, summary
+from components.monitor.verdict import as_html, as_markdown, in_order, in_words, outcome_of
 from drtune.contracts import DriftVerdict, Observed
 from drtune.errors import UserError
 from drtune.files import sha256_bytes, write_text
@@ -39,17 +39,16 @@ def monitor(
     """
     judged, made = judge(reference, incoming, scores, release_scores, policy)
     judged.save(verdict.path)
-    lines = in_words(judged)
-    html = render([each.measured for each in made if each.measured], f"{judged.outcome}: {judged.reason}", lines)
+    html = render(as_html(judged), [each.measured for each in made if each.measured])
     for place in (Path(verdict.path) / REPORT, Path(page.path)):
         write_text(place, html)
     for place in (Path(verdict.path) / SUMMARY, Path(shown.path)):
-        write_text(place, summary(judged))
+        write_text(place, as_markdown(judged))
     verdict.metadata.update(judged.model_dump(mode="json"))
     for check in judged.checks:
         if check.value is not None:
-            metrics.log_metric(check.name, check.value)
-    print(f"{judged.outcome}: {judged.reason}", *lines, sep="\n  ")
+            metrics.log_metric(check.name.replace(" ", "_"), check.value)
+    print(f"{judged.outcome}: {judged.reason}", *in_words(judged), sep="\n  ")
     return judged.retrain
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 from drtune.contracts import DriftCheck, DriftVerdict, Observed
 
 Outcome = Literal["drifted", "stable", "not enough data"]
+COLUMNS = ("check", "result", "value", "drift from", "why", "statistic")
 
 
 def outcome_of(checks: Sequence[DriftCheck], min_drifted: int) -> tuple[Outcome, str]:
@@ -18,6 +19,8 @@ def outcome_of(checks: Sequence[DriftCheck], min_drifted: int) -> tuple[Outcome,
     Drifted, when at least `min_drifted` checks drifted. Else stable, when a check of prompts could be made, and one of
     rewards, as far as there are such checks. Else there is not enough data: to know nothing is not to be stable.
     """
+    if not checks:
+        return "not enough data", "the policy has thresholds for rewards alone, and no scores were given"
     made = [check for check in checks if check.drifted is not None]
     drifted = [check.name for check in made if check.drifted]
     counts = f"{len(drifted)} of {len(made)} checks drifted" + (f": {', '.join(drifted)}" if drifted else "")
@@ -38,45 +41,63 @@ def in_order(checks: Iterable[DriftCheck]) -> tuple[DriftCheck, ...]:
 
 
 def in_words(verdict: DriftVerdict) -> list[str]:
-    """The verdict's lines for a terminal and a page, without markup."""
-    lines = [f"{check.name}: {_result(check)}; {check.reason}" for check in verdict.checks]
+    """Each check and each side in a line, without markup."""
+    return [
+        *(f"{check.name}: {_result(check)}{check.reason}" for check in verdict.checks),
+        *(f"{name}: {_side(side)}" for name, side in _sides(verdict).items()),
+    ]
+
+
+def as_markdown(verdict: DriftVerdict) -> str:
+    """The verdict first, then its checks and sides; what users wrote cannot become markup."""
+    rows = ["| " + " | ".join(map(_plain, cells)) + " |" for cells in _cells(verdict)]
+    sides = [f"- {_plain(name)}: {_plain(_side(side))}" for name, side in _sides(verdict).items()]
+    head = [f"# {verdict.outcome.capitalize()}", "", _plain(_conclusion(verdict)), ""]
+    return "\n".join([*head, rows[0], "|---" * len(COLUMNS) + "|", *rows[1:], "", *sides, ""])
+
+
+def as_html(verdict: DriftVerdict) -> str:
+    """The same as a section of a page."""
+    names, *rows = _cells(verdict)
+    table = [f"<tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>"]
+    table += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>" for cells in rows]
+    sides = [f"<li>{name}: {escape(_side(side))}</li>" for name, side in _sides(verdict).items()]
+    return (
+        "<style>.verdict { font: 15px/1.5 sans-serif; margin: 1.5rem; color: #111; background: #fff }"
+        ".verdict table { border-collapse: collapse } .verdict th, .verdict td { text-align: left; "
+        "padding: .3rem .8rem; border-bottom: 1px solid #ddd; overflow-wrap: anywhere }</style>"
+        f'<section class="verdict"><h1>{verdict.outcome.capitalize()}</h1><p>{escape(_conclusion(verdict))}</p>'
+        f"<table>{''.join(table)}</table><ul>{''.join(sides)}</ul></section>"
+    )
+
+
+def _conclusion(verdict: DriftVerdict) -> str:
+    return f"{verdict.reason}. " + ("Train anew." if verdict.retrain else "No reason to train anew.")
+
+
+def _cells(verdict: DriftVerdict) -> list[tuple[str, ...]]:
+    """A table with its head."""
+    rows = [
+        (check.name, _word(check), _number(check.value), f"{check.threshold:g}", check.reason, check.statistic)
+        for check in verdict.checks
+    ]
+    return [COLUMNS, *rows]
+
+
+def _sides(verdict: DriftVerdict) -> dict[str, Observed]:
     sides = {
         "reference": verdict.reference,
         "incoming": verdict.incoming,
         "release scores": verdict.release_scores,
         "scores": verdict.scores,
     }
-    return lines + [f"{name}: {_side(side)}" for name, side in sides.items() if side is not None]
-
-
-def summary(verdict: DriftVerdict) -> str:
-    """The verdict as Markdown; what users wrote cannot become markup in it."""
-    rows = [
-        f"| {_plain(check.name)} | {_number(check.value)} | {check.threshold:g} | {_word(check)} | "
-        f"{_plain(check.reason)} | {check.statistic} |"
-        for check in verdict.checks
-    ]
-    sides = [f"- {_plain(line)}" for line in in_words(verdict)[len(rows) :]]
-    return "\n".join(
-        [
-            f"# {verdict.outcome.capitalize()}",
-            "",
-            f"{_plain(verdict.reason)}. " + ("Train anew." if verdict.retrain else "No reason to train anew."),
-            "",
-            "| check | value | threshold | result | why | statistic |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-            *sides,
-            "",
-        ]
-    )
+    return {name: side for name, side in sides.items() if side is not None}
 
 
 def _result(check: DriftCheck) -> str:
     if check.value is None:
-        return "not made"
-    return f"{_word(check)}, {_number(check.value)} with {check.threshold:g} a drift"
+        return ""
+    return f"{_word(check)}, {_number(check.value)} (a drift from {check.threshold:g}); "
 
 
 def _word(check: DriftCheck) -> str:

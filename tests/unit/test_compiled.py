@@ -3,16 +3,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from click import Option
+from kfp import dsl
+from kfp.dsl.graph_component import GraphComponent
 
+from components.monitor.component import monitor as step
+from components.prepare_prompts.component import prepare_prompts
 from pipelines.commands import PACKAGE, main
 from pipelines.local import compile_pipeline, defaults
+from pipelines.monitor import monitor
 from pipelines.tune import tune
 
+MONITOR = PACKAGE.with_name("monitor.yaml")
 
-def test_the_compiled_pipeline_is_up_to_date() -> None:
+
+def test_the_compiled_pipelines_are_up_to_date() -> None:
     assert PACKAGE.read_text(encoding="utf-8") == compile_pipeline(tune), "run `drtune-pipeline compile`"
+    assert MONITOR.read_text(encoding="utf-8") == compile_pipeline(monitor), "run `drtune-pipeline compile`"
 
 
 def test_compiling_elsewhere_gives_the_same_text(tmp_path: Path) -> None:
@@ -24,25 +33,39 @@ def test_compiling_elsewhere_gives_the_same_text(tmp_path: Path) -> None:
     assert (tmp_path / "compiled.yaml").read_text(encoding="utf-8") == PACKAGE.read_text(encoding="utf-8")
 
 
-def test_the_compiled_pipeline_holds_nothing_of_the_machine_and_installs_nothing() -> None:
-    text = PACKAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("package", [PACKAGE, MONITOR], ids=lambda path: path.name)
+def test_the_compiled_pipeline_holds_nothing_of_the_machine_and_installs_nothing(package: Path) -> None:
+    text = package.read_text(encoding="utf-8")
     for place in (str(Path.home()), str(PACKAGE.parents[1]), sys.prefix):
         assert place not in text
     assert "pip install" not in text
 
 
-def test_every_step_runs_in_an_image_of_ours() -> None:
-    executors = yaml.safe_load(PACKAGE.read_text(encoding="utf-8"))["deploymentSpec"]["executors"]
-    assert len(executors) == 5
+@pytest.mark.parametrize(("package", "steps"), [(PACKAGE, 5), (MONITOR, 1)], ids=["tune", "monitor"])
+def test_every_step_runs_in_an_image_of_ours(package: Path, steps: int) -> None:
+    executors = yaml.safe_load(package.read_text(encoding="utf-8"))["deploymentSpec"]["executors"]
+    assert len(executors) == steps
     assert all(executor["container"]["image"].startswith("drtune-") for executor in executors.values())
 
 
-def test_every_parameter_is_described() -> None:
-    parameters = yaml.safe_load(PACKAGE.read_text(encoding="utf-8"))["root"]["inputDefinitions"]["parameters"]
+@pytest.mark.parametrize("package", [PACKAGE, MONITOR], ids=lambda path: path.name)
+def test_every_parameter_is_described(package: Path) -> None:
+    parameters = yaml.safe_load(package.read_text(encoding="utf-8"))["root"]["inputDefinitions"]["parameters"]
     assert all(parameter["description"] for parameter in parameters.values())
 
 
-def test_the_defaults_of_the_command_are_those_of_the_pipeline() -> None:
-    helps = {option.name: str(option.help) for option in main.commands["run"].params if isinstance(option, Option)}
+@pytest.mark.parametrize(("command", "pipeline"), [("run", tune), ("monitor", monitor)], ids=["tune", "monitor"])
+def test_the_defaults_of_the_command_are_those_of_the_pipeline(command: str, pipeline: GraphComponent) -> None:
+    helps = {option.name: str(option.help) for option in main.commands[command].params if isinstance(option, Option)}
     shown = {name: found[1] for name, text in helps.items() if (found := re.search(r"\[default: (\S+)\]", text))}
-    assert shown == {name: value for name, value in defaults(tune).items() if value}
+    assert shown == {name: value for name, value in defaults(pipeline).items() if value}
+
+
+def test_a_pipeline_can_go_on_when_something_drifted() -> None:
+    @dsl.pipeline(name="again")
+    def again(incoming: str) -> None:
+        watched = step(reference="trained", incoming=incoming, scores="", release_scores="", policy="policy.yaml")
+        with dsl.If(watched.outputs["Output"] == True, name="drifted"):  # noqa: E712 builds the condition
+            prepare_prompts(prompts=incoming, data_revision="")
+
+    assert "inputs.parameter_values['pipelinechannel--monitor-Output'] ==" in compile_pipeline(again)

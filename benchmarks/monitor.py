@@ -11,7 +11,10 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from components.monitor.compare import compare_prompts
+import numpy as np
+import pandas as pd
+
+from components.monitor.compare import compare_prompts, compare_scores
 from components.monitor.policy import load_policy
 from components.monitor.sources import read_prompts
 from components.monitor.verdict import outcome_of
@@ -45,6 +48,31 @@ def same(name: str, prompts: list[Prompt], num_incoming: int) -> None:
     print(f"  check (threshold), 95th and largest value: {worst}", flush=True)
 
 
+def same_scores(num_rewards: int = 5) -> None:
+    """Draw the scores of both sides from one normal distribution, as few as are compared."""
+    outcomes: Counter[str] = Counter()
+    largest = []
+    for seed in range(SPLITS):
+        draw = np.random.default_rng(seed)
+        release, now = (pd.DataFrame(draw.normal(size=(POLICY.min_scores, num_rewards))) for _ in range(2))
+        checks = [made.check for made in compare_scores(release, now, POLICY)]
+        outcomes[outcome_of(checks, POLICY.min_drifted)[0]] += 1
+        largest.append(max(check.value or 0.0 for check in checks))
+    print(f"{num_rewards} rewards, {POLICY.min_scores} scores each: stable in {outcomes['stable']} of {SPLITS}")
+    print(f"  largest of them: 95th {sorted(largest)[94]:.3f}, of all {max(largest):.3f}", flush=True)
+
+
+def mixed(first: str, second: str, reference: list[Prompt], foreign: list[Prompt], percent: int) -> None:
+    """Put a share of another set among prompts of the reference's own."""
+    draw = random.Random(0)
+    own = draw.sample(reference, len(reference))
+    half = len(own) // 2
+    num_foreign = half * percent // 100
+    different(
+        f"{percent} % {second} in {first}", own[half:], own[: half - num_foreign] + draw.sample(foreign, num_foreign)
+    )
+
+
 def different(name: str, reference: list[Prompt], incoming: list[Prompt]) -> None:
     """Compare two sets once."""
     outcome, checks = judge(reference, incoming)
@@ -58,8 +86,11 @@ def main(paths: list[str]) -> None:
     for name, prompts in sets.items():
         for num_incoming in (len(prompts) // 2, POLICY.min_prompts):
             same(name, prompts, num_incoming)
+    same_scores()
     for first, second in itertools.permutations(sets, 2):
         different(f"{second} after {first}", sets[first], sets[second])
+        for percent in (5, 10, 20, 50):
+            mixed(first, second, sets[first], sets[second], percent)
     for name, prompts in sets.items():
         counts = Counter(prompt.category for prompt in prompts)
         for category in [each for each, count in counts.items() if POLICY.min_prompts <= count < len(prompts)]:

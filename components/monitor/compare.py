@@ -22,7 +22,6 @@ DIMENSIONS = 32
 """Of the embeddings; fewer where there are fewer words."""
 PER_CATEGORY = 10
 """With fewer prompts a category, equal sources differ in their shares too much by chance."""
-NO_CATEGORY = "(none)"
 STATISTICS: dict[Statistic, str] = {
     "wasserstein": "Wasserstein distance in standard deviations of the reference",
     "rise": "rise of the mean",
@@ -97,7 +96,8 @@ def describe(reference: list[Prompt], incoming: list[Prompt]) -> tuple[pd.DataFr
     """A row for each prompt and a column for each check.
 
     "new words" is the share, in [0, 1], of a prompt's words that stand in no prompt of the reference; for a prompt of
-    the reference, in no other. Equal sources have equal means, however large the vocabulary.
+    the reference, in no other. Equal sources have equal means, however large the vocabulary. What is not known, as the
+    category of a prompt without one, is missing, and left out of its check.
     """
     words = [[_words(prompt.text) for prompt in side] for side in (reference, incoming)]
     seen = Counter(word for prompt in words[0] for word in set(prompt))
@@ -113,7 +113,7 @@ def _table(prompts: list[Prompt], words: list[list[str]], seen: Counter[str], us
             "characters": pd.Series([len(prompt.text) for prompt in prompts], dtype=float),
             "words": pd.Series([len(prompt) for prompt in words], dtype=float),
             "new words": pd.Series([sum(each) / len(each) if each else None for each in new], dtype=float),
-            "categories": pd.Series([prompt.category or NO_CATEGORY for prompt in prompts], dtype=object),
+            "categories": pd.Series([prompt.category or None for prompt in prompts], dtype=object),
             "text domain": pd.Series([prompt.text for prompt in prompts], dtype=object),
         }
     )
@@ -159,8 +159,9 @@ def _make(question: _Question, left: pd.DataFrame, right: pd.DataFrame) -> Made:
     left, right = left.dropna(), right.dropna()
     try:
         if min(len(left), len(right)) < question.minimum:
+            of = " with a category" if question.statistic == "jensenshannon" else ""
             raise NotEnoughDataError(
-                f"{len(left)} in the reference and {len(right)} now, {question.minimum} wanted on each side"
+                f"{len(left)}{of} in the reference and {len(right)} now, {question.minimum} wanted on each side"
             )
         [column] = left.columns
         reason = _REASONS[question.statistic](left[column], right[column])
@@ -201,13 +202,10 @@ def _numbers(left: pd.Series, right: pd.Series) -> str:
 
 
 def _shares(left: pd.Series, right: pd.Series) -> str:
-    return f"{right.mean():.1%} of a prompt's words are new, {left.mean():.1%} are by chance"
+    return f"{right.mean():.1%} of a prompt's words are new, {left.mean():.1%} is usual in the reference"
 
 
 def _categories(left: pd.Series, right: pd.Series) -> str:
-    for side, values in {"the reference has": left, "the incoming prompts have": right}.items():
-        if set(values) == {NO_CATEGORY}:
-            raise NotEnoughDataError(f"{side} no categories")
     names = sorted({*left, *right})
     if len(names) == 1:
         raise NotEnoughDataError(f"all prompts are of one category, {names[0]!r}")

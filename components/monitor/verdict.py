@@ -65,7 +65,7 @@ def as_html(verdict: DriftVerdict) -> str:
     return (
         "<style>.verdict { font: 15px/1.5 sans-serif; margin: 1.5rem; color: #111; background: #fff }"
         ".verdict table { border-collapse: collapse } .verdict th, .verdict td { text-align: left; "
-        "padding: .3rem .8rem; border-bottom: 1px solid #ddd; overflow-wrap: anywhere }</style>"
+        "padding: .3rem .8rem; border-bottom: 1px solid #ddd; overflow-wrap: break-word }</style>"
         f'<section class="verdict"><h1>{verdict.outcome.capitalize()}</h1><p>{escape(_conclusion(verdict))}</p>'
         f"<table>{''.join(table)}</table><ul>{''.join(sides)}</ul></section>"
     )

@@ -120,7 +120,7 @@ def test_prompts_are_described_by_numbers() -> None:
     # "cat" and "dog" stand in no other prompt of the reference; "..." has no words to be new.
     assert left["new words"].fillna(-1).tolist() == pytest.approx([1 / 3, 1 / 3, -1])
     assert right["new words"].tolist() == [0.5]
-    assert left["categories"].tolist() == ["animals", "(none)", "(none)"]
+    assert left["categories"].tolist() == ["animals", None, None]
 
 
 def test_embeddings_have_length_one_and_are_those_of_either_order() -> None:
@@ -158,15 +158,15 @@ def test_other_prompts_drift_and_the_same_do_not() -> None:
     ("trained", "arriving", "name", "reason"),
     [
         (prompts_of(COLOURS), [], "words", "60 in the reference and 0 now, 20 wanted on each side"),
-        ([], prompts_of(COLOURS), "categories", "0 in the reference and 60 now, 20 wanted on each side"),
+        ([], prompts_of(COLOURS), "embeddings", "0 in the reference and 60 now, 20 wanted on each side"),
         (
             [Prompt(f"cat {n:03}", "") for n in range(60)],
             prompts_of(COLOURS),
             "words",
             "every value .* is 2: no spread",
         ),
-        (prompts_of(COLOURS, "a"), prompts_of(COLOURS), "categories", "the incoming prompts have no categories"),
-        (prompts_of(COLOURS), prompts_of(COLOURS, "a"), "categories", "the reference has no categories"),
+        (prompts_of(COLOURS, "a"), prompts_of(COLOURS), "categories", "60 with a category in the reference and 0 now"),
+        (prompts_of(COLOURS), prompts_of(COLOURS, "a"), "categories", "0 with a category in the reference and 60 now"),
         (prompts_of(COLOURS, "a"), prompts_of(COLOURS, "a"), "categories", "all prompts are of one category, 'a'"),
         ([Prompt(f"{n}", f"{n}") for n in range(60)], prompts_of(COLOURS, "a"), "categories", "61 categories are too"),
         (

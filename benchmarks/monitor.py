@@ -43,7 +43,7 @@ def same(name: str, prompts: list[Prompt], num_incoming: int) -> None:
         for check in checks:
             if check.value is not None:
                 values[f"{check.name} ({check.threshold:g})"].append(check.value)
-    worst = ", ".join(f"{check} {sorted(each)[94]:.3f} {max(each):.3f}" for check, each in values.items())
+    worst = ", ".join(f"{check} {np.quantile(each, 0.95):.3f} {max(each):.3f}" for check, each in values.items())
     print(f"{name}: {len(prompts) - num_incoming} against {num_incoming}: stable in {outcomes['stable']} of {SPLITS}")
     print(f"  check (threshold), 95th and largest value: {worst}", flush=True)
 
@@ -59,7 +59,7 @@ def same_scores(num_rewards: int = 5) -> None:
         outcomes[outcome_of(checks, POLICY.min_drifted)[0]] += 1
         largest.append(max(check.value or 0.0 for check in checks))
     print(f"{num_rewards} rewards, {POLICY.min_scores} scores each: stable in {outcomes['stable']} of {SPLITS}")
-    print(f"  largest of them: 95th {sorted(largest)[94]:.3f}, of all {max(largest):.3f}", flush=True)
+    print(f"  largest of them: 95th {np.quantile(largest, 0.95):.3f}, of all {max(largest):.3f}", flush=True)
 
 
 def mixed(first: str, second: str, reference: list[Prompt], foreign: list[Prompt], percent: int) -> None:

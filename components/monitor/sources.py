@@ -132,11 +132,12 @@ def read_scores(side: str, uri: str, environment: Mapping[str, str] = os.environ
         reasons = table["problem"].fillna("").astype(str)
         problems.update(reasons[reasons != ""])
         table = table[reasons == ""]
-    rewards = {
-        str(name): pd.to_numeric(table[name], errors="coerce").astype(float).where(np.isfinite)
-        for name in table.columns
-        if name not in NOT_REWARDS
-    }
+    rewards = {}
+    for name in [name for name in table.columns if name not in NOT_REWARDS]:
+        if pd.api.types.is_numeric_dtype(table[name]):
+            rewards[str(name)] = table[name].astype(float).where(np.isfinite)
+        else:
+            problems[f"column {name} that is not of numbers"] += 1
     table = pd.DataFrame(rewards, index=table.index).reset_index(drop=True)
     return Scores(table, _observed(uri, sha256_bytes(content), 1, len(table), problems))
 

@@ -13,25 +13,10 @@ from typing import Any
 
 import click
 
-from drtune import score_command, study_command
-from drtune.console import OVERWRITE, PATH, CommandGroup
+from drtune import evaluation_commands, registry_commands, score_command, study_command
+from drtune.console import OVERRIDES, OVERWRITE, PATH, CommandGroup
 from drtune.errors import UserError
-from drtune.files import claim, replacing, sha256_file, write_text
-
-OVERRIDES = click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Change one key of the configuration, as in method.trained_steps=2. Repeatable.",
-)
-REGISTRY = click.option(
-    "--registry",
-    "uri",
-    default="runs/registry",
-    show_default=True,
-    help="A folder, file:// or s3://bucket/prefix.",
-)
+from drtune.files import claim, sha256_file, write_text
 
 
 @click.group(cls=CommandGroup)
@@ -215,63 +200,6 @@ def plan(
 
 
 @main.command()
-@click.option("--model", type=PATH, default="runs/train", show_default=True, help="A tuned model.")
-@click.option("--prompts", type=PATH, help="A prompt set, whose held-out prompts are used.  [default: MODEL.prompts]")
-@click.option(
-    "--champion", type=PATH, help="The tuned model that it would replace, as `drtune registry pull` gives it."
-)
-@click.option(
-    "--reference",
-    "references",
-    metavar="NAME=PLACE",
-    multiple=True,
-    help="Pictures to compare with: a folder, .zip or .tar with a manifest.csv (image, prompt). Repeatable.",
-)
-@click.option("--out", type=PATH, default="runs/report", show_default=True, help="Folder for the report.")
-@OVERRIDES
-@OVERWRITE
-def evaluate(
-    model: Path,
-    prompts: Path | None,
-    champion: Path | None,
-    references: tuple[str, ...],
-    out: Path,
-    overrides: tuple[str, ...],
-    overwrite: bool,
-) -> None:
-    """Compare a tuned model with its base and others on the same prompts and seeds; OUT/report.html shows the result.
-
-    One that was ended goes on where it stopped when it is started again in the same way.
-    """
-    places = [given.partition("=")[::2] for given in references]
-    for name, place in places:
-        if not name or not place:
-            raise click.UsageError("--reference: wanted NAME=PLACE, as in --reference midjourney=references/mj.zip")
-    from drtune.evaluation import evaluate as compare
-    from drtune.report import PAGE
-
-    report = compare(
-        model,
-        prompts or Path(f"{model}.prompts"),
-        out,
-        champion=champion,
-        references=dict(places),
-        overrides=overrides,
-        overwrite=overwrite,
-    )
-    for contestant in report.contestants:
-        for reason, count in contestant.problems.items():
-            click.echo(f"{contestant.name}: {count} {reason}, named in {out / 'problems.jsonl'}", err=True)
-    for score in report.scores:
-        if score.category is None and score.measure in {one.name for one in report.measures if one.is_reward}:
-            click.echo(
-                f"{score.measure} against {score.opponent}: {score.opponent_mean:.3f} -> {score.candidate_mean:.3f}, "
-                f"better on {score.win_rate:.0%} of {score.num_prompts} prompts"
-            )
-    click.echo(f"report: {out / PAGE}")
-
-
-@main.command()
 @click.option("--model", type=PATH, help="A tuned model.  [default: runs/train]")
 @click.option("--base-model", metavar="NAME", help="Draw with this base alone: a hub id, a folder, or miniature.")
 @click.option("--prompt", "texts", metavar="TEXT", multiple=True, help="Draw this. Repeatable.")
@@ -335,101 +263,15 @@ def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
     click.echo(f"{form}: {out}")
 
 
-@main.command()
-@click.option("--report", type=PATH, default="runs/report", show_default=True, help="An evaluation report.")
-@click.option("--policy", type=PATH, default="configs/gate.yaml", show_default=True, help="What must be achieved.")
-@click.option("--out", type=PATH, default="runs/decision", show_default=True, help="Folder for the decision.")
-@OVERWRITE
-@click.pass_context
-def decide(ctx: click.Context, report: Path, policy: Path, out: Path, overwrite: bool) -> None:
-    """Hold a report against a policy; OUT/report.html is the report with the verdict on top.
-
-    Exit code 0: worth publishing, 1: refused; the reasons are printed.
-    """
-    from drtune.contracts import EvaluationReport
-    from drtune.gate import decide as judge
-    from drtune.gate import load_policy
-    from drtune.report import PAGE, write_pages
-
-    claim(out, overwrite=overwrite, inputs=[report])
-    decision = judge(EvaluationReport.load(report), load_policy(policy))
-    with replacing(out) as folder:
-        write_pages(report, folder, decision)
-        decision.save(folder)
-    click.echo("\n".join([*decision.reasons, f"report: {out / PAGE}"]))
-    click.echo("publish" if decision.publish else "do not publish")
-    ctx.exit(0 if decision.publish else 1)
-
-
-@main.command()
-@click.option("--model", type=PATH, default="runs/train", show_default=True, help="A tuned model.")
-@click.option("--report", type=PATH, default="runs/report", show_default=True, help="Its evaluation report.")
-@click.option("--decision", type=PATH, default="runs/decision", show_default=True, help="The decision on the report.")
-@click.option("--name", required=True, help="Name under which the model is published.")
-@REGISTRY
-def publish(model: Path, report: Path, decision: Path, name: str, uri: str) -> None:
-    """Put a model into the registry as a new version and make it the one in production."""
-    from drtune.registry import Registry
-
-    entry = Registry(uri).publish(name, model, report, decision)
-    click.echo(f"published: {entry.name} {entry.version} at {entry.uri}")
-
-
-main.add_command(score_command.score)
-main.add_command(study_command.study)
-
-
-@main.group()
-def registry() -> None:
-    """Look at published models, take one out, or go back to an earlier version."""
-
-
-@registry.command("list")
-@click.argument("name", required=False)
-@REGISTRY
-def list_versions(name: str | None, uri: str) -> None:
-    """List the published versions, of one NAME or of all."""
-    from drtune.registry import Registry
-
-    for entry in Registry(uri).list(name):
-        click.echo(f"{entry.name} {entry.version} {entry.uri}")
-
-
-@registry.command()
-@click.argument("name")
-@click.argument("version", default="production")
-@REGISTRY
-def show(name: str, version: str, uri: str) -> None:
-    """Print the manifest of a VERSION of NAME (default: the one in production)."""
-    from drtune.registry import Registry
-
-    click.echo(Registry(uri).show(name, version).manifest(), nl=False)
-
-
-@registry.command()
-@click.argument("name")
-@click.argument("version", required=False)
-@REGISTRY
-def rollback(name: str, version: str | None, uri: str) -> None:
-    """Put VERSION of NAME back into production (default: the one before)."""
-    from drtune.registry import Registry
-
-    entry = Registry(uri).rollback(name, version)
-    click.echo(f"in production: {entry.name} {entry.version}")
-
-
-@registry.command()
-@click.argument("name")
-@click.argument("version", default="production")
-@click.option("--out", type=PATH, required=True, help="Folder for the model.")
-@REGISTRY
-@OVERWRITE
-def pull(name: str, version: str, out: Path, uri: str, overwrite: bool) -> None:
-    """Download a VERSION of NAME (default: the one in production) and verify every file."""
-    from drtune.registry import Registry
-
-    entry = Registry(uri).pull(name, version, out, overwrite=overwrite)
-    click.echo(f"pulled: {entry.name} {entry.version} to {out}")
+for command in (
+    evaluation_commands.evaluate,
+    evaluation_commands.decide,
+    score_command.score,
+    study_command.study,
+    registry_commands.publish,
+    registry_commands.registry,
+):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,13 @@ from drtune.errors import InterruptionError, UserError
 
 PATH = click.Path(path_type=Path)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what stands at the output.")
+OVERRIDES = click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change one key of the configuration, as in method.trained_steps=2. Repeatable.",
+)
 
 _PLACES_THAT_CANNOT_BE_WRITTEN = {
     errno.ENOSPC: "free some space",

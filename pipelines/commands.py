@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from drtune.console import CommandGroup
-from drtune.errors import UserError
 from drtune.files import write_text
 from pipelines import server_commands
 from pipelines.monitor_command import monitor

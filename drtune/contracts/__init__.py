@@ -1,0 +1,46 @@
+"""What travels between the steps: small frozen values, each kept as `manifest.json` in the folder of its payload.
+
+    prepare_prompts -> PromptSet -> train -> TunedModel -> evaluate -> EvaluationReport
+                    -> decide -> Decision -> publish -> RegistryEntry
+    monitor -> DriftVerdict
+
+Every value names the digests of what it came from, so that any published file can be followed back to its prompts.
+"""
+
+from drtune.contracts.base import MANIFEST, Contract
+from drtune.contracts.evaluation import BenchmarkRow, Contestant, EvaluationReport, Highlight, Measure, Score, Standing
+from drtune.contracts.model import ADAPTER, CONFIG, NETWORK, NETWORK_CONFIG, DataSource, PromptSet, TunedModel
+from drtune.contracts.monitoring import DriftCheck, DriftVerdict, Observed
+from drtune.contracts.publication import Check, Decision, RegistryEntry
+from drtune.contracts.study import Preference, RaterResult, Strength, Study, StudyPair, StudyResult
+
+__all__ = [
+    "ADAPTER",
+    "CONFIG",
+    "MANIFEST",
+    "NETWORK",
+    "NETWORK_CONFIG",
+    "BenchmarkRow",
+    "Check",
+    "Contestant",
+    "Contract",
+    "DataSource",
+    "Decision",
+    "DriftCheck",
+    "DriftVerdict",
+    "EvaluationReport",
+    "Highlight",
+    "Measure",
+    "Observed",
+    "Preference",
+    "PromptSet",
+    "RaterResult",
+    "RegistryEntry",
+    "Score",
+    "Standing",
+    "Strength",
+    "Study",
+    "StudyPair",
+    "StudyResult",
+    "TunedModel",
+]

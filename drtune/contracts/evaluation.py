@@ -1,0 +1,183 @@
+"""What the evaluation gives: contestants, measures, comparisons, and the report that holds them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from drtune.contracts.base import Contract
+from drtune.contracts.model import TunedModel
+
+
+class Contestant(Contract):
+    """One of those that are compared: what its pictures came from, and how many there were.
+
+    >>> Contestant(name="midjourney", role="reference", source="references/midjourney", sha256="ab12...",
+    ...            num_pictures=380, problems={"missing": 4})
+    """
+
+    name: str
+    role: Literal["base", "candidate", "champion", "reference"]
+    source: str
+    """The base model, with the updates done on it; for a reference the folder or archive as it was given."""
+    sha256: str | None
+    """Digest of the tuned weights, for a reference of all its pictures; None for a base, which its revision names."""
+    num_pictures: int
+    problems: dict[str, int] = Field(default={})
+    """How many pictures of a reference were not scored, by reason; each stands in `problems.jsonl`."""
+
+
+class Measure(Contract):
+    """A number that every prompt has for every contestant.
+
+    >>> Measure(name="symmetry", kind="trained", provenance="")
+    """
+
+    name: str
+    kind: Literal["trained", "held_out", "diversity", "drift", "look"]
+    """A reward that the candidate was tuned on, one that it was not, or what is told beside the rewards."""
+    provenance: str = ""
+    """What it hangs on besides the picture and the prompt: digests of weights and files, how images were resized."""
+
+    @property
+    def is_reward(self) -> bool:
+        """Whether more of it is better."""
+        return self.kind in ("trained", "held_out")
+
+
+class Standing(Contract):
+    """One measure of one contestant by itself; the interval is a 95 % bootstrap over prompts.
+
+    >>> Standing(contestant="base", measure="symmetry", category=None, num_prompts=256, mean=0.56, low=0.54, high=0.58,
+    ...          deviation=0.16)
+    """
+
+    contestant: str
+    measure: str
+    category: str | None
+    """None: over all prompts."""
+    num_prompts: int
+    mean: float
+    low: float
+    high: float
+    deviation: float
+    """Standard deviation over the prompts."""
+
+
+class Score(Contract):
+    """One measure of the candidate against an opponent, on the prompts that both have; intervals are 95 %.
+
+    >>> Score(measure="symmetry", opponent="base", category=None, num_prompts=256, opponent_mean=0.56,
+    ...       candidate_mean=0.83, gain=0.27, gain_low=0.25, gain_high=0.29, effect=1.7, p_value=0.001,
+    ...       win_rate=0.95, win_low=0.92, win_high=0.97)
+    """
+
+    measure: str
+    opponent: str
+    category: str | None
+    """None: over all prompts."""
+    num_prompts: int
+    opponent_mean: float
+    candidate_mean: float
+    gain: float
+    """Mean of candidate minus opponent, paired by prompt; its interval is a bootstrap over prompts."""
+    gain_low: float
+    gain_high: float
+    effect: float
+    """The gain in standard deviations of the opponent's prompts: comparable between measures."""
+    p_value: float
+    """Of "no difference", two-sided, after Holm's correction for all comparisons of the same table."""
+    win_rate: float
+    """Fraction of prompts on which the candidate is higher, a tie counts one half; in [0, 1], Wilson's interval."""
+    win_low: float
+    win_high: float
+
+
+class BenchmarkRow(Contract):
+    """The Human Preference Score benchmark of one contestant: by style a mean and the deviation of ten group means.
+
+    >>> BenchmarkRow(contestant="base", styles={"anime": (28.1, 0.26)}, average=27.4)
+    """
+
+    contestant: str
+    styles: dict[str, tuple[float, float]]
+    average: float
+
+
+class Highlight(Contract):
+    """A prompt whose pictures a page shows, one of each contestant.
+
+    >>> Highlight(prompt="a red circle", category="", gain=0.4, values={"base": 0.5, "candidate": 0.9},
+    ...           thumbnails={"base": "thumbnails/base/0007-0.png", "candidate": "thumbnails/candidate/0007-0.png"})
+    """
+
+    prompt: str
+    category: str
+    gain: float
+    """Of candidate over base from the same noise, in the weighted sum of the trained rewards."""
+    values: dict[str, float]
+    """That sum by contestant."""
+    thumbnails: dict[str, str]
+    """Paths in the report's folder, by contestant."""
+
+
+class EvaluationReport(Contract):
+    """All contestants on the same prompts: `scores.parquet` (one row a picture), `images/`, and what a page shows.
+
+    >>> EvaluationReport(model=TunedModel(...), contestants=(Contestant(...),), measures=(Measure(...),),
+    ...                  standings=(Standing(...),), scores=(Score(...),), prompts_sha256="1c3e...", num_prompts=256,
+    ...                  pictures_per_prompt=2, seed=0, pipeline="StableDiffusionXLPipeline",
+    ...                  scheduler="DDIMScheduler", num_inference_steps=20, guidance_scale=3.0, antialias=True,
+    ...                  scores_sha256="ab12...", code_revision="4a1b...", versions={"torch": "2.13.0"})
+    """
+
+    kind: Literal["EvaluationReport/2"] = "EvaluationReport/2"
+    model: TunedModel
+    contestants: tuple[Contestant, ...]
+    """The candidate first, then its opponents."""
+    measures: tuple[Measure, ...]
+    standings: tuple[Standing, ...]
+    scores: tuple[Score, ...]
+    prompts_sha256: str
+    """Digest of the prompts.jsonl whose held-out part was used, which need not be that of the model's own prompts."""
+    num_prompts: int
+    num_truncated: int = 0
+    """Prompts that are longer than a text encoder reads."""
+    pictures_per_prompt: int
+    seed: int
+    pipeline: str
+    """Class of diffusers that sampled; likewise its scheduler."""
+    scheduler: str
+    num_inference_steps: int
+    guidance_scale: float
+    negative_prompt: str = ""
+    antialias: bool
+    """Whether rewards resized with antialias: scores with and without do not compare."""
+    benchmark: tuple[BenchmarkRow, ...] = ()
+    """Where the prompts are those of the Human Preference Score's benchmark."""
+    gained: tuple[Highlight, ...] = ()
+    """The largest gains over the base, the largest first."""
+    lost: tuple[Highlight, ...] = ()
+    """The largest losses, the largest first."""
+    scores_sha256: str
+    """Digest of scores.parquet."""
+    code_revision: str | None
+    """Commit of the code that evaluated; None when it cannot be known."""
+    versions: dict[str, str]
+    """Of the libraries that the numbers hang on."""
+
+    @property
+    def trained_rewards(self) -> tuple[str, ...]:
+        """Rewards that the candidate was tuned on; the others are held out."""
+        return tuple(measure.name for measure in self.measures if measure.kind == "trained")
+
+    def score(self, measure: str, opponent: str = "base", category: str | None = None) -> Score | None:
+        """The comparison of that name, if it was made."""
+        wanted = (measure, opponent, category)
+        return next((one for one in self.scores if (one.measure, one.opponent, one.category) == wanted), None)
+
+    def standing(self, measure: str, contestant: str = "candidate") -> Standing | None:
+        """The contestant's number over all prompts, if it was measured."""
+        wanted = (measure, contestant, None)
+        return next((one for one in self.standings if (one.measure, one.contestant, one.category) == wanted), None)

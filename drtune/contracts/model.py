@@ -1,0 +1,86 @@
+"""What training takes and gives: prompts, and a tuned model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from drtune.contracts.base import Contract
+
+CONFIG = "config.yaml"
+ADAPTER = "adapter/pytorch_lora_weights.safetensors"
+"""Where a TunedModel keeps a LoRA, under the name by which diffusers finds it."""
+NETWORK = "network/diffusion_pytorch_model.safetensors"
+"""Where it keeps full weights, likewise; with NETWORK_CONFIG beside them, diffusers loads the folder."""
+NETWORK_CONFIG = "network/config.json"
+
+
+class DataSource(Contract):
+    """Where prompts came from.
+
+    >>> DataSource(path="data/sdxl.jsonl", sha256="9f2c...", git_revision="4a1b...", dvc_md5="d751...dir")
+    """
+
+    path: str
+    sha256: str
+    git_revision: str | None = None
+    """Commit whose data.dvc was read; None outside of version control."""
+    dvc_md5: str | None = None
+    """The md5 that data.dvc states and that the files were checked against; None for a file not under DVC."""
+
+
+class PromptSet(Contract):
+    """Prompts, split once and for all: `prompts.jsonl` with one {"text", "category", "split"} a line.
+
+    >>> PromptSet(sha256="1c3e...", num_train=2000, num_eval=400, categories={"anime": 600, "photo": 600},
+    ...           problems={"empty": 2}, source=DataSource(path="data/sdxl.jsonl", sha256="9f2c..."))
+    """
+
+    kind: Literal["PromptSet/1"] = "PromptSet/1"
+    sha256: str
+    """Digest of prompts.jsonl."""
+    num_train: int
+    num_eval: int
+    categories: dict[str, int]
+    """Number of prompts of each category, train and eval together; prompts without one count as ""."""
+    problems: dict[str, int]
+    """How many lines of the source were not taken, by reason; each stands in `problems.jsonl`."""
+    source: DataSource
+
+
+class TunedModel(Contract):
+    """A LoRA for a base model, or all weights of its network, in diffusers' format, and `config.yaml`.
+
+    >>> TunedModel(weights_sha256="77ab...", base_model="miniature", base_revision=None, step=80,
+    ...            config_sha256="0b1d...", prompts=PromptSet(...), code_revision="4a1b...", reward=0.83)
+    """
+
+    kind: Literal["TunedModel/1"] = "TunedModel/1"
+    weights: Literal["lora", "full"] = "lora"
+    weights_sha256: str
+    """Digest of the weights' file."""
+    base_model: str
+    base_revision: str | None
+    step: int
+    """Optimizer updates done."""
+    config_sha256: str
+    """Digest of config.yaml."""
+    prompts: PromptSet
+    code_revision: str | None
+    """Commit of the code that tuned; None when it cannot be known."""
+    reward: float
+    """Mean training reward over the last ten updates."""
+    reward_files: dict[str, str] = Field(default={})
+    """Files of your own rewards that are kept in the folder: sha256 by path."""
+
+    @property
+    def weights_file(self) -> str:
+        """Path of the safetensors file with the weights, inside the model's folder."""
+        return ADAPTER if self.weights == "lora" else NETWORK
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Paths of all files of the model beside its manifest."""
+        weights = (ADAPTER,) if self.weights == "lora" else (NETWORK, NETWORK_CONFIG)
+        return (CONFIG, *weights, *self.reward_files)

@@ -15,14 +15,14 @@ import numpy as np
 import pandas as pd
 
 from components.monitor.compare import compare_prompts, compare_scores
-from components.monitor.policy import load_policy
+from components.monitor.policy import MonitorPolicy
 from components.monitor.sources import read_prompts
 from components.monitor.verdict import outcome_of
 from drtune.contracts import DriftCheck
 from drtune.prompts import Prompt
 
 ROOT = Path(__file__).parents[1]
-POLICY = load_policy(ROOT / "configs/monitor.yaml")
+POLICY = MonitorPolicy.read(ROOT / "configs/monitor.yaml")
 SPLITS = 100
 
 

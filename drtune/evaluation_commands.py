@@ -70,23 +70,25 @@ def evaluate(
 @click.command()
 @click.option("--report", type=PATH, default="runs/report", show_default=True, help="An evaluation report.")
 @click.option("--policy", type=PATH, default="configs/gate.yaml", show_default=True, help="What must be achieved.")
+@click.option("--study", type=PATH, help="What people said of the same report, as `drtune study count` gives it.")
 @click.option("--out", type=PATH, default="runs/decision", show_default=True, help="Folder for the decision.")
 @OVERWRITE
 @click.pass_context
-def decide(ctx: click.Context, report: Path, policy: Path, out: Path, overwrite: bool) -> None:
+def decide(ctx: click.Context, report: Path, policy: Path, study: Path | None, out: Path, overwrite: bool) -> None:
     """Hold a report against a policy; OUT/report.html is the report with the verdict on top.
 
     Exit code 0: worth publishing, 1: refused; the reasons are printed.
     """
-    from drtune.contracts import EvaluationReport
+    from drtune.contracts import EvaluationReport, StudyResult
+    from drtune.gate import Policy
     from drtune.gate import decide as judge
-    from drtune.gate import load_policy
     from drtune.report import PAGE, write_pages
 
-    claim(out, overwrite=overwrite, inputs=[report])
-    decision = judge(EvaluationReport.load(report), load_policy(policy))
+    claim(out, overwrite=overwrite, inputs=[report, study])
+    result = StudyResult.load(study) if study else None
+    decision = judge(EvaluationReport.load(report), Policy.read(policy), result)
     with replacing(out) as folder:
-        write_pages(report, folder, decision)
+        write_pages(report, folder, decision, result)
         decision.save(folder)
     click.echo("\n".join([*decision.reasons, f"report: {out / PAGE}"]))
     click.echo("publish" if decision.publish else "do not publish")

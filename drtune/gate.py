@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from drtune.contracts import Check, Decision, EvaluationReport, Score
-from drtune.errors import UserError
+from drtune.contracts import Check, Decision, EvaluationReport, Score, StudyResult
 from drtune.files import sha256_bytes
-
-
-class Section(BaseModel):
-    """A part of the policy: frozen, with unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+from drtune.sections import PolicyFile, Section
 
 
 class Rules(Section):
@@ -68,7 +60,7 @@ class StudyRules(Section):
     min_raters: int = Field(default=1, ge=1)
 
 
-class Policy(Section):
+class Policy(PolicyFile):
     """When a tuned model may be published."""
 
     min_prompts: int = Field(ge=1)
@@ -87,29 +79,15 @@ class Policy(Section):
         return self
 
 
-def load_policy(path: str | Path) -> Policy:
-    """Read a policy from a YAML file.
-
-    Raises:
-        UserError: the file cannot be read, or is not a policy.
-    """
-    try:
-        return Policy.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"policy {path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"policy {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()
-        ]
-        raise UserError(f"policy {path}: {'; '.join(problems)}") from None
-
-
-def decide(report: EvaluationReport, policy: Policy) -> Decision:
+def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None = None) -> Decision:
     """Publish when every rule of the policy passes. Pure; a number that is NaN never passes.
 
     A candidate that is at least as good in every number is never refused where a worse one was published.
+
+    Args:
+        report: the evaluation.
+        policy: what it must fulfil.
+        study: what people said of the pictures of the same report, if they were asked.
     """
     checks = [
         Check(
@@ -118,12 +96,14 @@ def decide(report: EvaluationReport, policy: Policy) -> Decision:
         ),
         *(check for opponent, rewards in policy.against.items() for check in _against(opponent, rewards, report)),
         *_limits(policy.limits, report),
+        *(_study(policy.study, report, study) if policy.study else []),
     ]
     return Decision(
         publish=all(check.passed for check in checks),
         checks=tuple(sorted(checks, key=lambda check: check.passed)),
         report_sha256=sha256_bytes(report.manifest().encode()),
         policy_sha256=sha256_bytes(policy.model_dump_json().encode()),
+        study_sha256=sha256_bytes(study.manifest().encode()) if study else None,
     )
 
 
@@ -205,3 +185,28 @@ def _of_kind(report: EvaluationReport, kind: str) -> list[Score]:
     """The comparisons with the base in all measures of one kind."""
     names = [measure.name for measure in report.measures if measure.kind == kind]
     return [score for name in names if (score := report.score(name)) is not None]
+
+
+def _study(rules: StudyRules, report: EvaluationReport, study: StudyResult | None) -> Iterator[Check]:
+    """The checks of what people said."""
+    if study is None:
+        yield Check(passed=False, reason="study: the policy wants one, and none was given; see `drtune study`")
+        return
+    if study.report_sha256 != sha256_bytes(report.manifest().encode()):
+        yield Check(passed=False, reason="study: is of another report; make one of this report")
+        return
+    preference = study.preference("candidate", rules.opponent)
+    if preference is None:
+        yield Check(passed=False, reason=f"study: nobody compared the candidate with {rules.opponent}")
+        return
+    name = f"people against {rules.opponent}"
+    reason = (
+        f"{name}: win rate {preference.win_rate:.4f} (95 % interval {preference.win_low:.4f} to "
+        f"{preference.win_high:.4f}), at least {rules.min_win_rate:g} wanted at its low end"
+    )
+    yield Check(passed=preference.win_low >= rules.min_win_rate, reason=reason)
+    for number, bound, what in (
+        (preference.num_votes, rules.min_votes, "votes"),
+        (preference.num_raters, rules.min_raters, "raters"),
+    ):
+        yield Check(passed=number >= bound, reason=f"{name}: {number} {what}, at least {bound} wanted")

@@ -16,7 +16,7 @@ from pathlib import Path
 import jinja2
 
 from drtune.config import load_config
-from drtune.contracts import CONFIG, Decision, EvaluationReport, Score
+from drtune.contracts import CONFIG, Decision, EvaluationReport, Score, StudyResult
 from drtune.errors import UserError
 from drtune.files import write_text
 from drtune.published import CAVEAT, PUBLISHED, STYLES
@@ -26,8 +26,10 @@ PAGE, SUMMARY = "report.html", "report.md"
 TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
-def write_pages(report_folder: str | Path, out: str | Path, decision: Decision | None = None) -> None:
-    """Write report.html and report.md into the folder `out`, with the verdict of `decision` on top, if it is given.
+def write_pages(
+    report_folder: str | Path, out: str | Path, decision: Decision | None = None, study: StudyResult | None = None
+) -> None:
+    """Write report.html and report.md into the folder `out`: with the verdict on top, and what people said, if given.
 
     The page loads nothing: it can be mailed, and shown in a sandboxed frame.
 
@@ -40,6 +42,7 @@ def write_pages(report_folder: str | Path, out: str | Path, decision: Decision |
         "report": report,
         "config": config,
         "decision": decision,
+        "study": study,
         "rewards": [measure.name for measure in report.measures if measure.is_reward],
         "beside": [measure.name for measure in report.measures if not measure.is_reward],
         "opponents": report.contestants[1:],

@@ -10,9 +10,11 @@ from drtune.contracts import (
     DataSource,
     EvaluationReport,
     Measure,
+    Preference,
     PromptSet,
     Score,
     Standing,
+    StudyResult,
     TunedModel,
 )
 from drtune.files import sha256_bytes
@@ -139,3 +141,32 @@ def contestant(name: str) -> Contestant:
     """One of that name, which tells its role."""
     role = name if name in ("base", "candidate", "champion") else "reference"
     return Contestant(name=name, role=role, source=f"the {name}", sha256=None, num_pictures=200)
+
+
+def study_of(report: EvaluationReport) -> StudyResult:
+    """Three raters prefer the candidate to the base in 65 % of 60 votes."""
+    preference = Preference(
+        contestant="candidate",
+        opponent="base",
+        num_votes=60,
+        num_prompts=20,
+        num_raters=3,
+        win_rate=0.65,
+        win_low=0.55,
+        win_high=0.75,
+    )
+    return StudyResult(
+        study_sha256=sha256_bytes(b"study"),
+        report_sha256=sha256_bytes(report.manifest().encode()),
+        votes_sha256={},
+        num_votes=60,
+        num_repeats=6,
+        num_prompts=20,
+        num_raters=3,
+        preferences=(preference,),
+        raters=(),
+        self_consistency=0.8,
+        agreement=0.7,
+        alpha=0.4,
+        strengths=(),
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from kfp import dsl
 
 from drtune.contracts import EvaluationReport
-from drtune.gate import decide, load_policy
+from drtune.gate import Policy, decide
 from drtune.report import PAGE, SUMMARY, metrics, write_pages
 
 
@@ -25,7 +25,7 @@ def decide_report(
         UserError: the report or the policy cannot be read.
     """
     evaluated = EvaluationReport.load(report.path)
-    decided = decide(evaluated, load_policy(policy))
+    decided = decide(evaluated, Policy.read(policy))
     folder = Path(decision.path)
     write_pages(report.path, folder, decided)
     decided.save(folder)

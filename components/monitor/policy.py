@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from drtune.errors import UserError
-
-
-class Section(BaseModel):
-    """A part of the policy: frozen, with unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+from drtune.sections import PolicyFile, Section
 
 
 class Thresholds(Section):
@@ -45,7 +37,7 @@ class Thresholds(Section):
         return self
 
 
-class MonitorPolicy(Section):
+class MonitorPolicy(PolicyFile):
     """When a schedule should train anew."""
 
     min_prompts: int = Field(ge=20)
@@ -66,22 +58,3 @@ class MonitorPolicy(Section):
         if self.max_scores < self.min_scores:
             raise ValueError(f"max_scores: {self.max_scores} is less than min_scores, {self.min_scores}")
         return self
-
-
-def load_policy(path: str | Path) -> MonitorPolicy:
-    """Read a policy from a YAML file.
-
-    Raises:
-        UserError: the file cannot be read, or is not a policy.
-    """
-    try:
-        return MonitorPolicy.model_validate(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
-    except OSError as error:
-        raise UserError(f"policy {path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"policy {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}" for problem in error.errors()
-        ]
-        raise UserError(f"policy {path}: {'; '.join(problems)}") from None

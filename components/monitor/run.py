@@ -8,7 +8,7 @@ from kfp import dsl
 
 from components.monitor.compare import Made, compare_prompts, compare_scores
 from components.monitor.drift import render
-from components.monitor.policy import load_policy
+from components.monitor.policy import MonitorPolicy
 from components.monitor.sources import read_prompts, read_scores
 from components.monitor.verdict import as_html, as_markdown, in_order, in_words, outcome_of
 from drtune.contracts import DriftVerdict, Observed
@@ -60,7 +60,7 @@ def judge(
     Raises:
         UserError: the policy, a file or a folder cannot be read, or only one of the tables is given.
     """
-    rules = load_policy(policy)
+    rules = MonitorPolicy.read(policy)
     if bool(scores) != bool(release_scores):
         missing, given = ("release_scores", scores) if scores else ("scores", release_scores)
         raise UserError(f"{missing}: not given, and {given} has nothing to be compared with; give both or none")

@@ -6,9 +6,10 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from drtune.files import sha256_bytes
+from drtune.sections import Section
 
 METRICS = ("jpeg_kilobytes",)
 """Rewards without a gradient: they can be evaluated, and not tuned on."""
@@ -16,12 +17,6 @@ PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aest
 """Rewards that do not read the prompt."""
 REWARDS = (*PROMPTLESS, "preference", "hps", "hps_v2", "pickscore", "clipscore", "imagereward")
 """The rewards that drtune brings; a reward of your own is named `file.py:function` (docs/rewards.md)."""
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, with unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 def reward_name(name: str) -> str:
@@ -186,7 +181,9 @@ class Config(Section):
     width: int | None = Field(default=None, ge=8)
     weights: Literal["lora", "full"] = "lora"
     """What trains: an adapter, or every weight of the denoiser."""
-    rewards: dict[RewardName, Annotated[RewardTerm, BeforeValidator(_as_term)]] = {"symmetry": RewardTerm()}
+    rewards: dict[RewardName, Annotated[RewardTerm, BeforeValidator(_as_term)]] = Field(
+        default={"symmetry": RewardTerm()}
+    )
     """The sum that is maximised: for each reward its weight, or its weight and how it is bent."""
     reward_antialias: bool = True
     """Whether rewards resize with antialias, in tuning and evaluation alike: scores with and without do not compare."""

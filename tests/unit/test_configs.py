@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from components.monitor.policy import load_policy as load_monitor_policy
+from components.monitor.policy import MonitorPolicy
 from drtune.config import Config, differences, load_config
-from drtune.gate import load_policy
+from drtune.gate import Policy
 from drtune.plan.estimate import estimate
 from drtune.plan.units import parse_bytes
 
@@ -54,5 +54,5 @@ def test_every_configuration_fits_on_the_gpus_that_it_is_made_for(path: Path) ->
 
 
 def test_every_policy_is_valid() -> None:
-    assert load_policy(CONFIGS / "gate.yaml").rewards
-    assert load_monitor_policy(CONFIGS / "monitor.yaml").thresholds.rewards
+    assert Policy.read(CONFIGS / "gate.yaml").against
+    assert MonitorPolicy.read(CONFIGS / "monitor.yaml").thresholds.rewards

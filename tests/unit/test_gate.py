@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from drtune.contracts import Score
 from drtune.errors import UserError
-from drtune.gate import Limits, Policy, Rules, decide, load_policy
-from tests.reports import report_of, score, standing
+from drtune.files import sha256_bytes
+from drtune.gate import Limits, Policy, Rules, StudyRules, decide
+from tests.reports import report_of, score, standing, study_of
 
-SHIPPED = Path(__file__).parents[2] / "configs" / "gate.yaml"
 NAN = math.nan
 
 
@@ -141,6 +141,38 @@ def test_a_reward_that_the_report_lacks_fails() -> None:
     assert decision.reasons[0] == "failed: preference against base: not in the report; add it to evaluation.rewards"
 
 
+@pytest.mark.parametrize(
+    ("rules", "reasons"),
+    [
+        (StudyRules(min_win_rate=0.55, min_votes=60, min_raters=3), []),
+        (
+            StudyRules(min_win_rate=0.56, min_votes=61, min_raters=4),
+            [
+                "people against base: win rate 0.6500 (95 % interval 0.5500 to 0.7500), "
+                "at least 0.56 wanted at its low end",
+                "people against base: 60 votes, at least 61 wanted",
+                "people against base: 3 raters, at least 4 wanted",
+            ],
+        ),
+        (StudyRules(opponent="mj"), ["study: nobody compared the candidate with mj"]),
+    ],
+)
+def test_people_can_be_asked(rules: StudyRules, reasons: list[str]) -> None:
+    report = report_of(score())
+    policy = Policy(min_prompts=1, against={"base": {"symmetry": Rules(min_gain=0.1)}}, study=rules)
+    study = study_of(report)
+    decision = decide(report, policy, study)
+    assert [check.reason for check in decision.checks if not check.passed] == reasons
+    assert decision.study_sha256 == sha256_bytes(study.manifest().encode())
+
+
+def test_a_study_that_is_wanted_must_be_there_and_be_of_the_same_report() -> None:
+    report = report_of(score())
+    policy = Policy(min_prompts=1, against={"base": {"symmetry": Rules(min_gain=0.1)}}, study=StudyRules())
+    assert "none was given" in decide(report, policy).reasons[0]
+    assert "is of another report" in decide(report, policy, study_of(report_of(score(gain=0.2)))).reasons[0]
+
+
 numbers = st.floats(-1, 1)
 optional = st.none() | st.floats(0, 1)
 
@@ -191,10 +223,10 @@ def test_a_policy_that_says_nothing_clear_is_refused_in_one_line(tmp_path: Path,
     path = tmp_path / "gate.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message) as raised:
-        load_policy(path)
+        Policy.read(path)
     assert "\n" not in str(raised.value)
 
 
 def test_a_missing_policy_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.yaml: cannot be read \(No such file"):
-        load_policy(tmp_path / "none.yaml")
+        Policy.read(tmp_path / "none.yaml")

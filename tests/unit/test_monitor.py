@@ -20,7 +20,7 @@ from kfp import dsl
 from components.monitor.compare import compare_prompts, compare_scores, describe, embed, sample
 from components.monitor.component import monitor as component
 from components.monitor.drift import NotEnoughDataError, Samples, measure, render
-from components.monitor.policy import load_policy
+from components.monitor.policy import MonitorPolicy
 from components.monitor.run import judge
 from components.monitor.sources import read_prompts, read_scores
 from components.monitor.verdict import Outcome, as_html, as_markdown, in_order, in_words, outcome_of
@@ -30,7 +30,7 @@ from drtune.files import sha256_file
 from drtune.prompts import Prompt, prepare
 from pipelines.monitor_command import EXIT_CODES
 
-POLICY = load_policy(Path(__file__).parents[2] / "configs/monitor.yaml").model_copy(
+POLICY = MonitorPolicy.read(Path(__file__).parents[2] / "configs/monitor.yaml").model_copy(
     update={"min_prompts": 20, "min_scores": 20}
 )
 OUTPUTS = {"verdict": dsl.Artifact, "page": dsl.HTML, "summary": dsl.Markdown, "metrics": dsl.Metrics}
@@ -320,10 +320,10 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
 )
 def test_a_policy_is_checked(tmp_path: Path, change: dict[str, object], message: str) -> None:
     path = tmp_path / "policy.yaml"
-    shipped = load_policy("configs/monitor.yaml").model_dump()
+    shipped = MonitorPolicy.read("configs/monitor.yaml").model_dump()
     path.write_text(yaml.safe_dump(shipped | change), encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        load_policy(path)
+        MonitorPolicy.read(path)
 
 
 @settings(max_examples=12)

@@ -21,7 +21,7 @@ from drtune.images import contact_sheet, resized
 from drtune.published import STYLES
 from drtune.report import metrics, number, scales, signed, write_pages
 from drtune.signs import signs
-from tests.reports import report_of, score, standing
+from tests.reports import report_of, score, standing, study_of
 
 HOSTILE = """"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & </style>"""
 VOID = {"meta", "img", "rect"}
@@ -136,6 +136,16 @@ def test_the_summary_in_markdown_says_the_same(tmp_path: Path) -> None:
     assert "| symmetry, tuned on | mj |" in text
     assert "<script>" not in text.replace("\\<", "")
     assert "<img" not in text.replace("\\<", "")
+
+
+def test_what_people_said_stands_on_the_page(tmp_path: Path) -> None:
+    report = EvaluationReport.load(write_report(tmp_path, "a red circle"))
+    write_pages(tmp_path, tmp_path, decision_of(True), study_of(report))
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "candidate over base" in page.text
+    assert "Krippendorff's alpha 0.400" in " ".join(page.text.split())
+    assert "- People preferred candidate over base in 65" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_dashboards_get_the_numbers_of_all_prompts_by_short_names(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def main() -> None:
 @click.option("--data-revision", help="Commit whose data.dvc the prompts are checked against.")
 @click.option("--config", help="YAML file with what differs from the defaults.  [default: configs/miniature.yaml]")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change one key of it. Repeatable.")
+@click.option(
+    "--reference", "references", metavar="NAME=PLACE", multiple=True, help="Pictures to compare with. Repeatable."
+)
 @click.option("--policy", help="What must be achieved to be published.  [default: configs/gate.yaml]")
 @click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")
 @click.option("--name", help="Name under which the model is published.  [default: miniature-symmetry]")
@@ -37,7 +40,13 @@ def main() -> None:
 @click.option("--overwrite", is_flag=True, help="Replace the run that stands at OUT.")
 @click.pass_context
 def run(
-    ctx: click.Context, /, out: Path | None, overwrite: bool, overrides: tuple[str, ...], **given: str | None
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    overwrite: bool,
+    overrides: tuple[str, ...],
+    references: tuple[str, ...],
+    **given: str | None,
 ) -> None:
     """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
     from drtune.config import load_config
@@ -45,7 +54,7 @@ def run(
     from pipelines.tune import tune
 
     arguments = defaults(tune) | {key: value for key, value in given.items() if value is not None}
-    arguments["overrides"] = list(overrides)
+    arguments |= {"overrides": list(overrides), "references": list(references)}
     load_config(arguments["config"], overrides)  # a mistake in it is best found before the first step
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     duration = run_into(out, tune, arguments, ctx, overwrite=overwrite)

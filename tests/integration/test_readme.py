@@ -63,7 +63,7 @@ def test_every_drtune_command_works_in_the_order_of_the_readme(folder: Path) -> 
     assert len(ours) >= 8
     said = [run(command, folder) for command in ours]
     assert "120 updates" in said[1]
-    assert (folder / "runs" / "pulled" / "README.md").exists()
+    assert (folder / "runs" / "champion" / "README.md").exists()
 
 
 def test_the_python_example_works(folder: Path) -> None:

@@ -35,12 +35,13 @@ def main() -> None:
 @main.command()
 @click.argument("source", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder for the prompt set.")
+@click.option("--held-out", is_flag=True, help="Take them all to evaluate on, as those of a benchmark.")
 @OVERWRITE
-def prompts(source: Path, out: Path, overwrite: bool) -> None:
+def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
     """Check, de-duplicate and split the prompts in SOURCE (.txt, .csv, .tsv, .json, .jsonl or .parquet)."""
     from drtune.prompts import prepare
 
-    prepared = prepare(source, out, overwrite=overwrite)
+    prepared = prepare(source, out, held_out=held_out, overwrite=overwrite)
     refused = ", ".join(f"{count} {reason}" for reason, count in prepared.problems.items())
     click.echo(
         f"{prepared.num_train} prompts to train on, {prepared.num_eval} held out; not taken: {refused or 'none'}"

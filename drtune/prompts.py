@@ -7,38 +7,25 @@ Nothing is dropped silently: every record of the source is either taken or stand
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
-import io
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, Literal
 
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes
+from drtune.records import CATEGORY_FIELDS, IMAGE_FIELDS, SPLIT_FIELDS, TEXT_FIELDS, Record, field_name, read_records
 
 MAX_CHARACTERS = 2000
 """Longest prompt that is taken, after normalisation; text encoders read far less."""
 EVAL_FRACTION = 1 / 6
 """Share of prompts that is held out for evaluation."""
-TEXT_FIELDS = ("text", "prompt", "caption")
-"""Names of the field that holds the prompt, in any case, the first that is present counts."""
-CATEGORY_FIELDS = ("category", "style")
-"""Names of the field that holds the category."""
-SPLIT_FIELDS = ("split",)
-"""Name of the field that says train or eval and so overrides the hash."""
-IMAGE_FIELDS = ("image", "file")
-"""Names of the field that holds the name of a picture's file, where prompts are of pictures that there are."""
-SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
-
 PROMPTS = "prompts.jsonl"
 PROBLEMS = "problems.jsonl"
 
@@ -82,18 +69,13 @@ class _RefusedError(Exception):
     """One record is not taken; the message is the reason."""
 
 
-@dataclass(frozen=True)
-class _Record:
-    """One record as it stands in the source: `value` is a string or a mapping of fields, if all is well."""
-
-    where: str
-    value: object
-    refused: str = ""
-    """Why it is none of its format, if so; `value` is then its raw text."""
-
-
 def prepare(
-    source: str | Path, out: str | Path, *, data: DataSource | None = None, overwrite: bool = False
+    source: str | Path,
+    out: str | Path,
+    *,
+    data: DataSource | None = None,
+    held_out: bool = False,
+    overwrite: bool = False,
 ) -> PromptSet:
     """Read, check, de-duplicate and split the prompts of `source` into a PromptSet folder at `out`.
 
@@ -101,6 +83,7 @@ def prepare(
         source: A file with one of `SUFFIXES`, in UTF-8.
         out: Folder that is written, whole or not at all.
         data: Where `source` came from, if it stands for another file than itself, as a version of data under DVC does.
+        held_out: All prompts are to evaluate on, as those of a benchmark are.
         overwrite: Replace what stands at `out`.
 
     Raises:
@@ -114,7 +97,9 @@ def prepare(
         raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
     data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
     prompts, problems = parse(content, data.path)
-    _check_split(prompts, problems, data.path)
+    if held_out:
+        prompts = [replace(prompt, split="eval") for prompt in prompts]
+    _check_split(prompts, problems, data.path, {"eval"} if held_out else {"train", "eval"})
 
     lines = _to_jsonl(prompts)
     prompt_set = PromptSet(
@@ -172,7 +157,7 @@ def parse(content: bytes, name: str) -> tuple[list[SplitPrompt], list[Problem]]:
     """
     prompts: dict[str, SplitPrompt] = {}
     problems = []
-    for record in _read_records(content, name):
+    for record in read_records(content, name):
         try:
             prompt = _taken(record)
             if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
@@ -188,7 +173,7 @@ def parse_pictures(content: bytes, name: str) -> list[PicturePrompt]:
     Args and Raises: as `parse`.
     """
     pictures = []
-    for record in _read_records(content, name):
+    for record in read_records(content, name):
         if record.value == "":
             continue
         fields = _fields(record.value) if isinstance(record.value, Mapping) else {}
@@ -201,7 +186,7 @@ def parse_pictures(content: bytes, name: str) -> list[PicturePrompt]:
     return pictures
 
 
-def _taken(record: _Record) -> SplitPrompt:
+def _taken(record: Record) -> SplitPrompt:
     if record.refused:
         raise _RefusedError(record.refused)
     return _to_prompt(record.value)
@@ -229,11 +214,7 @@ def _to_prompt(value: object) -> SplitPrompt:
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {_field_name(key): content for key, content in record.items()}
-
-
-def _field_name(key: str) -> str:
-    return key.strip().casefold()
+    return {field_name(key): content for key, content in record.items()}
 
 
 def _first(fields: Mapping[str, Any], names: Iterable[str], default: Any = None) -> Any:
@@ -261,12 +242,12 @@ def _clean(value: object) -> str:
     return text
 
 
-def _check_split(prompts: list[SplitPrompt], problems: list[Problem], name: str) -> None:
-    """Refuse a set without prompts, or with all of them on one side."""
+def _check_split(prompts: list[SplitPrompt], problems: list[Problem], name: str, wanted: set[Split]) -> None:
+    """Refuse a set without prompts, or without any on a side that is wanted."""
     if not prompts:
         counts = ", ".join(f"{number} {reason}" for reason, number in _count(problems).items()) or "no records at all"
         raise UserError(f"prompts {name}: not one usable prompt ({counts}); give a UTF-8 file with a prompt a record")
-    for missing in {"train", "eval"} - {prompt.split for prompt in prompts}:
+    for missing in wanted - {prompt.split for prompt in prompts}:
         raise UserError(
             f"prompts {name}: none of its {len(prompts)} prompts is for {missing}; add prompts (about 1 in "
             f"{1 / EVAL_FRACTION:.0f} is for eval), or give records a field split that says train or eval"
@@ -279,116 +260,3 @@ def _count(problems: list[Problem]) -> dict[str, int]:
 
 def _to_jsonl(rows: Iterable[SplitPrompt] | Iterable[Problem]) -> bytes:
     return "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
-
-
-def _read_records(content: bytes, name: str) -> Iterator[_Record]:
-    match suffix := Path(name).suffix.lower():
-        case ".txt":
-            return (_Record(f"line {number}", line) for number, line in _lines(content, name))
-        case ".csv":
-            return _read_csv(content, name)
-        case ".tsv":
-            # Quotes are plain characters here: prompts are full of them, and a tab cannot stand in a prompt anyway.
-            rows = ((number, line.split("\t")) for number, line in _lines(content, name))
-            return _read_table(rows, name)
-        case ".json":
-            return _read_json(content, name)
-        case ".jsonl":
-            return (_read_json_line(number, line) for number, line in _lines(content, name))
-        case ".parquet":
-            return _read_parquet(content, name)
-    raise UserError(f"prompts {name}: unknown suffix {suffix!r}; give a file that ends in {', '.join(SUFFIXES)}")
-
-
-def _decode(content: bytes, name: str) -> str:
-    """Decode a file; a byte that is not UTF-8 becomes a lone surrogate, which `_clean` refuses in its record."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise UserError(f"prompts {name}: is in UTF-16; save it as UTF-8")
-    return content.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
-
-
-def _lines(content: bytes, name: str) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers; they end where an editor ends them, unlike those of `str.splitlines`."""
-    for number, line in enumerate(io.StringIO(_decode(content, name), newline=None), start=1):
-        yield number, line.removesuffix("\n")
-
-
-def _read_csv(content: bytes, name: str) -> Iterator[_Record]:
-    # Strict: a quote that is never closed would otherwise swallow the rest of the file in silence.
-    reader = csv.reader(io.StringIO(_decode(content, name), newline=None), strict=True)
-
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        start = 1
-        try:
-            for row in reader:
-                yield start, row
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise UserError(
-                f"prompts {name}: line {start} is not CSV ({error}); quote a prompt with commas or quotes and write "
-                f'its quotes as "", or save the file as .tsv, where quotes need nothing'
-            ) from None
-
-    return _read_table(rows(), name)
-
-
-def _read_table(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[_Record]:
-    """Read a table whose first row names the columns; every row comes with the number of its first line."""
-    _, header = next(rows, (1, []))
-    _check_columns(header, name)
-    for number, row in rows:
-        where = f"line {number}"
-        if len(row) > len(header):
-            yield _Record(where, " | ".join(row), "more fields than columns")
-        else:
-            yield _Record(where, dict(zip(header, row, strict=False)) if any(row) else "")
-
-
-def _check_columns(columns: list[str], name: str) -> None:
-    if not {_field_name(column) for column in columns}.intersection(TEXT_FIELDS):
-        found = shorten(ascii(", ".join(columns)), 100, placeholder=" ...")
-        raise UserError(f"prompts {name}: no column {', '.join(TEXT_FIELDS)} (columns: {found}); name the column so")
-
-
-def _read_json(content: bytes, name: str) -> Iterator[_Record]:
-    try:
-        records = json.loads(_decode(content, name))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"prompts {name}: not valid JSON ({error}); for one object a line name it .jsonl") from None
-    if isinstance(records, dict) and isinstance(pictures := records.get("pictures"), list):
-        records = pictures  # the manifest of a SampleSet names its pictures with their prompts
-    if not isinstance(records, list):
-        raise UserError(f"prompts {name}: holds one {type(records).__name__}; give a list of strings or objects")
-    return (_Record(f"record {number}", value) for number, value in enumerate(records, start=1))
-
-
-def _read_json_line(number: int, line: str) -> _Record:
-    where = f"line {number}"
-    if not line.strip():
-        return _Record(where, "")
-    try:
-        return _Record(where, json.loads(line))
-    except (ValueError, RecursionError):
-        return _Record(where, line, "not JSON")
-
-
-def _read_parquet(content: bytes, name: str) -> Iterator[_Record]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(io.BytesIO(content))
-        schema = file.schema_arrow
-        _check_columns(schema.names, name)
-        # Data sets come with columns of images, which are not to be read; columns of their names are.
-        wanted = {*TEXT_FIELDS, *CATEGORY_FIELDS, *SPLIT_FIELDS}
-        columns = [field.name for field in schema if _field_name(field.name) in wanted]
-        columns += [
-            field.name
-            for field in schema
-            if _field_name(field.name) in IMAGE_FIELDS and field.type in (pa.string(), pa.large_string())
-        ]
-        rows = file.read(columns).to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts {name}: not valid Parquet ({' '.join(str(error).split())})") from None
-    return (_Record(f"record {number}", value) for number, value in enumerate(rows, start=1))

@@ -19,7 +19,7 @@ FLIPS = 9999
 """Of the permutation test: p-values are multiples of one in ten thousand."""
 Z_95 = 1.959964
 """The normal distribution's 97.5 % point."""
-_AT_ONCE = 1 << 21
+_AT_ONCE = 1 << 18
 """Numbers that are held at a time: memory does not grow with the number of prompts."""
 _SEED = 0
 

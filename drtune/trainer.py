@@ -101,6 +101,8 @@ class Trainer:
         self.slots = processes.share(config.batch_size)
         self.prompts_folder, self.prompt_set = prompts_folder, PromptSet.load(prompts_folder)
         self.texts = [prompt.text for prompt in load_prompts(prompts_folder, "train")]
+        if not self.texts:
+            raise UserError(f"prompts {prompts_folder}: all are held out; prepare them again without --held-out")
         # Before anything heavy: a reward of your own is tried at once.
         self.reward = WeightedSum(config.rewards, antialias=config.reward_antialias)
         self.interrupts = Interrupts()

@@ -18,7 +18,8 @@ import numpy as np
 from drtune.contracts import MANIFEST, Observed, PromptSet
 from drtune.errors import UserError
 from drtune.files import sha256_bytes
-from drtune.prompts import PROMPTS, SUFFIXES, Prompt, Split, load_prompts, parse
+from drtune.prompts import PROMPTS, Prompt, Split, load_prompts, parse
+from drtune.records import SUFFIXES
 from drtune.storage import Storage, open_storage
 
 if TYPE_CHECKING:

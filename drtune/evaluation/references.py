@@ -15,7 +15,8 @@ from drtune.errors import UserError
 from drtune.evaluation.shots import Shot
 from drtune.files import sha256_bytes, sha256_file
 from drtune.pictures import matched
-from drtune.prompts import SUFFIXES, Prompt
+from drtune.prompts import Prompt
+from drtune.records import SUFFIXES
 
 MANIFESTS = ("manifest", "prompts")
 """Names, before the suffix, of the file that tells which picture has which prompt."""

@@ -19,7 +19,8 @@ from pyarrow import parquet
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files import sha256_file
-from drtune.prompts import EVAL_FRACTION, MAX_CHARACTERS, SUFFIXES, Prompt, load_prompts, parse, prepare, split_of
+from drtune.prompts import EVAL_FRACTION, MAX_CHARACTERS, Prompt, load_prompts, parse, prepare, split_of
+from drtune.records import SUFFIXES
 
 NUMBERS = [f"prompt number {number}" for number in range(60)]
 
@@ -251,3 +252,11 @@ def test_every_row_of_a_parquet_file_is_accounted_for(texts: list[str | None]) -
 def test_no_content_raises_anything_but_a_user_error(content: bytes, suffix: str) -> None:
     with suppress(UserError):
         parse(content, f"p{suffix}")
+
+
+def test_a_benchmark_is_held_out_whole_whatever_it_says_itself(tmp_path: Path) -> None:
+    source = tmp_path / "benchmark.jsonl"
+    source.write_text('{"text": "a cat", "split": "train"}\n{"text": "a dog"}\n', encoding="utf-8")
+    prepared = prepare(source, tmp_path / "set", held_out=True)
+    assert (prepared.num_train, prepared.num_eval) == (0, 2)
+    assert [prompt.text for prompt in load_prompts(tmp_path / "set", "eval")] == ["a cat", "a dog"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from drtune.files import sha256_bytes, sha256_file
 from drtune.pictures import matched
 from drtune.prompts import Prompt
 from drtune.records import SUFFIXES
+from drtune.storage import open_storage
 
 MANIFESTS = ("manifest", "prompts")
 """Names, before the suffix, of the file that tells which picture has which prompt."""
@@ -47,24 +49,52 @@ class Pictures:
 
 
 @contextmanager
-def unpacked(name: str, place: Path) -> Iterator[Path]:
-    """The folder of a reference; an archive is unpacked into a scratch folder for as long as it is needed.
+def opened(name: str, place: str, environment: Mapping[str, str] = os.environ) -> Iterator[Path]:
+    """The folder of a reference; what lies on S3 or in an archive is fetched and unpacked for as long as it is needed.
+
+    Args:
+        name: of the reference.
+        place: a folder or an archive: a path, or s3://bucket/prefix.
+        environment: what the keys of S3 are read from.
 
     Raises:
-        UserError: there is nothing, or it is no archive.
+        UserError: there is nothing, it cannot be reached, or it is no archive.
     """
-    if place.is_dir():
-        yield place
+    if Path(place).is_dir():
+        yield Path(place)
         return
-    if not place.name.lower().endswith(ARCHIVES):
-        raise UserError(f"reference {name}={place}: is no folder and no {', '.join(ARCHIVES)}; give one of these")
     with tempfile.TemporaryDirectory() as scratch:
+        path = Path(place)
+        if place.startswith("s3://"):
+            path = _fetched(name, place, Path(scratch) / "fetched", environment)
+        yield path if path.is_dir() else _unpacked(name, path, Path(scratch) / "unpacked")
+
+
+def _fetched(name: str, uri: str, folder: Path, environment: Mapping[str, str]) -> Path:
+    """A local copy of what lies on S3: the one file of that name, or all files below it."""
+    parent, _, last = uri.rstrip("/").rpartition("/")
+    storage = open_storage(parent, environment)
+    keys = [last] if last.lower().endswith(ARCHIVES) else storage.keys(last)
+    for key in keys:
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
         try:
-            shutil.unpack_archive(place, scratch, filter=None if place.suffix.lower() == ".zip" else "data")
-        except (OSError, shutil.ReadError, tarfile.TarError, EOFError, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise UserError(f"reference {name}={place}: cannot be unpacked ({reason}); take another copy") from None
-        yield _only_folder(Path(scratch))
+            storage.download(key, folder / key)
+        except FileNotFoundError:
+            keys = []
+    if not keys:
+        raise UserError(f"reference {name}={uri}: nothing is stored there; correct the place")
+    return folder / last
+
+
+def _unpacked(name: str, archive: Path, folder: Path) -> Path:
+    if not archive.name.lower().endswith(ARCHIVES):
+        raise UserError(f"reference {name}={archive}: is no folder and no {', '.join(ARCHIVES)}; give one of these")
+    try:
+        shutil.unpack_archive(archive, folder, filter=None if archive.suffix.lower() == ".zip" else "data")
+    except (OSError, shutil.ReadError, tarfile.TarError, EOFError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"reference {name}={archive}: cannot be unpacked ({reason}); take another copy") from None
+    return _only_folder(folder)
 
 
 def find_pictures(name: str, folder: Path, prompts: Sequence[Prompt], pictures_per_prompt: int) -> Pictures:

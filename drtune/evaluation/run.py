@@ -25,7 +25,7 @@ from drtune.evaluation.contestants import Drawn, Entrant, Shown, load_for
 from drtune.evaluation.gathering import MEASURED, gather, gathered
 from drtune.evaluation.highlights import highlights, write_grid
 from drtune.evaluation.measures import Gauges
-from drtune.evaluation.references import find_pictures, unpacked
+from drtune.evaluation.references import find_pictures, opened
 from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
 from drtune.files import claim, replacing, sha256_bytes, sha256_file, write_text
 from drtune.prompts import Prompt, load_prompts
@@ -63,7 +63,7 @@ def evaluate(
         prompts_folder: PromptSet.
         out: folder of the report.
         champion: the TunedModel that the candidate would replace.
-        references: folders or archives of pictures by name (docs/evaluation.md).
+        references: folders or archives of pictures by name: paths, or on S3 (docs/evaluation.md).
         overrides: differences such as "evaluation.max_prompts=64".
         overwrite: replace the report that stands at `out`.
 
@@ -74,7 +74,7 @@ def evaluate(
     >>> report = evaluate("runs/mine", "runs/prompts", "runs/report", references={"midjourney": "references/mj"})
     """
     quiet_libraries()
-    given = {name: Path(place) for name, place in (references or {}).items()}
+    given = {name: str(place) for name, place in (references or {}).items()}
     out = claim(out, overwrite=overwrite, inputs=[model_folder, prompts_folder, champion, *given.values()])
     model_folder = Path(model_folder)
     model, tuned = open_tuned(model_folder)
@@ -145,7 +145,7 @@ def _models(config: Config, folder: Path, model: TunedModel, champion: str | Pat
 
 
 def _references(
-    places: Mapping[str, Path], prompts: Sequence[Prompt], pictures_per_prompt: int, unpacking: ExitStack
+    places: Mapping[str, str], prompts: Sequence[Prompt], pictures_per_prompt: int, unpacking: ExitStack
 ) -> Iterator[Entrant]:
     """Those who bring their pictures."""
     for name, place in places.items():
@@ -153,8 +153,8 @@ def _references(
             raise UserError(
                 f"reference {name!r}: wanted lower-case letters, digits and dashes, and not {', '.join(RESERVED)}"
             )
-        folder = unpacking.enter_context(unpacked(name, place))
-        yield Shown(name, str(place), find_pictures(name, folder, prompts, pictures_per_prompt))
+        folder = unpacking.enter_context(opened(name, place))
+        yield Shown(name, place, find_pictures(name, folder, prompts, pictures_per_prompt))
 
 
 def _versions() -> dict[str, str]:

@@ -14,11 +14,14 @@ from PIL import Image
 
 from drtune.errors import UserError
 from drtune.evaluation import evaluate
+from drtune.evaluation.references import find_pictures, opened
 from drtune.sample import SampleSettings, sample
+from drtune.storage import open_storage
 from tests.evaluations import PROMPTS, ModelOf
 from tests.evaluations import model_of as model_of
 from tests.evaluations import prompts_folder as prompts_folder
 from tests.pipelines import SIDE
+from tests.s3 import BUCKET, S3Server
 
 
 def test_champion_and_references_are_compared_on_the_prompts_that_both_have(
@@ -147,6 +150,25 @@ def test_an_archive_cannot_write_outside_of_its_folder(model_of: ModelOf, prompt
         archive.addfile(tarfile.TarInfo("../escaped.txt"))
     with pytest.raises(UserError, match="cannot be unpacked"):
         evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={"mj": tmp_path / "mj.tar"})
+
+
+def test_a_reference_may_lie_on_s3(s3_server: S3Server, tmp_path: Path) -> None:
+    folder = write_reference(tmp_path / "mj", {prompt.text: (1, 2, 3) for prompt in PROMPTS[:1]})
+    storage = open_storage(f"s3://{BUCKET}/{tmp_path.name}", s3_server.environment)
+    for path in (folder / "0.webp", folder / "manifest.csv", zipped(folder)):
+        storage.upload(f"{path.parent.name}/{path.name}" if path.suffix != ".zip" else path.name, path)
+    for place in ("mj", "mj/", "mj.zip"):
+        with opened("mj", f"{storage.uri}/{place}", s3_server.environment) as found:
+            assert (
+                find_pictures("mj", found, PROMPTS, 1).by_prompt[PROMPTS[0].text][0].read_bytes()
+                == (folder / "0.webp").read_bytes()
+            )
+    for place in ("nothing", "nothing.zip"):
+        with (
+            pytest.raises(UserError, match=f"/{place}: nothing is stored there"),
+            opened("mj", f"{storage.uri}/{place}", s3_server.environment),
+        ):
+            pass
 
 
 def test_what_drtune_sample_draws_can_be_a_reference(model_of: ModelOf, prompts_folder: Path, tmp_path: Path) -> None:

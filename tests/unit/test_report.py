@@ -18,9 +18,10 @@ from drtune.config import Config
 from drtune.contracts import BenchmarkRow, Check, Decision, EvaluationReport, Highlight
 from drtune.errors import UserError
 from drtune.images import contact_sheet, resized
-from drtune.published import STYLES
-from drtune.report import metrics, number, scales, signed, write_pages
-from drtune.signs import signs
+from drtune.report import metrics, write_pages
+from drtune.report.pages import number, scales, signed
+from drtune.report.published import STYLES
+from drtune.report.signs import signs
 from tests.reports import report_of, score, standing, study_of
 
 HOSTILE = """"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & </style>"""

@@ -19,8 +19,8 @@ from drtune.config import load_config
 from drtune.contracts import CONFIG, Decision, EvaluationReport, Score, StudyResult
 from drtune.errors import UserError
 from drtune.files import write_text
-from drtune.published import CAVEAT, PUBLISHED, STYLES
-from drtune.signs import signs
+from drtune.report.published import CAVEAT, PUBLISHED, STYLES
+from drtune.report.signs import signs
 
 PAGE, SUMMARY = "report.html", "report.md"
 TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
@@ -85,7 +85,7 @@ def _template(name: str) -> jinja2.Template:
         keep_trailing_newline=True,
     )
     environment.filters |= {"number": number, "signed": signed, "percent": percent, "p_value": p_value, "plain": plain}
-    return environment.from_string(resources.files("drtune").joinpath(name).read_text("utf-8"))
+    return environment.from_string(resources.files("drtune.report").joinpath(name).read_text("utf-8"))
 
 
 def categories(scores: Sequence[Score]) -> list[str]:

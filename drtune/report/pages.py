@@ -23,6 +23,8 @@ from drtune.report.published import CAVEAT, PUBLISHED, STYLES
 from drtune.report.signs import signs
 
 PAGE, SUMMARY = "report.html", "report.md"
+LONGEST_BAR = 3.0
+"""Standard deviations: a reward that falls by twenty must not leave the others without a bar to see."""
 TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
@@ -107,7 +109,7 @@ def scales(report: EvaluationReport) -> dict[tuple[str, str], float]:
     ends: dict[str, float] = {}
     for score in report.scores:
         reach = max(abs(score.gain_low), abs(score.gain_high), smallest) / spreads[score.opponent, score.measure]
-        ends[score.opponent] = max(reach, ends.get(score.opponent, 0.0))
+        ends[score.opponent] = max(min(reach, LONGEST_BAR), ends.get(score.opponent, 0.0))
     return {key: ends[key[0]] * spread for key, spread in spreads.items() if key[0] in ends}
 
 

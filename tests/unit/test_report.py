@@ -198,10 +198,14 @@ def test_any_prompt_gives_a_well_formed_page(prompt: str) -> None:
 
 
 def test_bars_of_rewards_in_different_units_compare_by_spread() -> None:
-    report = report_of(score("a", gain=0.2, margin=0.1), score("b", gain=1.0, margin=0.0))
-    ends = scales(report)
-    assert ends == pytest.approx({("base", "a"): 1.0, ("base", "b"): 1.0})
-    assert scales(with_deviation(report, "a", 0.1)) == pytest.approx({("base", "a"): 0.4, ("base", "b"): 1.0})
+    report = report_of(score("a", gain=0.2, margin=0.1), score("b", gain=0.5, margin=0.0))
+    assert scales(report) == pytest.approx({("base", "a"): 0.5, ("base", "b"): 0.5})
+    assert scales(with_deviation(report, "a", 0.1)) == pytest.approx({("base", "a"): 0.3, ("base", "b"): 0.75})
+
+
+def test_a_reward_that_fell_by_far_leaves_the_others_a_bar_to_see() -> None:
+    report = with_deviation(report_of(score("a", gain=-0.9, margin=0.0), score("b", gain=0.25)), "a", 0.01)
+    assert scales(report) == pytest.approx({("base", "a"): 0.03, ("base", "b"): 0.75})
 
 
 def test_bars_can_be_drawn_when_nothing_varies_and_nothing_was_gained() -> None:

@@ -1,6 +1,19 @@
-"""The two container images of the pipeline. Nothing is installed in a pod: everything is in them."""
+"""The two container images of the pipeline. Nothing is installed in a pod: everything is in them.
 
-PLATFORM_IMAGE = "drtune-platform:0.1.0"
+`make images` builds both under these names. DRTUNE_IMAGE_REGISTRY (such as ghcr.io/example) says which registry they are
+pushed to and pulled from, DRTUNE_IMAGE_TAG which build is meant; an image states both for those that are started from it.
+"""
+
+import os
+
+
+def _image(name: str) -> str:
+    registry = os.environ.get("DRTUNE_IMAGE_REGISTRY", "").rstrip("/")
+    tag = os.environ.get("DRTUNE_IMAGE_TAG") or "0.1.0"
+    return f"{registry}/{name}:{tag}" if registry else f"{name}:{tag}"
+
+
+PLATFORM_IMAGE = _image("drtune-platform")
 """Light: prompts, gate, registry, KFP; no torch."""
-TRAINER_IMAGE = "drtune-trainer:0.1.0"
+TRAINER_IMAGE = _image("drtune-trainer")
 """The platform with torch, diffusers and the rewards."""

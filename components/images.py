@@ -1,7 +1,7 @@
 """The two container images of the pipeline. Nothing is installed in a pod: everything is in them.
 
-`make images` builds both under these names. DRTUNE_IMAGE_REGISTRY (such as ghcr.io/example) says which registry they are
-pushed to and pulled from, DRTUNE_IMAGE_TAG which build is meant; an image states both for those that are started from it.
+`make images` builds both under these names. DRTUNE_IMAGE_REGISTRY (such as ghcr.io/example) says where they are pushed
+to and pulled from, DRTUNE_IMAGE_TAG which build is meant; an image states both for the pods that its own pod starts.
 """
 
 import os

@@ -23,7 +23,8 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
 
     A file in a folder that DVC tracks (data/ beside data.dvc) is checked against the md5 that data.dvc states, and
     where it came from is written into the PromptSet. The files at hand are fetched with `dvc pull` if they are missing
-    or belong to another version; an edit that DVC has not stored is never replaced.
+    or belong to another version; an edit that DVC has not stored is never replaced. A repository that cannot be written
+    to, as in an image, is cloned first, since DVC writes into it.
 
     Args:
         prompts: Path of the file; a relative one starts at the working directory.
@@ -42,11 +43,25 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
         if data_revision:
             raise UserError(f"data_revision={data_revision!r}: {prompts} is in no folder under DVC; leave it empty")
         return prepare(Path(prompts), out, overwrite=True)
+    if not os.access(pointer.parent, os.W_OK):
+        with tempfile.TemporaryDirectory() as scratch:
+            return prepare_prompts(str(_clone(path, pointer, Path(scratch))), data_revision, out)
     if not data_revision:
         return prepare(path, out, data=_check_out(path, pointer), overwrite=True)
     with tempfile.TemporaryDirectory() as scratch:
         fetched = Path(scratch) / path.name
         return prepare(fetched, out, data=_fetch(path, pointer, data_revision, fetched), overwrite=True)
+
+
+def _clone(path: Path, pointer: Path, scratch: Path) -> Path:
+    """Clone the repository around `pointer` and return where `path` is, or will be, in the clone."""
+    root = _git(pointer.parent, "rev-parse", "--show-toplevel")
+    if root is None or _git(scratch, "clone", "--quiet", root, "repository") is None:
+        raise UserError(
+            f"prompts {path}: {pointer.parent} can neither be written to, as DVC must, nor cloned with git; "
+            "give it to the user who runs this"
+        )
+    return scratch / "repository" / path.relative_to(root)
 
 
 def _check_out(path: Path, pointer: Path) -> DataSource:

@@ -49,9 +49,9 @@ def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (repository / "data").mkdir(exist_ok=True)
         (repository / "data/prompts.jsonl").write_text(text)
         dvc(repository, "add", "data")
+        dvc(repository, "push")  # into the commit, as the repository holds its own data
         commit(repository, tag)
         run(repository, "git", "tag", tag)
-    dvc(repository, "push", "--all-commits")
     return repository
 
 
@@ -154,3 +154,20 @@ def test_the_component_shows_the_counts(tmp_path: Path) -> None:
     component.python_func(prompts=str(source), data_revision="", prompt_set=artifact)
     assert artifact.metadata == PromptSet.load(tmp_path / "out").model_dump()
     assert (artifact.metadata["num_train"], artifact.metadata["num_eval"]) == (2, 1)
+
+
+@pytest.mark.parametrize("data_revision", ["HEAD", "first", ""])
+def test_a_repository_that_cannot_be_written_to_is_read_through_a_clone(
+    repository: Path, tmp_path: Path, data_revision: str
+) -> None:
+    expected = run(repository, "git", "rev-parse", data_revision or "HEAD")
+    shutil.rmtree(repository / "data")
+    repository.chmod(0o555)
+    try:
+        if os.access(repository, os.W_OK):
+            pytest.skip("needs a user who may not write everywhere")
+        prepared = prepare_prompts(str(repository / "data/prompts.jsonl"), data_revision, tmp_path / "out")
+    finally:
+        repository.chmod(0o755)
+    assert (prepared.source.path, prepared.source.git_revision) == ("data/prompts.jsonl", expected)
+    assert not (repository / "data").exists()

@@ -4,13 +4,16 @@ PYTHON ?= python3
 RUN ?= runs/demo
 PROMPTS ?=
 SET ?=
+BUILDER ?= docker
+BUILD_FLAGS ?=
+BASE ?= docker.io/library/debian:bookworm-slim
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench miniature clean
+.PHONY: help install run test check bench images miniature clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -33,6 +36,19 @@ check: $(INSTALLED) ## Style, types, borders between the rooms, and the compiled
 bench: $(INSTALLED) ## Memory and time of an update, in a few minutes (docs/performance.md)
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error sh -ec 'for what in memory step_time autograd; do \
 		$(BIN)/python -m benchmarks.$$what; done'
+
+images: ## Build both container images of this commit (docs/cluster.md) [BUILDER=podman] [BUILD_FLAGS=...] [BASE=image]
+	@test -d .git || { echo "error: no .git folder here, as in a linked worktree; build from a clone" >&2; exit 2; }
+	@test -z "$$(git status --porcelain)" || { echo "error: images hold a commit; commit or stash first:" >&2; \
+		git status --short >&2; exit 2; }
+	$(call image,PLATFORM_IMAGE,pipeline)
+	$(call image,TRAINER_IMAGE,pipeline$(comma)train)
+
+comma := ,
+image = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BUILDER) build -f docker/Containerfile $(BUILD_FLAGS) \
+	--build-arg BASE=$(BASE) --build-arg EXTRAS=$(2) --build-arg REVISION=$$(git rev-parse HEAD) \
+	--build-arg DRTUNE_IMAGE_REGISTRY=$$DRTUNE_IMAGE_REGISTRY --build-arg DRTUNE_IMAGE_TAG=$$DRTUNE_IMAGE_TAG \
+	-t $$($(PYTHON) -c 'from components import images; print(images.$(1))') .
 
 miniature: $(INSTALLED) ## Train the embedded model anew, in about an hour
 	$(BIN)/python -m drtune.miniature.build

@@ -17,3 +17,5 @@ PLATFORM_IMAGE = _image("drtune-platform")
 """Light: prompts, gate, registry, KFP; no torch."""
 TRAINER_IMAGE = _image("drtune-trainer")
 """The platform with torch, diffusers and the rewards."""
+USER_ID = 65532
+"""User and group that both run as; a namespace with the restricted pod standard wants pods to state that."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from components.images import USER_ID
+
 ROOT = Path(__file__).parents[2]
 RECIPE = re.sub(r"\\\n\s*", " ", (ROOT / "docker/Containerfile").read_text(encoding="utf-8"))
 RECORDER = '#!/bin/sh\necho "$SOURCE_DATE_EPOCH" "$@" >> "$(dirname "$0")/../built"\n'
@@ -55,7 +57,7 @@ def test_nothing_but_the_history_comes_from_the_context() -> None:
 
 
 def test_it_runs_as_a_user_without_privileges_given_by_number() -> None:
-    assert re.findall(r"^USER (\S+)$", RECIPE, re.MULTILINE) == ["65532:65532"]
+    assert re.findall(r"^USER (\S+)$", RECIPE, re.MULTILINE) == [f"{USER_ID}:{USER_ID}"]
 
 
 def test_all_that_an_image_installs_is_pinned() -> None:

@@ -204,6 +204,10 @@ def test_the_secret_is_made_from_the_file_that_git_ignores(tmp_path: Path) -> No
     assert secret["data"]["AWS_ACCESS_KEY_ID"] == "cmVhZGVy"
     assert set(secret["data"]) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"}
     kubernetes_validate.validate(secret, kubernetes_validate.latest_version(), strict=True)
+    with discovery() as (server, requests):
+        apply = ("apply", "-n", "drtune", "-k", str(folder), "--dry-run=client", "--validate=false")
+        assert kubectl("--server", server, *apply) == "secret/drtune-s3 created (dry run)\n"
+    assert "GET /api/v1/namespaces/drtune/secrets/drtune-s3" in requests
 
 
 def test_the_queue_is_there_once_its_line_is_uncommented(tmp_path: Path) -> None:

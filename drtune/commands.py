@@ -6,7 +6,6 @@ Each command imports what it needs itself, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import click
 
 from drtune import evaluation_commands, registry_commands, score_command, study_command
 from drtune.console import OVERRIDES, OVERWRITE, PATH, CommandGroup
-from drtune.errors import UserError
+from drtune.errors import InterruptionError, UserError
 from drtune.files import claim, sha256_file, write_text
 
 
@@ -67,6 +66,12 @@ def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
 @OVERRIDES
 @click.option("--out", type=PATH, default="runs/train", show_default=True, help="Folder for the tuned model.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT, or start if there is none.")
+@click.option(
+    "--mirror",
+    metavar="URI",
+    help="Keep OUT in s3://bucket/prefix or a folder too. Before the start OUT becomes what is there, if anything is; "
+    "at each checkpoint and at the end what is there becomes OUT. Resumes.",
+)
 @OVERWRITE
 def train(
     config: Path | None,
@@ -75,6 +80,7 @@ def train(
     overrides: tuple[str, ...],
     out: Path,
     resume: bool,
+    mirror: str | None,
     overwrite: bool,
 ) -> None:
     """Tune a LoRA, or with weights=full the whole network, on the rewards of the configuration.
@@ -84,8 +90,9 @@ def train(
     """
     from drtune.config import load_config
 
+    resume = resume or mirror is not None
     if resume and overwrite:
-        raise click.UsageError("--resume keeps what stands at the output, --overwrite replaces it: give one of them")
+        raise click.UsageError("--resume and --mirror keep what stands at the output, --overwrite replaces it")
     if rewards:  # before the others, which may bend them
         overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)))}", *overrides)
     settings = load_config(config, overrides)
@@ -96,6 +103,7 @@ def train(
             options = [f"--config={config}"] if config else []
             options += [f"--set={override}" for override in overrides]
             options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
+            options += [f"--mirror={mirror}"] if mirror else []
             _start_processes(settings.processes, [*options, f"--prompts={prompts}", f"--out={out}"])
             return
     if prompts is None:
@@ -103,7 +111,7 @@ def train(
     from drtune.summary import SUMMARY
     from drtune.trainer import train as tune
 
-    model = tune(settings, prompts, out, resume=resume, overwrite=overwrite)
+    model = tune(settings, prompts, out, resume=resume, overwrite=overwrite, mirror=mirror)
     if os.environ.get("RANK", "0") == "0":
         if (out / SUMMARY).exists():
             click.echo((out / SUMMARY).read_text(encoding="utf-8"))
@@ -142,21 +150,12 @@ def _prompt_set(given: Path | None, out: Path, base_model: str, *, overwrite: bo
 
 def _start_processes(processes: int, options: list[str]) -> None:
     """Run `drtune train` in data-parallel processes on this machine; end as the first that failed did."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import parse_args, run
+    from drtune.torchrun import ProcessesFailedError, run_processes
 
-    # The process that fails tells why itself, once.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    # The cores are shared out; without this torchrun gives each process one thread, and says so in four lines.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
-        run(parse_args(["--standalone", f"--nproc-per-node={processes}", "-m", "drtune.train", *options]))
-    except ChildFailedError as failed:
-        # The process that failed first has told why; the others were ended by a signal, which counts as negative.
-        raise SystemExit(max(1, *(failure.exitcode for failure in failed.failures.values()))) from None
-    except SignalException as interrupted:  # torchrun has passed it on to the processes, and they have ended
-        raise SystemExit(128 + interrupted.sigval) from None
+        run_processes(processes, options, options=["--standalone"])
+    except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why
+        raise SystemExit(ended.exit_code) from None
 
 
 @main.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from functools import cache
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined] # public, but not to mypy
+from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined] # public, but not to mypy
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
@@ -32,12 +34,18 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        self.board = _join() if "WORLD_SIZE" in os.environ else None
+        try:
+            self.board = _join() if "WORLD_SIZE" in os.environ else None
+        except DistError as error:
+            reason = f"the other processes of the run cannot be reached: {error}"
+            raise InterruptionError(reason, signal.SIGTERM) from None
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         self.device: torch.device = self.accelerator.device
         self.count: int = self.accelerator.num_processes
         self.rank: int = self.accelerator.process_index
         self.is_main: bool = self.accelerator.is_main_process
+        self.is_first_here: bool = self.accelerator.is_local_main_process
+        """Of the processes on this machine."""
 
     def share(self, batch_size: int) -> range:
         """The places in a batch that this process fills.
@@ -73,16 +81,37 @@ class Processes:
 
     @contextmanager
     def failing_as_one(self) -> Iterator[None]:
-        """The process that fails first tells why; the others, which fail of the same or for want of it, say nothing."""
+        """The process that fails first tells why; the others, which fail of the same or for want of it, say nothing.
+
+        They end as if by SIGTERM, and so do those that lost one that cannot tell any more: nothing is wrong with them.
+        """
         try:
             yield
         except InterruptionError:
             raise  # of all at once, and no failure
-        except Exception:
-            if self.board is not None and self.board.add("failures", 1) > 1:
+        except Exception as error:
+            if self.board is None:
+                raise
+            if self._failed_before():
                 time.sleep(LEAD_SECONDS)
-                raise SystemExit(1) from None
-            raise
+            elif _is_loss(error):
+                print(f"another process of the run went away; go on with all of them: {error}", file=sys.stderr)
+            else:
+                raise
+            raise SystemExit(128 + signal.SIGTERM) from None
+
+    def _failed_before(self) -> bool:
+        """Whether another process failed already; one that took the common board with it did."""
+        assert self.board is not None
+        try:
+            return self.board.add("failures", 1) > 1
+        except DistError:
+            return True
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether an error means that another process went away; gloo has no type of error for it."""
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
 
 
 @cache

@@ -59,6 +59,9 @@ class Storage(Protocol):
     def download(self, key: str, target: Path) -> None:
         """Copy a file to the new local file `target`."""
 
+    def delete(self, key: str) -> None:
+        """Remove what is stored under `key`, if there is something."""
+
     def sha256(self, key: str) -> str:
         """Return the digest of what the store holds, found by reading it back."""
 
@@ -122,6 +125,10 @@ class _FileStorage:
     def download(self, key: str, target: Path) -> None:
         with self._explained(f"{self.root / key} to {target}"):
             shutil.copyfile(self.root / key, target)
+
+    def delete(self, key: str) -> None:
+        with self._explained(self.root / key):
+            (self.root / key).unlink(missing_ok=True)
 
     def sha256(self, key: str) -> str:
         with self._explained(self.root / key):
@@ -192,6 +199,10 @@ class _S3Storage:
     def download(self, key: str, target: Path) -> None:
         with self._open(key) as stream, target.open("wb") as file:
             shutil.copyfileobj(stream, file)
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self._client.remove_object(self.bucket, self.prefix + key)
 
     def sha256(self, key: str) -> str:
         digest = hashlib.sha256()

@@ -26,6 +26,7 @@ from drtune.interrupts import Interrupts
 from drtune.loss_scale import scaled, unscaled
 from drtune.methods import Plan, draw_plan
 from drtune.metrics import MetricLog, UpdateMetrics, check_wandb, mean_reward
+from drtune.mirror import Mirror
 from drtune.optimization import DivergenceError, check_finite, learning_rate, make_optimizer
 from drtune.penalty import BasePenalty
 from drtune.processes import Processes
@@ -36,6 +37,7 @@ from drtune.rewards.own import keep_files
 from drtune.samples import Samples, last_passed
 from drtune.sharding import gather
 from drtune.state import TrainState
+from drtune.storage import open_storage
 from drtune.summary import SUMMARY, resume_command, summarise
 from drtune.supervision import Task, supervise
 from drtune.tuned import open_tuned
@@ -43,13 +45,19 @@ from drtune.weights import open_weights, save_weights
 
 
 def train(
-    config: Config, prompts: str | Path, out: str | Path, *, resume: bool = False, overwrite: bool = False
+    config: Config,
+    prompts: str | Path,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    mirror: str | None = None,
 ) -> TunedModel:
     """Tune the base model on the training prompts of a PromptSet folder; write a TunedModel folder to `out`.
 
     Under torchrun every process calls this and takes its share of each batch. With `resume` the run in `out` goes on
     from its newest checkpoint, or starts if there is none, and ends bit for bit as if it had never stopped; a finished
-    run is left as it is.
+    run is left as it is. A `mirror` is a URI at which `out` is kept too, for nodes that do not share a disk.
 
     Raises:
         UserError: output that exists already, prompts or a checkpoint that do not fit, a training that diverges.
@@ -60,13 +68,20 @@ def train(
     """
     out, prompts = Path(out).resolve() if Path(out).is_symlink() else Path(out), Path(prompts)
     check_wandb(config)
-    if resume and (model := _finished(out, config, prompts)):
+    kept = Mirror(out, open_storage(mirror)) if mirror else None
+    if kept is None and resume and (model := _finished(out, config, prompts)):
         return model
     processes = Processes()
     with processes.failing_as_one():
         if processes.is_main:
             _claim(out, prompts, overwrite=overwrite or resume)
-        trainer = Trainer(config, prompts, out, processes)
+        if kept:
+            if processes.is_first_here:
+                kept.fetch()
+            processes.wait()
+            if model := _finished(out, config, prompts):
+                return model
+        trainer = Trainer(config, prompts, out, processes, kept)
         if processes.is_main:
             # Again: loading took a while, and another run may have come.
             _claim(out, prompts, overwrite=overwrite or resume)
@@ -95,9 +110,11 @@ def _finished(out: Path, config: Config, prompts: Path) -> TunedModel | None:
 class Trainer:
     """One run: everything it needs, loaded and in place."""
 
-    def __init__(self, config: Config, prompts_folder: Path, out: Path, processes: Processes) -> None:
+    def __init__(
+        self, config: Config, prompts_folder: Path, out: Path, processes: Processes, mirror: Mirror | None = None
+    ) -> None:
         quiet_libraries()
-        self.config, self.out, self.processes = config, out, processes
+        self.config, self.out, self.processes, self.mirror = config, out, processes, mirror
         self.slots = processes.share(config.batch_size)
         self.prompts_folder, self.prompt_set = prompts_folder, PromptSet.load(prompts_folder)
         self.texts = [prompt.text for prompt in load_prompts(prompts_folder, "train")]
@@ -173,6 +190,7 @@ class Trainer:
             if log:
                 log.write(metrics)
             if sampled and (passed := self._last_passed(step)) < step:
+                self._share_checkpoints()
                 return self.checkpoints.restore(self.state, passed)
             due = step == steps or step % self.config.checkpoint_every == 0
             if due or self.stopped_by or (sampled and self.config.held_out):
@@ -287,7 +305,19 @@ class Trainer:
         tensors = gather(self.state.tensors(), keep=self.processes.is_main)
         if self.processes.is_main:
             self.checkpoints.save(step, tensors, self.state.held_out, protected=self._last_passed(step))
+            if self.mirror:
+                self.mirror.push()
         self.processes.wait()  # a process that ended meanwhile would end the one that writes
+
+    def _share_checkpoints(self) -> None:
+        """Let every node have the checkpoints that the first one has written."""
+        if self.mirror:
+            if self.processes.is_main:
+                self.mirror.push(must=True)
+            self.processes.wait()
+            if self.processes.is_first_here and not self.processes.is_main:
+                self.mirror.fetch()
+            self.processes.wait()
 
     def _save_model(self, step: int, log: MetricLog | None) -> None:
         """The weights, the summary, and last the manifest, which makes the folder a TunedModel."""
@@ -311,3 +341,5 @@ class Trainer:
         page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts_folder)
         write_text(self.out / SUMMARY, page)
         model.save(self.out)
+        if self.mirror:
+            self.mirror.push(must=True)

@@ -1,1 +1,1 @@
-"""Step 2: tune the model in a process of its own."""
+"""Step 2: tune the model, in a process of its own or as a job of a cluster."""

@@ -1,35 +1,58 @@
-"""Train in a child process and vouch for what it made."""
+"""Train, in a child process or on a cluster, and vouch for what was made."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from kfp import dsl
 
 from components.process import run_process
+from components.train.launch import train_on_cluster
+from components.train.spec import load_spec
+from drtune.config import load_config
 from drtune.contracts import TunedModel
+from drtune.errors import UserError
 from drtune.files import sha256_file
 
 
 def train_model(
-    prompts: dsl.Dataset, config: str, overrides: Sequence[str], model: dsl.Model, metrics: dsl.Metrics
+    prompts: dsl.Dataset,
+    config: str,
+    overrides: Sequence[str],
+    cluster: str,
+    cluster_overrides: Sequence[str],
+    model: dsl.Model,
+    metrics: dsl.Metrics,
 ) -> None:
-    """Run `drtune train` into the folder of `model` and describe the result in the artifacts' metadata.
+    """Train into the folder of `model`, and describe the result in the artifacts' metadata.
+
+    Without `cluster` it is `drtune train` in a process here; else a job on the cluster that it describes.
 
     Raises:
         UserError: the configuration or the prompts cannot be used.
         RuntimeError: training failed, or what it left is not what its manifest says.
     """
-    command = [sys.executable, "-m", "drtune.commands", "train"]
-    places = ["--config", config, "--prompts", prompts.path, "--out", model.path]
-    run_process([*command, *places, *(f"--set={override}" for override in overrides)])
+    if cluster:
+        spec = load_spec(cluster, cluster_overrides)
+        train_on_cluster(load_config(config, overrides), Path(prompts.path), spec, Path(model.path))
+    else:
+        _train_here(prompts.path, config, overrides, model.path)
     tuned = verified_model(Path(model.path))
     model.metadata.update(tuned.model_dump(mode="json", exclude={"prompts"}, exclude_none=True))
     model.metadata["prompts_sha256"] = tuned.prompts.sha256
     metrics.log_metric("reward", tuned.reward)
     metrics.log_metric("updates", tuned.step)
+
+
+def _train_here(prompts: str, config: str, overrides: Sequence[str], out: str) -> None:
+    if find_spec("torch") is None:
+        raise UserError("cluster is empty, and there is no torch here to train with: give cluster=configs/cluster.yaml")
+    command = [sys.executable, "-m", "drtune.commands", "train"]
+    places = ["--config", config, "--prompts", prompts, "--out", out]
+    run_process([*command, *places, *(f"--set={override}" for override in overrides)])
 
 
 def verified_model(folder: Path) -> TunedModel:

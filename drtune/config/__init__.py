@@ -1,6 +1,6 @@
 """The configuration: a tree of settings with their defaults, and how files and `--set` change it."""
 
-from drtune.config.loading import differences, load_config
+from drtune.config.loading import differences, load_config, load_section
 from drtune.config.tree import (
     METRICS,
     REWARDS,
@@ -13,6 +13,7 @@ from drtune.config.tree import (
     OptimizerConfig,
     RewardTerm,
     SamplerConfig,
+    Section,
     TuningSamplerConfig,
     reward_name,
 )
@@ -29,8 +30,10 @@ __all__ = [
     "OptimizerConfig",
     "RewardTerm",
     "SamplerConfig",
+    "Section",
     "TuningSamplerConfig",
     "differences",
     "load_config",
+    "load_section",
     "reward_name",
 ]

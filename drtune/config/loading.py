@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from drtune.config.tree import Config
+from drtune.config.tree import Config, Section
 from drtune.errors import UserError
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -22,13 +24,22 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     >>> load_config(None, ["steps=20", "method.trained_steps=2"]).method.trained_steps
     2
     """
+    return load_section(Config, path, overrides)
+
+
+def load_section(kind: type[Kind], path: str | Path | None, overrides: Sequence[str] = ()) -> Kind:
+    """A tree of any kind: its defaults, overlaid by a YAML file, overlaid by dotted `key=value` strings.
+
+    Raises:
+        UserError: as `load_config`.
+    """
     tree = _read_yaml(Path(path)) if path is not None else {}
     for override in overrides:
         _apply(tree, override)
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise UserError("; ".join(_one_line(problem) for problem in error.errors())) from None
+        raise UserError("; ".join(_one_line(problem, kind) for problem in error.errors())) from None
 
 
 def differences(here: Config, there: Config) -> list[str]:
@@ -70,7 +81,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     tree[last] = value
 
 
-def _one_line(problem: Any) -> str:
+def _one_line(problem: Any, kind: type[BaseModel]) -> str:
     """A pydantic error as one line: the key, what is wrong, the value that was given."""
     loc, message = problem["loc"], problem["msg"].removeprefix("Value error, ")
     if loc[-1:] == ("[key]",):
@@ -78,19 +89,24 @@ def _one_line(problem: Any) -> str:
     key = ".".join(map(str, loc))
     key = key if key.isprintable() else repr(key)
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key; the keys are {', '.join(_keys_beside(loc))}"
+        return f"{key}: no such key; the keys are {', '.join(_keys_beside(kind, loc))}"
     return f"{key}={problem['input']!r}: {message}" if key else message
 
 
-def _keys_beside(loc: Sequence[str | int]) -> list[str]:
+def _keys_beside(kind: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """The legal keys of the section in which an unknown key was found."""
-    section: Any = Config
-    for name in loc[:-1]:
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            section = section.model_fields[str(name)].annotation
-        else:
-            *_, section = get_args(section)  # the values of a mapping
+    section = kind
+    for name in map(str, loc[:-1]):
+        if name in section.model_fields:  # else it is the key of a mapping or a number in a list, of such sections
+            section = _section_in(section.model_fields[name].annotation) or section
     return list(section.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section in `Section`, `Section | None`, `dict[str, Section]` or `tuple[Section, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

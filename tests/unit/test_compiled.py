@@ -2,6 +2,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +18,12 @@ from pipelines.monitor import monitor
 from pipelines.tune import tune
 
 MONITOR = PACKAGE.with_name("monitor.yaml")
+
+
+def compiled(package: Path) -> dict[str, Any]:
+    """The pipeline itself; what only Kubernetes is told is a second document."""
+    pipeline: dict[str, Any] = next(yaml.safe_load_all(package.read_text(encoding="utf-8")))
+    return pipeline
 
 
 def test_the_compiled_pipelines_are_up_to_date() -> None:
@@ -43,14 +50,14 @@ def test_the_compiled_pipeline_holds_nothing_of_the_machine_and_installs_nothing
 
 @pytest.mark.parametrize(("package", "steps"), [(PACKAGE, 5), (MONITOR, 1)], ids=["tune", "monitor"])
 def test_every_step_runs_in_an_image_of_ours(package: Path, steps: int) -> None:
-    executors = yaml.safe_load(package.read_text(encoding="utf-8"))["deploymentSpec"]["executors"]
+    executors = compiled(package)["deploymentSpec"]["executors"]
     assert len(executors) == steps
     assert all(executor["container"]["image"].startswith("drtune-") for executor in executors.values())
 
 
 @pytest.mark.parametrize("package", [PACKAGE, MONITOR], ids=lambda path: path.name)
 def test_every_parameter_is_described(package: Path) -> None:
-    parameters = yaml.safe_load(package.read_text(encoding="utf-8"))["root"]["inputDefinitions"]["parameters"]
+    parameters = compiled(package)["root"]["inputDefinitions"]["parameters"]
     assert all(parameter["description"] for parameter in parameters.values())
 
 

@@ -11,7 +11,8 @@ from drtune.plan.units import parse_bytes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 POLICIES = [CONFIGS / "gate.yaml", CONFIGS / "monitor.yaml"]
-RUNS = sorted(set(CONFIGS.glob("*.yaml")) - set(POLICIES))
+CLUSTERS = [CONFIGS / "cluster.yaml"]
+RUNS = sorted(set(CONFIGS.glob("*.yaml")) - {*POLICIES, *CLUSTERS})
 GPUS = {
     "miniature.yaml": (1, "1GiB"),
     "sd15.yaml": (1, "24GiB"),

@@ -1,0 +1,274 @@
+"""The cluster's API as the launcher uses it: plain objects, patient with a server that is busy or away.
+
+The kubernetes client does the connecting: certificates, tokens that are renewed, proxies.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.train.job import Manifest, Place
+from drtune.errors import UserError
+
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
+    from urllib3 import BaseHTTPResponse
+
+PATIENCE_SECONDS = 600.0
+"""How long the API server may be away or refuse for being busy before the launcher gives up."""
+WATCH_SECONDS = 240
+"""A watch ends after so long and is opened again: a connection that died unnoticed is found out."""
+QUIET_SECONDS = 600
+"""A log stream without a line for so long is opened again, for the same reason."""
+CONNECT_SECONDS = 10
+LONGEST_PAUSE_SECONDS = 30.0
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_TRANSIENT = frozenset({0, 408, 429, 500, 502, 503, 504})
+
+
+class ClusterError(RuntimeError):
+    """The API server cannot be reached, or answers what nobody can mend here."""
+
+
+class Gone(Exception):  # noqa: N818 it is news, not an error
+    """What was asked for is not there (any more)."""
+
+
+class Conflict(Exception):  # noqa: N818
+    """There is one of that name already."""
+
+
+class _Interrupted(Exception):  # noqa: N818
+    """The connection broke, or the server asks to try again."""
+
+    def __init__(self, reason: str, pause_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.pause_seconds = pause_seconds
+
+
+def connect() -> ApiClient:
+    """The client of the cluster that this process runs in, or else of the kubeconfig file.
+
+    Raises:
+        UserError: there is neither.
+    """
+    from kubernetes import client, config
+
+    settings = client.Configuration()
+    settings.retries = False  # Cluster tries again itself, and counts
+    try:
+        config.load_incluster_config(client_configuration=settings)
+    except config.ConfigException:
+        try:
+            config.load_kube_config(client_configuration=settings)
+        except config.ConfigException:
+            raise UserError(
+                "cluster: no Kubernetes to speak to, neither around this process nor by a kubeconfig file; "
+                "set KUBECONFIG, or leave `cluster` empty to train here"
+            ) from None
+    return client.ApiClient(settings)
+
+
+def own_namespace() -> str:
+    """The namespace that this process runs in; `default` outside of a cluster."""
+    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "default"
+
+
+class Cluster:
+    """One namespace of a cluster. Safe to use from several threads; `close` ends what they wait for.
+
+    Every call tries again for PATIENCE_SECONDS when the server is away, busy (429) or broken (5xx). Then it raises
+    ClusterError. What the user can mend raises UserError: a missing permission, a kind that is not installed, a job
+    that the cluster finds invalid.
+    """
+
+    def __init__(self, client: ApiClient, namespace: str, *, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self.client, self.namespace, self.patience_seconds = client, namespace, patience_seconds
+        self.host: str = client.configuration.host
+        self.closed = threading.Event()
+        self._open: set[BaseHTTPResponse] = set()
+
+    def close(self) -> None:
+        """End all watches and log streams."""
+        self.closed.set()
+        for response in list(self._open):
+            response.shutdown()
+
+    def jobs(self, place: Place, name: str = "") -> str:
+        """The path of jobs of a kind, or of one."""
+        return f"/apis/{place.group}/{place.version}/namespaces/{self.namespace}/{place.plural}/{name}".rstrip("/")
+
+    def core(self, plural: str) -> str:
+        """The path of pods or events."""
+        return f"/api/v1/namespaces/{self.namespace}/{plural}"
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def read(self, path: str, query: Mapping[str, str] | None = None) -> Manifest:
+        """An object, or a list of them. Raises Gone."""
+        return self._patiently(lambda: self._call("GET", path, query or {}))
+
+    def create(self, path: str, manifest: Manifest) -> Manifest:
+        """Create an object. Raises Conflict when there is one; perhaps of our own, whose answer was lost."""
+        return self._patiently(lambda: self._call("POST", path, {}, manifest))
+
+    def merge(self, path: str, changes: Manifest) -> Manifest:
+        """Change some fields of an object. Raises Gone."""
+        return self._patiently(lambda: self._call("PATCH", path, {}, changes))
+
+    def delete(self, path: str) -> None:
+        """Delete an object, which stays until all that belongs to it is gone. Raises Gone."""
+        options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"}
+        self._patiently(lambda: self._call("DELETE", path, {}, options))
+
+    def watch(self, path: str, query: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+        """`("LISTED", objects)` first and again after every gap, and `(type, object)` for each change in between.
+
+        Ends only by `close`. A broken watch goes on where it was; when the server has forgotten that place (410), all
+        is listed anew.
+        """
+        version = ""
+        pause = 1.0
+        while not self.closed.is_set():
+            if not version:
+                listing = self.read(path, query)
+                version = listing["metadata"]["resourceVersion"]
+                yield "LISTED", listing["items"]
+            asked = {**query, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
+            started = time.monotonic()
+            try:
+                for event in self._events(path, asked | {"timeoutSeconds": str(WATCH_SECONDS)}):
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    if event["type"] != "BOOKMARK":
+                        yield event["type"], event["object"]
+            except Gone:
+                version = ""
+            except _Interrupted as interrupted:
+                pause = max(pause, interrupted.pause_seconds)
+            # One that lasted is opened again at once, one that broke at once more and more slowly.
+            if time.monotonic() - started >= LONGEST_PAUSE_SECONDS:
+                pause = 1.0
+            else:
+                self.closed.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def log(self, pod: str, container: str, since: str = "") -> Iterator[bytes]:
+        """What a container writes, as it comes, each line behind its time; from the second of `since` on.
+
+        Ends when the container does, when the server ends it, or when the connection breaks: who wants more asks again.
+        Raises Gone when there is no such pod.
+        """
+        query = {"container": container, "follow": "true", "timestamps": "true"}
+        if since:
+            query["sinceTime"] = since
+        try:
+            with self._streaming(f"{self.core('pods')}/{pod}/log", query, QUIET_SECONDS) as response:
+                yield from response.stream(1 << 16, decode_content=False)
+        except _Interrupted:
+            return
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _patiently(self, call: Callable[[], Manifest]) -> Manifest:
+        give_up = time.monotonic() + self.patience_seconds
+        pause = 0.5
+        while True:
+            try:
+                return call()
+            except _Interrupted as interrupted:
+                pause = max(min(2 * pause, LONGEST_PAUSE_SECONDS), interrupted.pause_seconds)
+                if time.monotonic() + pause > give_up:
+                    raise ClusterError(
+                        f"the API server at {self.host} did not do it in {self.patience_seconds:.0f} s: {interrupted}"
+                    ) from None
+                if self.closed.wait(pause):
+                    raise ClusterError("the launcher ends") from None
+
+    def _events(self, path: str, query: Mapping[str, str]) -> Iterator[Manifest]:
+        with self._streaming(path, query, WATCH_SECONDS + 30) as response:
+            rest = b""
+            for chunk in response.stream(1 << 16, decode_content=False):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in filter(None, lines):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _explained(event["object"].get("code", 0), event["object"].get("message", ""), self.host)
+                    yield event
+
+    @contextmanager
+    def _streaming(self, path: str, query: Mapping[str, str], quiet_seconds: int) -> Iterator[BaseHTTPResponse]:
+        from urllib3.exceptions import HTTPError
+
+        response = self._call("GET", path, query, quiet_seconds=quiet_seconds)
+        self._open.add(response)
+        try:
+            if not self.closed.is_set():
+                yield response
+        except (HTTPError, OSError) as error:
+            raise _Interrupted(type(error).__name__) from None
+        finally:
+            self._open.discard(response)
+            response.close()
+
+    def _call(
+        self, method: str, path: str, query: Mapping[str, str], body: Any = None, quiet_seconds: int | None = None
+    ) -> Any:
+        """One request; its answer, or with `quiet_seconds` the response, whose body is still to be read."""
+        from kubernetes.client.exceptions import ApiException
+        from urllib3.exceptions import HTTPError
+
+        content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        try:
+            return self.client.call_api(
+                path,
+                method,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json, */*", "Content-Type": content_type},
+                body=body,
+                response_type="object",
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _preload_content=quiet_seconds is None,
+                _request_timeout=(CONNECT_SECONDS, quiet_seconds or 30),
+            )
+        except ApiException as error:
+            retry_after = (error.headers or {}).get("Retry-After", "")
+            pause = float(retry_after) if retry_after.isdigit() else 0.0
+            if method == "GET" and error.status == 400:  # the log of a container that is only about to start
+                raise _Interrupted(_message(error)) from None
+            raise _explained(error.status or 0, _message(error), self.host, pause) from None
+        except (HTTPError, OSError) as error:
+            raise _Interrupted(f"no answer ({type(error).__name__})") from None
+
+
+def _message(error: Any) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason or "no reason given")
+
+
+def _explained(status: int, message: str, host: str, pause_seconds: float = 0.0) -> Exception:
+    """What an answer of the API server means here."""
+    if status in _TRANSIENT:
+        return _Interrupted(f"{status}: {message}", pause_seconds)
+    if status in (404, 410):
+        return Gone(message)
+    if status == 409:
+        return Conflict(message)
+    if status == 401:
+        return UserError(f"cluster {host}: does not know us ({message}); renew the token or the kubeconfig file")
+    if status == 403:
+        return UserError(
+            f"cluster {host}: {message}; grant it to the launcher's service account (docs/training-jobs.md), "
+            "or raise the quota that it names"
+        )
+    if status in (400, 422):
+        return UserError(f"cluster {host}: refuses the training job: {message}; correct the cluster's configuration")
+    return ClusterError(f"the API server at {host} answered {status}: {message}")

@@ -1,0 +1,278 @@
+"""A job from its creation to its end: what becomes of it and of its pods, told as it happens, and judged at the end."""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from components.train.cluster import Cluster
+from components.train.job import JobStatus, Manifest, node_of, place_of, ranks_of, status_of
+from components.train.logs import PodLog, StepLog
+from components.train.pods import Ending, ending_of, trouble_of
+from components.train.spec import JobSpec
+from drtune.errors import UserError
+
+HOPELESS_SECONDS = 900.0
+"""How long a pod may be without its image or its secret: a registry may be away, but a wrong name stays wrong."""
+DRAIN_SECONDS = 20.0
+"""What logs may still take to arrive when all is over."""
+EVENTS_AFTER_SECONDS = 60.0
+"""A job without pods for so long has events that say why."""
+
+
+class TrainingFailedError(RuntimeError):
+    """The training did not succeed; the message says why, and what was written last."""
+
+
+class _News(NamedTuple):
+    of: str
+    """`job` or `pods`."""
+    type: str
+    """LISTED, ADDED, MODIFIED, DELETED, or FAILED with the exception that ended the watch."""
+    value: Any
+
+
+class Follower:
+    """Follows one job until it succeeded; everything else raises.
+
+    Raises:
+        TrainingFailedError: the job failed, vanished, did not start or end in time, or was restarted too often.
+        UserError: the training itself refused what it was given, or the cluster refuses to be watched.
+    """
+
+    def __init__(self, cluster: Cluster, spec: JobSpec, job: Manifest, log: StepLog) -> None:
+        self.cluster, self.spec, self.log = cluster, spec, log
+        self.name, self.uid = job["metadata"]["name"], job["metadata"]["uid"]
+        self.place = place_of(spec)
+        self.pods: dict[str, Manifest] = {}
+        """By uid: as they were last seen, those that are gone too."""
+        self.logs: dict[str, PodLog] = {}
+        self.status = JobStatus("created", "")
+        self.created_at = _seconds(job["metadata"]["creationTimestamp"])
+        self.started_at: float | None = None
+        self._said: set[tuple[str, str]] = set()
+        self._hopeless_since: dict[str, float] = {}
+        self._events_asked = 0.0
+        self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+
+    def run(self) -> None:
+        """Follow to the end."""
+        by_name = {"fieldSelector": f"metadata.name={self.name}"}
+        by_job = {"labelSelector": f"{self.place.pod_label}={self.name}"}
+        self._listen("job", self.cluster.watch(self.cluster.jobs(self.place), by_name))
+        self._listen("pods", self.cluster.watch(self.cluster.core("pods"), by_job))
+        while self.status.phase != "succeeded":
+            self._hear(seconds=1.0)
+            if self.status.phase == "failed":
+                self._fail_as_the_job()
+            self._refuse_too_late()
+            self._ask_why_there_are_no_pods()
+        self._drain()
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _listen(self, of: str, changes: Iterator[tuple[str, Any]]) -> None:
+        def pump() -> None:
+            try:
+                for kind, value in changes:
+                    self._news.put(_News(of, kind, value))
+            except Exception as error:  # it belongs to the thread that waits for news
+                if not self.cluster.closed.is_set():
+                    self._news.put(_News(of, "FAILED", error))
+
+        threading.Thread(target=pump, name=f"watch of {of}", daemon=True).start()
+
+    def _hear(self, seconds: float) -> bool:
+        """Take one piece of news, if it comes in time."""
+        try:
+            news = self._news.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        if news.type == "FAILED":
+            raise news.value
+        if news.of == "job":
+            self._take_job(news)
+        elif news.type == "LISTED":
+            there = {pod["metadata"]["uid"]: pod for pod in news.value}
+            for uid in self.pods.keys() - there.keys():
+                self._take_pod(self.pods[uid], is_gone=True)
+            for pod in there.values():
+                self._take_pod(pod)
+        else:
+            self._take_pod(news.value, is_gone=news.type == "DELETED")
+        return True
+
+    def _take_job(self, news: _News) -> None:
+        listed = news.value if news.type == "LISTED" else [news.value]
+        job = next((job for job in listed if job["metadata"]["uid"] == self.uid), None)
+        if news.type == "DELETED" and job is None:
+            return  # another job, which had the name before
+        if news.type == "DELETED" or job is None:
+            raise TrainingFailedError(
+                f"training job {self.name} vanished: it or its owner was deleted before it succeeded or failed"
+            )
+        status = status_of(job)
+        if status.phase in ("running", "restarting", "succeeded") and self.started_at is None:
+            started = job.get("status", {}).get("startTime")
+            self.started_at = _seconds(started) if started else time.time()
+        if status.phase != self.status.phase:
+            self.status = status
+            self.log.say(self._told())
+        self.status = status
+
+    def _told(self) -> str:
+        """The job's status in words."""
+        message = f" ({self.status.message})" if self.status.message else ""
+        match self.status.phase:
+            case "suspended":
+                where = f"queue {self.spec.queue}" if self.spec.queue else "whoever suspended it"
+                return f"training job {self.name}: suspended, waits for {where}{message}"
+            case "restarting":
+                return f"training job {self.name}: restarting from its newest checkpoint, not failed{message}"
+            case "running":
+                return f"training job {self.name}: running"
+            case phase:
+                return f"training job {self.name}: {phase}{message}"
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _take_pod(self, pod: Manifest, *, is_gone: bool = False) -> None:
+        uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
+        self.pods[uid] = pod
+        trouble, ending = trouble_of(pod), ending_of(pod, self.place.container)
+        has_written = ending is not None or _is_running(pod, self.place.container)
+        if uid not in self.logs and has_written and not is_gone:
+            self.logs[uid] = PodLog(self.cluster, name, self.place.container, self._ranks(pod), self.log)
+            self.logs[uid].start()
+        if uid in self.logs and (is_gone or ending):
+            self.logs[uid].over.set()
+        if trouble and not is_gone:
+            self._say_once(uid, f"[{self._ranks(pod)}] {trouble.text}")
+        if ending and not ending.succeeded:
+            self._say_once(uid, f"[{self._ranks(pod)}] {ending.text}")
+        if trouble and trouble.is_hopeless and not is_gone:
+            self._hopeless_since.setdefault(uid, time.monotonic())
+        else:
+            self._hopeless_since.pop(uid, None)
+        if (count := self.restarts()) > self.spec.restarts:
+            raise TrainingFailedError(
+                f"training job {self.name} was restarted {count} times, more than restarts={self.spec.restarts}"
+                f"{self._last_words()}"
+            )
+
+    def restarts(self) -> int:
+        """How often the unluckiest node was started again."""
+        tries: dict[int, int] = {}
+        for pod in self.pods.values():
+            node = node_of(pod, self.spec)
+            inside = sum(status.get("restartCount", 0) for status in pod.get("status", {}).get("containerStatuses", []))
+            tries[node] = tries.get(node, -1) + 1 + inside
+        return max(tries.values(), default=0)
+
+    def _ranks(self, pod: Manifest) -> str:
+        return ranks_of(node_of(pod, self.spec), self.spec)
+
+    def _say_once(self, uid: str, text: str) -> None:
+        if (uid, text) not in self._said:
+            self._said.add((uid, text))
+            self.log.say(text)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _refuse_too_late(self) -> None:
+        now = time.time()
+        if self.started_at is None:
+            if now - self.created_at > self.spec.start_timeout_seconds:
+                raise TrainingFailedError(
+                    f"training job {self.name} did not start in start_timeout_seconds={self.spec.start_timeout_seconds}"
+                    f" ({self.status.phase}){self._troubles()}"
+                )
+        # The operator ends a job in time itself; this is for one that does not.
+        elif now - self.started_at > self.spec.run_timeout_seconds + 2 * DRAIN_SECONDS:
+            raise TrainingFailedError(
+                f"training job {self.name} did not end in run_timeout_seconds={self.spec.run_timeout_seconds}"
+            )
+        for since in self._hopeless_since.values():
+            if time.monotonic() - since > HOPELESS_SECONDS:
+                raise TrainingFailedError(
+                    f"training job {self.name} cannot start, for {HOPELESS_SECONDS:.0f} s now{self._troubles()}"
+                )
+
+    def _troubles(self) -> str:
+        told = [f"[{self._ranks(pod)}] {found.text}" for pod in self.pods.values() if (found := trouble_of(pod))]
+        return "".join(f"\n  {text}" for text in sorted(set(told)))
+
+    def _ask_why_there_are_no_pods(self) -> None:
+        now = time.monotonic()
+        waits = self.status.phase == "created" and not self.pods
+        if not waits or time.time() - self.created_at < EVENTS_AFTER_SECONDS:
+            return
+        if now - self._events_asked < EVENTS_AFTER_SECONDS:
+            return
+        self._events_asked = now
+        selector = f"involvedObject.name={self.name},type=Warning"
+        events = self.cluster.read(self.cluster.core("events"), {"fieldSelector": selector})["items"]
+        reasons = [f": {event.get('reason')}: {event.get('message')}" for event in events]
+        for reason in reasons or [" yet, and no event says why: is its operator running?"]:
+            self._say_once(self.uid, f"training job {self.name} has no pods{reason}")
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _fail_as_the_job(self) -> None:
+        """Raise what the first pod that failed says; its end may be known later than the job's."""
+        give_up = time.monotonic() + DRAIN_SECONDS / 2
+        while not self._failures() and time.monotonic() < give_up:
+            self._hear(seconds=0.5)
+        self._drain()
+        failures = self._failures()
+        lines = self._lines_of(failures[0][0]) if failures else []
+        mistakes = [line for line in lines if line.startswith("error: ")]
+        if failures and failures[0][1].exit_code == UserError.exit_code and mistakes:
+            raise UserError(mistakes[-1].removeprefix("error: "))
+        reason = self.status.message or "no reason given"
+        raise TrainingFailedError(f"training job {self.name} failed: {reason}{self._last_words()}")
+
+    def _failures(self) -> list[tuple[str, Ending]]:
+        """The pods that failed of themselves, the first one first; then those that a signal ended."""
+        ends = [(uid, ending_of(pod, self.place.container)) for uid, pod in self.pods.items()]
+        failed = [(uid, ending) for uid, ending in ends if ending is not None and not ending.succeeded]
+        return sorted(failed, key=lambda end: (end[1].is_retried, end[1].finished_at))
+
+    def _last_words(self) -> str:
+        """The rank that failed, how, and its last lines."""
+        if not (failures := self._failures()):
+            return ""
+        uid, ending = failures[0]
+        lines = self._lines_of(uid)
+        named = [found[1] for line in lines if (found := re.match(r"(rank \d+) ended with ", line))]
+        who = named[-1] if named else self._ranks(self.pods[uid])
+        return "\n  ".join([f"; {who} {ending.text}; it wrote last:", *lines])
+
+    def _lines_of(self, uid: str) -> list[str]:
+        """What the pod wrote last: as it was streamed, or else as the cluster kept it."""
+        seen = self.logs[uid].last_lines() if uid in self.logs else []
+        ending = ending_of(self.pods[uid], self.place.container)
+        return seen or (ending.last_lines if ending else [])
+
+    def _drain(self) -> None:
+        """Wait until all logs are read to their end."""
+        give_up = time.monotonic() + DRAIN_SECONDS
+        while any(log.is_alive() for log in self.logs.values()) and time.monotonic() < give_up:
+            self._hear(seconds=0.2)
+            if self.status.phase == "succeeded":
+                for log in self.logs.values():
+                    log.over.set()
+
+
+def _is_running(pod: Manifest, container: str) -> bool:
+    statuses = pod.get("status", {}).get("containerStatuses", [])
+    return any(status["name"] == container and "running" in status.get("state", {}) for status in statuses)
+
+
+def _seconds(timestamp: str) -> float:
+    return datetime.fromisoformat(timestamp).timestamp()

@@ -1,0 +1,62 @@
+"""What a training on a cluster is asked, and what it gives back, at the run's own address in S3.
+
+Below `<storage>/<run id>/train` there are
+
+- `request/`, config.yaml and prompts/, written by the launcher and read by every node;
+- `model/`, the training's checkpoints and then its model, kept by rank 0 (drtune/mirror.py);
+- `launcher`, a new word every minute: nodes end when it stays the same for too long.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drtune.config import Config
+from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
+from drtune.errors import UserError
+from drtune.files import replacing, sha256_file
+from drtune.mirror import MODEL, REQUEST
+from drtune.storage import Storage
+
+
+def write_request(storage: Storage, config: Config, prompts: Path) -> None:
+    """Store the resolved configuration and the PromptSet; the manifest, which makes it whole, last."""
+    storage.write(f"{REQUEST}/{CONFIG}", config.to_yaml().encode())
+    for path in sorted(prompts.iterdir(), key=lambda path: path.name == MANIFEST):
+        storage.upload(f"{REQUEST}/prompts/{path.name}", path)
+
+
+def is_answered(storage: Storage, config: Config, prompts: Path) -> bool:
+    """Whether the model that is asked for is there already: an earlier try of the launcher had it made."""
+    try:
+        made = TunedModel.model_validate_json(storage.read(f"{MODEL}/{MANIFEST}"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return made.config_sha256 == config.sha256() and made.prompts == PromptSet.load(prompts)
+
+
+def fetch_model(storage: Storage, out: Path) -> TunedModel:
+    """Fetch the model that the training left into the new folder `out`, with its log but without its checkpoints.
+
+    Raises:
+        RuntimeError: there is none, a file is missing, or one has not the digest that its manifest says.
+    """
+    keys = [key.removeprefix(f"{MODEL}/") for key in storage.keys(MODEL)]
+    if MANIFEST not in keys:
+        raise RuntimeError(f"{storage.uri}/{MODEL}: the training job succeeded and left no model here")
+    with replacing(out) as written:
+        for key in keys:
+            if not key.startswith("checkpoints/"):
+                (written / key).parent.mkdir(parents=True, exist_ok=True)
+                storage.download(f"{MODEL}/{key}", written / key)
+        try:
+            tuned = TunedModel.load(written)
+        except UserError as error:
+            raise RuntimeError(str(error)) from None
+        wanted = {CONFIG: tuned.config_sha256, tuned.weights_file: tuned.weights_sha256, **tuned.reward_files}
+        for path, sha256 in wanted.items():
+            if not (written / path).is_file():
+                raise RuntimeError(f"{storage.uri}/{MODEL}/{path}: the manifest names it, and it is not there")
+            if (found := sha256_file(written / path)) != sha256:
+                raise RuntimeError(f"{storage.uri}/{MODEL}/{path}: sha256 is {found}, the manifest says {sha256}")
+    return tuned

@@ -1,0 +1,157 @@
+"""What is asked of a cluster for one training, as a typed value: configs/cluster.yaml and overrides of single keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from components.images import TRAINER_IMAGE
+from drtune.config import Section, load_section
+
+PATHS_OF_OURS = ("/work", "/tmp", "/dev/shm")
+"""Where a pod writes; everything else in it is read-only."""
+
+
+def _quantity(text: str) -> str:
+    if not re.fullmatch(r"([0-9]+(\.[0-9]+)?)([KMGTPE]i|[mkMGTPE])?", text):
+        raise ValueError("wanted an amount as Kubernetes writes it, such as 8, 500m, 64Gi")
+    return text
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", text):
+        raise ValueError("wanted the name of a Kubernetes object: lower case letters, digits, '-' and '.'")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError("wanted the name of an environment variable")
+    return text
+
+
+def _s3_uri(text: str) -> str:
+    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/\s]+)*/?", text):
+        raise ValueError("wanted s3://bucket/prefix")
+    return text.rstrip("/")
+
+
+Quantity = Annotated[str, Field(coerce_numbers_to_str=True), AfterValidator(_quantity)]
+Name = Annotated[str, AfterValidator(_name)]
+Variable = Annotated[str, AfterValidator(_variable)]
+S3Uri = Annotated[str, AfterValidator(_s3_uri)]
+
+
+class ElasticSection(Section):
+    """A job that may run with fewer nodes than it asks for, and takes more when they come."""
+
+    min_nodes: int = Field(ge=1)
+    """The training waits for so many; `nodes` is the most it takes."""
+    max_restarts: int = Field(default=20, ge=0)
+    """How often the processes of a node are started again in place, when another node went away."""
+
+
+class Toleration(Section):
+    """A taint of nodes that the pods put up with, as Kubernetes has it."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class JobSpec(Section):
+    """One training job. A node is one pod, with `processes_per_node` data-parallel processes."""
+
+    backend: Literal["pytorchjob", "trainjob"] = "pytorchjob"
+    """PyTorchJob of the training operator, or TrainJob of Kubeflow Trainer."""
+    runtime: Name = "drtune"
+    """The ClusterTrainingRuntime that a TrainJob builds on; not used by a PyTorchJob."""
+    storage: S3Uri
+    """Where runs keep what they are asked, their checkpoints and their model: s3://bucket/prefix."""
+    image: str = TRAINER_IMAGE
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    """Of a TrainJob its runtime decides this."""
+    image_pull_secrets: tuple[Name, ...] = ()
+    service_account: Name = "default"
+    """Of the pods that train. They do not speak to the API server and get no token."""
+
+    nodes: int = Field(default=1, ge=1)
+    processes_per_node: int = Field(default=1, ge=1)
+    elastic: ElasticSection | None = None
+
+    gpus_per_node: int = Field(default=1, ge=0)
+    gpu_resource: str = "nvidia.com/gpu"
+    cpu: Quantity = "8"
+    """CPU cores of a node, requested and limited alike; so is `memory`."""
+    memory: Quantity = "64Gi"
+    shared_memory: Quantity = "8Gi"
+    """Size of /dev/shm, which counts as memory once it is used."""
+    scratch: Quantity = "50Gi"
+    """Disk of a node for its request, checkpoints, model, and caches that are on no volume."""
+
+    queue: Name | None = None
+    """A LocalQueue of Kueue."""
+    priority_class: Name | None = None
+    gang: bool = False
+    """Ask a gang scheduler to start all nodes of a PyTorchJob together or none; the operator must have one."""
+    node_selector: dict[str, str] = Field(default={})
+    tolerations: tuple[Toleration, ...] = ()
+
+    secrets: dict[Name, tuple[Variable, ...]] = Field(default={})
+    """Keys of Kubernetes secrets that become environment variables of the same name, by the secret's name."""
+    environment: dict[Variable, str] = Field(default={})
+    """More environment variables; nothing secret."""
+    volumes: dict[Name, str] = Field(default={})
+    """Persistent volume claims by name, and where they are mounted, such as a cache of models."""
+
+    start_timeout_seconds: int = Field(default=6 * 3600, ge=1)
+    """From the creation of the job until it trains: in a queue, without a place, pulling images."""
+    run_timeout_seconds: int = Field(default=24 * 3600, ge=1)
+    """From the start of the job to its end, restarts included."""
+    grace_seconds: int = Field(default=300, ge=30)
+    """What a pod that must go has to finish its update and save: one update and one upload."""
+    restarts: int = Field(default=20, ge=0)
+    """How often nodes may be lost and started again, all together, before the training counts as failed."""
+    alone_seconds: int = Field(default=1800, ge=60)
+    """A node ends itself when the launcher was not heard of for so long: nothing outlives its run."""
+
+    @model_validator(mode="after")
+    def _refuse_the_impossible(self) -> Self:
+        if self.elastic and self.elastic.min_nodes > self.nodes:
+            raise ValueError(f"elastic.min_nodes={self.elastic.min_nodes}: more than nodes={self.nodes}")
+        if self.backend == "trainjob":
+            for key in ("elastic", "priority_class", "gang"):
+                if getattr(self, key):
+                    raise ValueError(
+                        f"{key}: a TrainJob has no such wish; set it in the runtime, or backend=pytorchjob"
+                    )
+        for claim, path in self.volumes.items():
+            if not path.startswith("/") or path.rstrip("/") in ("", *PATHS_OF_OURS):
+                raise ValueError(f"volumes.{claim}={path!r}: wanted a path other than {', '.join(PATHS_OF_OURS)}")
+        if twice := sorted(set(self.environment) & {key for keys in self.secrets.values() for key in keys}):
+            raise ValueError(f"environment.{twice[0]}: comes from a secret too; give it once")
+        return self
+
+    @property
+    def processes(self) -> range:
+        """The numbers of processes that the job may run with."""
+        least = self.elastic.min_nodes if self.elastic else self.nodes
+        each = self.processes_per_node
+        return range(least * each, self.nodes * each + 1, each)
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """What a YAML file asks for, changed by dotted `key=value` strings.
+
+    Raises:
+        UserError: the file cannot be read, a key is unknown, a value has the wrong type, or the whole is impossible.
+
+    >>> load_spec("configs/cluster.yaml", ["nodes=4", "queue=weekly"]).nodes
+    4
+    """
+    return load_section(JobSpec, path, overrides)

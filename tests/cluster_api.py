@@ -1,0 +1,376 @@
+"""A small Kubernetes API server of a test's own: real HTTP, real watches, the custom resources' schemas enforced.
+
+It knows nothing of what an operator does: a test plays it (tests/operator.py). It can be told to misbehave.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import jsonschema
+from kubernetes.client import ApiClient, Configuration
+
+SCHEMAS = Path(os.environ.get("DRTUNE_SCHEMAS") or Path(__file__).parents[2] / "shared" / "schemas")
+KINDS = {"pytorchjobs": "pytorchjob-kubeflow.org-v1", "trainjobs": "trainjob-trainer.kubeflow.org-v1alpha1"}
+Object = dict[str, Any]
+
+
+def now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@cache
+def schema_of(plural: str) -> Object | None:
+    """The schema of a custom resource with unknown fields refused, as a client asks that wants them validated."""
+    path = SCHEMAS / f"{KINDS[plural]}.json"
+    return strict(json.loads(path.read_text())["openAPIV3Schema"]) if path.exists() else None
+
+
+def strict(schema: Object) -> Object:
+    made: Object = {}
+    for key, value in schema.items():
+        if key == "properties":
+            made[key] = {name: strict(part) for name, part in value.items()}
+        else:
+            made[key] = strict(value) if isinstance(value, dict) else value
+    closes = "properties" in schema and "additionalProperties" not in schema
+    return made | ({"additionalProperties": False} if closes else {})
+
+
+@dataclass
+class Fault:
+    """An answer that is given instead of the right one."""
+
+    method: str
+    path: str
+    status: int
+    times: int
+    headers: dict[str, str] = field(default_factory=dict)
+    after: bool = False
+    """The request is carried out first, and only its answer is lost."""
+
+
+class Log:
+    """What a container has written: lines with their times."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, bytes]] = []
+        self.closed = False
+
+
+class ClusterApi:
+    """Starts on entry, ends on exit."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], Object] = {}
+        self.changes: list[tuple[int, str, str, Object]] = []
+        self.logs: dict[str, Log] = {}
+        self.version, self.oldest = 1, 0
+        self.news = threading.Condition()
+        self.faults: list[Fault] = []
+        self.requests: list[tuple[str, str]] = []
+        self.generation = 0
+        """Streams of an earlier one are broken off."""
+        self.slow_deletion = False
+        """Deleted jobs stay until `remove`."""
+        self.log_limit = 0
+        """A log stream ends early after so many lines."""
+        self.stopping = False
+
+    def __enter__(self) -> ClusterApi:
+        api = self
+
+        class Handler(_Handler):
+            server_api = api
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stopping = True
+        with self.news:
+            self.news.notify_all()
+        self.server.shutdown()
+        self.server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def client(self) -> ApiClient:
+        settings = Configuration()
+        settings.host, settings.retries = self.url, False
+        return ApiClient(settings)
+
+    # --- what a test does ---------------------------------------------------------------------------------------------
+
+    def fault(
+        self, method: str, path: str, status: int, times: int = 1, *, after: bool = False, **headers: str
+    ) -> None:
+        named = {key.replace("_", "-"): value for key, value in headers.items()}
+        self.faults.append(Fault(method, path, status, times, named, after))
+
+    def break_streams(self) -> None:
+        """Drop every watch and log stream that is open."""
+        with self.news:
+            self.generation += 1
+            self.news.notify_all()
+
+    def forget(self) -> None:
+        """Compact the history: a watch from an earlier version is answered with 410."""
+        with self.news:
+            self.changes.clear()
+            self.oldest = self.version
+
+    def counted(self, method: str = "", path: str = "") -> int:
+        return sum(method in asked and path in where for asked, where in self.requests)
+
+    def of(self, plural: str) -> list[Object]:
+        with self.news:
+            return [copy.deepcopy(item) for (where, _), item in self.objects.items() if where.endswith(plural)]
+
+    def put(self, collection: str, item: Object, kind: str = "") -> Object:
+        """Create or replace an object, as a controller does."""
+        with self.news:
+            name = item["metadata"]["name"]
+            kind = kind or ("MODIFIED" if (collection, name) in self.objects else "ADDED")
+            self.version += 1
+            item["metadata"]["resourceVersion"] = str(self.version)
+            item["metadata"].setdefault("uid", str(uuid.uuid4()))
+            item["metadata"].setdefault("creationTimestamp", now())
+            self.objects[collection, name] = item
+            self.changes.append((self.version, collection, kind, copy.deepcopy(item)))
+            self.news.notify_all()
+            return item
+
+    def remove(self, collection: str, name: str) -> None:
+        with self.news:
+            item = self.objects.pop((collection, name))
+            self.version += 1
+            item["metadata"]["resourceVersion"] = str(self.version)
+            self.changes.append((self.version, collection, "DELETED", item))
+            owned = [key for key, other in self.objects.items() if _is_owned(other, item)]
+            self.news.notify_all()
+        for collection, name in owned:
+            self.remove(collection, name)
+
+    def write(self, pod: str, *lines: str | bytes, time: str = "") -> None:
+        with self.news:
+            log = self.logs.setdefault(pod, Log())
+            for line in lines:
+                stamp = time or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + f"{len(log.lines) % 1000:03}Z"
+                log.lines.append((stamp, line.encode() if isinstance(line, str) else line))
+            self.news.notify_all()
+
+    def close_log(self, pod: str) -> None:
+        with self.news:
+            self.logs.setdefault(pod, Log()).closed = True
+            self.news.notify_all()
+
+    # --- what it answers ----------------------------------------------------------------------------------------------
+
+    def created(self, collection: str, item: Object) -> tuple[int, Object]:
+        plural = collection.rpartition("/")[2]
+        if (collection, item["metadata"]["name"]) in self.objects:
+            return _status(409, f"{plural} {item['metadata']['name']!r} already exists")
+        if (schema := schema_of(plural)) is not None:
+            try:
+                jsonschema.validate(item, schema)
+            except jsonschema.ValidationError as error:
+                return _status(422, f"{plural} is invalid: {error.json_path}: {error.message}")
+        return 201, self.put(collection, item)
+
+    def deleted(self, collection: str, name: str) -> tuple[int, Object]:
+        item = self.objects.get((collection, name))
+        if item is None:
+            return _status(404, f"{name!r} not found")
+        item["metadata"]["deletionTimestamp"] = now()
+        if not self.slow_deletion:
+            self.remove(collection, name)
+        return 200, item
+
+    def merged(self, collection: str, name: str, changes: Object) -> tuple[int, Object]:
+        item = self.objects.get((collection, name))
+        if item is None:
+            return _status(404, f"{name!r} not found")
+        return 200, self.put(collection, _merge(item, changes))
+
+    def listed(self, collection: str, query: dict[str, str]) -> Object:
+        with self.news:
+            items = [copy.deepcopy(item) for (where, _), item in self.objects.items() if where == collection]
+            return {
+                "kind": "List",
+                "metadata": {"resourceVersion": str(self.version)},
+                "items": [item for item in items if _is_selected(item, query)],
+            }
+
+    def watched(self, collection: str, query: dict[str, str]) -> Iterator[bytes]:
+        seen, generation = int(query["resourceVersion"]), self.generation
+        if seen < self.oldest:
+            yield _event("ERROR", _status(410, "too old resource version")[1])
+            return
+        ends_at = time.monotonic() + float(query.get("timeoutSeconds", "600"))
+        while time.monotonic() < ends_at:
+            with self.news:
+                fresh = [change for change in self.changes if change[0] > seen]
+                if not fresh and not self.stopping and generation == self.generation:
+                    self.news.wait(min(0.5, max(0.0, ends_at - time.monotonic())))
+            if self.stopping or generation != self.generation:
+                raise ConnectionAbortedError
+            for version, where, kind, item in fresh:
+                seen = version
+                if where == collection and _is_selected(item, query):
+                    yield _event(kind, item)
+
+    def logged(self, pod: str, query: dict[str, str]) -> Iterator[bytes]:
+        log, generation, sent, count = self.logs.setdefault(pod, Log()), self.generation, 0, 0
+        since = query.get("sinceTime", "")[:19]  # the kubelet knows seconds
+        while True:
+            with self.news:
+                fresh, is_closed = log.lines[sent:], log.closed
+                if not fresh and not is_closed and not self.stopping and generation == self.generation:
+                    self.news.wait(0.5)
+            if self.stopping or generation != self.generation:
+                raise ConnectionAbortedError
+            sent += len(fresh)
+            for stamp, line in fresh:
+                if stamp[:19] >= since:
+                    count += 1
+                    yield stamp.encode() + b" " + line + b"\n"
+                    if count == self.log_limit:
+                        return
+            if is_closed and not fresh:
+                return
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_api: ClusterApi
+
+    def log_message(self, *_arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        parts, query = urlsplit(self.path), dict(parse_qsl(urlsplit(self.path).query))
+        collection, name = _split(parts.path)
+        if self._misbehaves("GET"):
+            return
+        api = self.server_api
+        if query.get("watch") == "true":
+            self._stream(api.watched(collection, query))
+        elif parts.path.endswith("/log"):
+            if (collection, name) in api.objects:
+                self._stream(api.logged(name, query))
+            else:
+                self._answer(*_status(404, f"pods {name!r} not found"))
+        elif name:
+            item = api.objects.get((collection, name))
+            self._answer(*((200, item) if item else _status(404, f"{name!r} not found")))
+        else:
+            self._answer(200, api.listed(collection, query))
+
+    def do_POST(self) -> None:
+        self._change("POST", lambda body: self.server_api.created(urlsplit(self.path).path, body))
+
+    def do_PATCH(self) -> None:
+        self._change("PATCH", lambda body: self.server_api.merged(*_split(self.path), body))
+
+    def do_DELETE(self) -> None:
+        self._change("DELETE", lambda _: self.server_api.deleted(*_split(urlsplit(self.path).path)))
+
+    def _change(self, method: str, change: Any) -> None:
+        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        if not self._misbehaves(method):
+            answer = change(body)
+            if not self._misbehaves(method, after=True):
+                self._answer(*answer)
+
+    def _misbehaves(self, method: str, *, after: bool = False) -> bool:
+        api = self.server_api
+        if not after:
+            api.requests.append((method, self.path))
+        for fault in api.faults:
+            if fault.times and fault.after == after and fault.method == method and fault.path in self.path:
+                fault.times -= 1
+                if fault.status == 0:
+                    self.close_connection = True
+                    self.connection.close()
+                else:
+                    self._answer(*_status(fault.status, "as the test wants it"), **fault.headers)
+                return True
+        return False
+
+    def _answer(self, status: int, item: Object, **headers: str) -> None:
+        content = json.dumps(item).encode()
+        self.send_response(status)
+        for key, value in {"Content-Type": "application/json", **headers}.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def _stream(self, chunks: Iterator[bytes]) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for chunk in chunks:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:  # ours, or of a reader that went away: the connection breaks off in the midst of the answer
+            self.close_connection = True
+
+
+def _split(path: str) -> tuple[str, str]:
+    """A path as its collection and the name of an object in it, empty for the collection itself."""
+    parts = path.strip("/").split("/")
+    after = parts.index("namespaces") + 2
+    collection = "/" + "/".join(parts[: after + 1])
+    return collection, parts[after + 1] if len(parts) > after + 1 else ""
+
+
+def _is_selected(item: Object, query: dict[str, str]) -> bool:
+    labels = dict(pair.split("=") for pair in query.get("labelSelector", "").split(",") if pair)
+    fields = dict(pair.split("=") for pair in query.get("fieldSelector", "").split(",") if pair)
+    mine = item["metadata"].get("labels", {})
+    flat = {"metadata.name": item["metadata"]["name"], "type": item.get("type")}
+    flat["involvedObject.name"] = item.get("involvedObject", {}).get("name")
+    return all(mine.get(key) == value for key, value in labels.items()) and all(
+        flat[key] == value for key, value in fields.items()
+    )
+
+
+def _is_owned(item: Object, owner: Object) -> bool:
+    references = item["metadata"].get("ownerReferences", [])
+    return any(reference["uid"] == owner["metadata"]["uid"] for reference in references)
+
+
+def _merge(item: Object, changes: Object) -> Object:
+    merged = dict(item)
+    for key, value in changes.items():
+        merged[key] = _merge(merged.get(key, {}), value) if isinstance(value, dict) else value
+    return merged
+
+
+def _event(kind: str, item: Object) -> bytes:
+    return json.dumps({"type": kind, "object": item}).encode() + b"\n"
+
+
+def _status(code: int, message: str) -> tuple[int, Object]:
+    return code, {"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": code, "message": message}

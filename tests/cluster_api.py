@@ -79,7 +79,8 @@ class ClusterApi:
         self.changes: list[tuple[int, str, str, Object]] = []
         self.logs: dict[str, Log] = {}
         self.version, self.oldest = 1, 0
-        self.news = threading.Condition()
+        self.news = threading.Condition()  # its lock is taken by one thread more than once
+        self.clock = now
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.generation = 0
@@ -152,7 +153,7 @@ class ClusterApi:
             self.version += 1
             item["metadata"]["resourceVersion"] = str(self.version)
             item["metadata"].setdefault("uid", str(uuid.uuid4()))
-            item["metadata"].setdefault("creationTimestamp", now())
+            item["metadata"].setdefault("creationTimestamp", self.clock())
             self.objects[collection, name] = item
             self.changes.append((self.version, collection, kind, copy.deepcopy(item)))
             self.news.notify_all()

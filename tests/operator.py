@@ -23,14 +23,23 @@ class PlayedJob:
 
     def says(self, condition: str, message: str = "", **status: Any) -> None:
         job = self.api.objects[JOBS, self.name]
-        entry = {"type": condition, "status": "True", "reason": f"PyTorchJob{condition}", "message": message}
+        entry = {"type": condition, "status": "True", "reason": f"PyTorchJob{condition}", "message": kept}
         entry |= {"lastUpdateTime": now(), "lastTransitionTime": now()}
         self.api.put(JOBS, {**job, "status": {"startTime": now(), **status, "conditions": [entry]}})
+        if condition in ("Succeeded", "Failed"):  # cleanPodPolicy Running
+            for pod in self.api.of("pods"):
+                name = pod["metadata"]["name"]
+                self.api.close_log(name)
+                if name.startswith(self.name) and pod["status"].get("phase") == "Running":
+                    self.api.remove(PODS, name)
+
+    def pod_name(self, node: int) -> str:
+        return f"{self.name}-master-0" if node == 0 else f"{self.name}-worker-{node - 1}"
 
     def pod(self, node: int, **status: Any) -> str:
         """Give the pod of a node a status; the first time it is created."""
         role, index = ("master", 0) if node == 0 else ("worker", node - 1)
-        name = f"{self.name}-{role}-{index}"
+        name = self.pod_name(node)
         labels = {"training.kubeflow.org/job-name": self.name, "training.kubeflow.org/replica-type": role}
         labels["training.kubeflow.org/replica-index"] = str(index)
         pod = self.api.objects.get((PODS, name))
@@ -41,20 +50,19 @@ class PlayedJob:
     def runs(self, node: int) -> str:
         return self.pod(node, phase="Running", containerStatuses=[{"name": "pytorch", "state": {"running": {}}}])
 
-    def ends(self, node: int, exit_code: int, *lines: str, message: str = "", **status: Any) -> None:
+    def ends(self, node: int, exit_code: int, *lines: str, kept: str = "", **status: Any) -> None:
         """The node's container writes some last lines and ends."""
         name = self.runs(node)
         self.api.write(name, *lines)
         self.api.close_log(name)
-        ended = {"exitCode": exit_code, "finishedAt": now(), "message": message}
+        ended = {"exitCode": exit_code, "finishedAt": now(), "message": kept}
         phase = "Failed" if exit_code else "Succeeded"
         self.pod(node, phase=phase, containerStatuses=[{"name": "pytorch", "state": {"terminated": ended}}], **status)
 
     def is_restarted(self, node: int) -> None:
         """The pod of a node is deleted, and takes its log with it."""
-        name = self.pod(node)
-        self.api.remove(PODS, name)
-        self.api.logs.pop(name, None)
+        self.api.remove(PODS, self.pod_name(node))
+        self.api.logs.pop(self.pod_name(node), None)
 
 
 class Played:

@@ -19,7 +19,7 @@ from drtune.errors import UserError
 
 HOPELESS_SECONDS = 900.0
 """How long a pod may be without its image or its secret: a registry may be away, but a wrong name stays wrong."""
-DRAIN_SECONDS = 20.0
+DRAIN_SECONDS = 10.0
 """What logs may still take to arrive when all is over."""
 EVENTS_AFTER_SECONDS = 60.0
 """A job without pods for so long has events that say why."""

@@ -164,7 +164,7 @@ def status_of(job: Manifest) -> JobStatus:
     conditions = {entry["type"]: entry for entry in status.get("conditions", []) if entry["status"] == "True"}
     for condition, phase in _PHASES.items():
         if entry := conditions.get(condition):
-            return JobStatus(phase, entry.get("message") or entry.get("reason") or "")
+            return JobStatus(phase, entry.get("message", ""))
     if any(jobs.get("active") for jobs in status.get("jobsStatus", [])):  # a TrainJob has no condition for it
         return JobStatus("running", "")
     return JobStatus("created", "")

@@ -33,10 +33,12 @@ def now() -> str:
 
 
 @cache
-def schema_of(plural: str) -> Object | None:
-    """The schema of a custom resource with unknown fields refused, as a client asks that wants them validated."""
+def validator_of(plural: str) -> jsonschema.Draft202012Validator | None:
+    """Holds objects against the schema of their kind, and refuses unknown fields too; None where there is no schema."""
     path = SCHEMAS / f"{KINDS[plural]}.json"
-    return strict(json.loads(path.read_text())["openAPIV3Schema"]) if path.exists() else None
+    if not path.exists():
+        return None
+    return jsonschema.Draft202012Validator(strict(json.loads(path.read_text())["openAPIV3Schema"]))
 
 
 def strict(schema: Object) -> Object:
@@ -189,11 +191,8 @@ class ClusterApi:
         plural = collection.rpartition("/")[2]
         if (collection, item["metadata"]["name"]) in self.objects:
             return _status(409, f"{plural} {item['metadata']['name']!r} already exists")
-        if (schema := schema_of(plural)) is not None:
-            try:
-                jsonschema.validate(item, schema)
-            except jsonschema.ValidationError as error:
-                return _status(422, f"{plural} is invalid: {error.json_path}: {error.message}")
+        for error in ((validator := validator_of(plural)) and validator.iter_errors(item)) or ():
+            return _status(422, f"{plural} is invalid: {error.json_path}: {error.message}")
         return 201, self.put(collection, item)
 
     def deleted(self, collection: str, name: str) -> tuple[int, Object]:

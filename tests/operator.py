@@ -23,7 +23,7 @@ class PlayedJob:
 
     def says(self, condition: str, message: str = "", **status: Any) -> None:
         job = self.api.objects[JOBS, self.name]
-        entry = {"type": condition, "status": "True", "reason": f"PyTorchJob{condition}", "message": kept}
+        entry = {"type": condition, "status": "True", "reason": f"PyTorchJob{condition}", "message": message}
         entry |= {"lastUpdateTime": now(), "lastTransitionTime": now()}
         self.api.put(JOBS, {**job, "status": {"startTime": now(), **status, "conditions": [entry]}})
         if condition in ("Succeeded", "Failed"):  # cleanPodPolicy Running

@@ -248,12 +248,13 @@ class ClusterApi:
             if self.stopping or generation != self.generation:
                 raise ConnectionAbortedError
             sent += len(fresh)
-            for stamp, line in fresh:
-                if stamp[:19] >= since:
-                    count += 1
-                    yield stamp.encode() + b" " + line + b"\n"
-                    if count == self.log_limit:
-                        return
+            lines = [stamp.encode() + b" " + line + b"\n" for stamp, line in fresh if stamp[:19] >= since]
+            if self.log_limit and count + len(lines) >= self.log_limit:
+                yield b"".join(lines[: self.log_limit - count])
+                return
+            count += len(lines)
+            if lines:
+                yield b"".join(lines)
             if is_closed and not fresh:
                 return
 

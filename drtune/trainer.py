@@ -166,7 +166,7 @@ class Trainer:
         with self.interrupts, log or nullcontext():
             step = self._tune(done, log)
         self._save_model(step, log)
-        self.processes.wait()
+        self._share_folder()
         return TunedModel.load(self.out)
 
     def _open_log(self, done: int) -> MetricLog:
@@ -190,7 +190,7 @@ class Trainer:
             if log:
                 log.write(metrics)
             if sampled and (passed := self._last_passed(step)) < step:
-                self._share_checkpoints()
+                self._share_folder()
                 return self.checkpoints.restore(self.state, passed)
             due = step == steps or step % self.config.checkpoint_every == 0
             if due or self.stopped_by or (sampled and self.config.held_out):
@@ -309,15 +309,14 @@ class Trainer:
                 self.mirror.push()
         self.processes.wait()  # a process that ended meanwhile would end the one that writes
 
-    def _share_checkpoints(self) -> None:
-        """Let every node have the checkpoints that the first one has written."""
-        if self.mirror:
-            if self.processes.is_main:
-                self.mirror.push(must=True)
-            self.processes.wait()
-            if self.processes.is_first_here and not self.processes.is_main:
-                self.mirror.fetch()
-            self.processes.wait()
+    def _share_folder(self) -> None:
+        """Wait for each other; with a mirror, let every node then have the folder as the first one has it."""
+        if self.mirror and self.processes.is_main:
+            self.mirror.push(must=True)
+        self.processes.wait()
+        if self.mirror and self.processes.is_first_here and not self.processes.is_main:
+            self.mirror.fetch()
+        self.processes.wait()
 
     def _save_model(self, step: int, log: MetricLog | None) -> None:
         """The weights, the summary, and last the manifest, which makes the folder a TunedModel."""
@@ -341,5 +340,3 @@ class Trainer:
         page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts_folder)
         write_text(self.out / SUMMARY, page)
         model.save(self.out)
-        if self.mirror:
-            self.mirror.push(must=True)

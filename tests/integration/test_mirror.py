@@ -65,7 +65,6 @@ class Address:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
         )
 
     def model(self) -> TunedModel:
@@ -73,6 +72,17 @@ class Address:
 
     def checkpoints(self) -> list[int]:
         return [int(key.split("-")[1]) for key in self.storage.keys("model/checkpoints")]
+
+
+def lose(node: subprocess.Popen[str], number: signal.Signals) -> None:
+    """Tell a node to end, or have it gone at once with all its processes, as a machine without power is."""
+    processes = [node.pid]
+    if number == signal.SIGKILL:
+        for process in processes:
+            children = Path(f"/proc/{process}/task").glob("*/children")
+            processes += [int(child) for path in children for child in path.read_text().split()]
+    for process in processes:
+        os.kill(process, number)
 
 
 def until(found: Callable[[], object], node: subprocess.Popen[str]) -> None:
@@ -99,10 +109,7 @@ def test_a_node_that_is_lost_with_its_disk_goes_on_from_s3_bit_for_bit(
     address = Address(s3_server, f"lost-{number.name}", config, prompts)
     first = address.node(tmp_path / "first")
     until(lambda: address.checkpoints(), first)
-    if number == signal.SIGTERM:
-        first.send_signal(number)
-    else:
-        os.killpg(first.pid, number)
+    lose(first, number)
     output, _ = first.communicate(timeout=60)
     if number == signal.SIGTERM:
         assert first.returncode == 143, output
@@ -148,13 +155,10 @@ def two_nodes(address: Address, tmp_path: Path) -> list[subprocess.Popen[str]]:
 def test_nodes_that_lose_another_ask_to_be_started_again_and_go_on(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path, lost: int, number: signal.Signals
 ) -> None:
-    address = Address(s3_server, f"two-{lost}-{number.name}", config_of(base, "steps=8", "checkpoint_every=2"), prompts)
+    address = Address(s3_server, f"two-{lost}-{number.name}", config_of(base, "steps=12", "checkpoint_every=2"), prompts)
     nodes = two_nodes(address, tmp_path)
     until(lambda: address.checkpoints(), nodes[0])
-    if number == signal.SIGTERM:
-        nodes[lost].send_signal(number)
-    else:
-        os.killpg(nodes[lost].pid, number)
+    lose(nodes[lost], number)
     outputs = [node.communicate(timeout=100)[0] for node in nodes]
     codes = [node.returncode for node in nodes]
     codes[lost] = codes[lost] if codes[lost] >= 0 else 128 - codes[lost]
@@ -163,7 +167,7 @@ def test_nodes_that_lose_another_ask_to_be_started_again_and_go_on(
     again = two_nodes(address, tmp_path / "again")
     outputs = [node.communicate(timeout=100)[0] for node in again]
     assert [node.returncode for node in again] == [0, 0], outputs
-    assert address.model().step == 8
+    assert address.model().step == 12
 
 
 def test_a_mistake_of_the_user_ends_a_node_for_good(

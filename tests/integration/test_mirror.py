@@ -155,7 +155,9 @@ def two_nodes(address: Address, tmp_path: Path) -> list[subprocess.Popen[str]]:
 def test_nodes_that_lose_another_ask_to_be_started_again_and_go_on(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path, lost: int, number: signal.Signals
 ) -> None:
-    address = Address(s3_server, f"two-{lost}-{number.name}", config_of(base, "steps=12", "checkpoint_every=2"), prompts)
+    address = Address(
+        s3_server, f"two-{lost}-{number.name}", config_of(base, "steps=12", "checkpoint_every=2"), prompts
+    )
     nodes = two_nodes(address, tmp_path)
     until(lambda: address.checkpoints(), nodes[0])
     lose(nodes[lost], number)

@@ -17,8 +17,6 @@ from components.train.pods import Ending, ending_of, trouble_of
 from components.train.spec import JobSpec
 from drtune.errors import UserError
 
-HOPELESS_SECONDS = 900.0
-"""How long a pod may be without its image or its secret: a registry may be away, but a wrong name stays wrong."""
 DRAIN_SECONDS = 10.0
 """What logs may still take to arrive when all is over."""
 EVENTS_AFTER_SECONDS = 60.0
@@ -198,9 +196,10 @@ class Follower:
                 f"training job {self.name} did not end in run_timeout_seconds={self.spec.run_timeout_seconds}"
             )
         for since in self._hopeless_since.values():
-            if time.monotonic() - since > HOPELESS_SECONDS:
+            if time.monotonic() - since > self.spec.pull_timeout_seconds:
                 raise TrainingFailedError(
-                    f"training job {self.name} cannot start, for {HOPELESS_SECONDS:.0f} s now{self._troubles()}"
+                    f"training job {self.name} is without what it needs for pull_timeout_seconds="
+                    f"{self.spec.pull_timeout_seconds}{self._troubles()}"
                 )
 
     def _troubles(self) -> str:

@@ -111,6 +111,8 @@ class JobSpec(Section):
 
     start_timeout_seconds: int = Field(default=6 * 3600, ge=1)
     """From the creation of the job until it trains: in a queue, without a place, pulling images."""
+    pull_timeout_seconds: int = Field(default=900, ge=1)
+    """How long a pod may be without its image or its secret: a registry may be away, but a wrong name stays wrong."""
     run_timeout_seconds: int = Field(default=24 * 3600, ge=1)
     """From the start of the job to its end, restarts included."""
     grace_seconds: int = Field(default=300, ge=30)

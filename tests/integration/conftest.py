@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from drtune.prompts import prepare
 from tests.s3 import S3Server
 
 if TYPE_CHECKING:
+    from tests.cluster_api import ClusterApi
+    from tests.launches import Tried
     from tests.pipelines import FolderOf
 
 
@@ -27,3 +31,29 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> FolderOf:
 
     root = tmp_path_factory.mktemp("pipelines")
     return lambda kind: root / kind if (root / kind).exists() else save_pipeline(kind, root / kind)
+
+
+@pytest.fixture
+def api() -> Iterator[ClusterApi]:
+    """A Kubernetes API server."""
+    from tests.cluster_api import ClusterApi
+
+    with ClusterApi() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def some_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small prompt set, for those who only pass it on."""
+    folder = tmp_path_factory.mktemp("prompts")
+    (folder / "prompts.txt").write_text("".join(f"a red circle, number {number}\n" for number in range(30)))
+    prepare(folder / "prompts.txt", folder / "set")
+    return folder / "set"
+
+
+@pytest.fixture
+def tried(api: ClusterApi, tmp_path: Path, some_prompts: Path) -> Tried:
+    """A launcher that is going to train on two nodes."""
+    from tests.launches import Tried
+
+    return Tried(api, tmp_path, some_prompts)

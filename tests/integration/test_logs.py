@@ -52,12 +52,6 @@ print(json.dumps({"lines": counting.lines, "peaks": counting.peaks, "seconds": t
 """
 
 
-@pytest.fixture
-def api() -> Iterator[ClusterApi]:
-    with ClusterApi() as server:
-        yield server
-
-
 def follow(api: ClusterApi) -> tuple[PodLog, io.BytesIO]:
     """A log of the pod that is being followed."""
     written = io.BytesIO()

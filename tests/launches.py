@@ -1,0 +1,82 @@
+"""A launcher as a test tries it, and what a played job does for it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from components.train.cluster import Cluster
+from components.train.job import Owner
+from components.train.launch import Launch, Run
+from components.train.logs import StepLog
+from components.train.spec import JobSpec
+from drtune.config import Config, load_config
+from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
+from drtune.files import sha256_bytes
+from drtune.storage import Storage, open_storage
+from tests.cluster_api import ClusterApi
+from tests.operator import PlayedJob
+
+OWNER = Owner("launcher-pod", "0a1b")
+WEIGHTS = b"tuned weights"
+
+
+class Tried:
+    """A launcher's try: what it is given, and what it wrote."""
+
+    def __init__(self, api: ClusterApi, root: Path, prompts: Path, run_id: str = "4b1c", **settings: object) -> None:
+        self.api, self.prompts, self.out = api, prompts, root / run_id / "model"
+        self.config: Config = load_config(None, ["steps=2"])
+        self.storage: Storage = open_storage(str(root / run_id / "s3"))
+        spec = {"storage": "s3://runs", "nodes": 2, "restarts": 3, "start_timeout_seconds": 60} | settings
+        self.written = io.BytesIO()
+        self.cluster = Cluster(api.client(), "default", patience_seconds=20)
+        self.launch = Launch(
+            self.cluster, self.storage, JobSpec.model_validate(spec), Run(run_id, OWNER), StepLog(self.written)
+        )
+
+    def train(self) -> TunedModel:
+        self.launch.train(self.config, self.prompts, self.out)
+        return TunedModel.load(self.out)
+
+    def answers(self, weights: bytes = WEIGHTS, claimed: bytes = WEIGHTS) -> None:
+        """Leave a model in S3, as rank 0 does."""
+        model = TunedModel(
+            weights_sha256=sha256_bytes(claimed),
+            base_model="miniature",
+            base_revision=None,
+            step=2,
+            config_sha256=self.config.sha256(),
+            prompts=PromptSet.load(self.prompts),
+            code_revision=None,
+            reward=0.5,
+        )
+        self.storage.write(f"model/{model.weights_file}", weights)
+        self.storage.write(f"model/{CONFIG}", self.config.to_yaml().encode())
+        self.storage.write(f"model/{MANIFEST}", model.manifest().encode())
+
+    @property
+    def log(self) -> str:
+        return self.written.getvalue().decode()
+
+    def left(self) -> list[str]:
+        return [job["metadata"]["name"] for job in self.api.of("pytorchjobs")]
+
+
+def trains(job: PlayedJob) -> None:
+    job.says("Created")
+    for node in range(2):
+        job.runs(node)
+    job.says("Running")
+
+
+def succeeds(tried: Tried, job: PlayedJob) -> None:
+    tried.answers()
+    for node in range(2):
+        job.ends(node, 0, f"the end of {node}")
+    job.says("Succeeded")
+
+
+def to_the_end(tried: Tried, job: PlayedJob) -> None:
+    trains(job)
+    succeeds(tried, job)

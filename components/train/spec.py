@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from components.images import TRAINER_IMAGE
-from drtune.config import Section, load_section
+from drtune.config import load_section
+from drtune.sections import Section
 
 PATHS_OF_OURS = ("/work", "/tmp", "/dev/shm")
 """Where a pod writes; everything else in it is read-only."""

@@ -13,7 +13,6 @@ from drtune.config.tree import (
     OptimizerConfig,
     RewardTerm,
     SamplerConfig,
-    Section,
     TuningSamplerConfig,
     reward_name,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "OptimizerConfig",
     "RewardTerm",
     "SamplerConfig",
-    "Section",
     "TuningSamplerConfig",
     "differences",
     "load_config",

@@ -9,8 +9,9 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from drtune.config.tree import Config, Section
+from drtune.config.tree import Config
 from drtune.errors import UserError
+from drtune.sections import Section
 
 Kind = TypeVar("Kind", bound=Section)
 

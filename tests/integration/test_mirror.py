@@ -188,8 +188,12 @@ def test_a_node_that_nobody_waits_for_saves_and_ends_for_good(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path
 ) -> None:
     address = Address(s3_server, "alone", config_of(base, "steps=1000", "checkpoint_every=1000"), prompts)
-    address.storage.write("launcher", b"1")
     node = address.node(tmp_path / "work", "--alone-seconds=10")
+    for word in range(300):  # the launcher is heard of until the training goes on
+        address.storage.write("launcher", str(word).encode())
+        if (tmp_path / "work" / "model" / "metrics.jsonl").exists():
+            break
+        time.sleep(0.5)
     output, _ = node.communicate(timeout=120)
     assert node.returncode == 3, output
     assert "nobody waits for this training" in output

@@ -45,7 +45,7 @@ images: ## Build both container images of this commit (docs/cluster.md) [BUILDER
 	$(call image,TRAINER_IMAGE,pipeline$(comma)train)
 
 comma := ,
-image = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BUILDER) build -f docker/Containerfile $(BUILD_FLAGS) \
+image = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BUILDER) build -f images/Containerfile $(BUILD_FLAGS) \
 	--build-arg BASE=$(BASE) --build-arg EXTRAS=$(2) --build-arg REVISION=$$(git rev-parse HEAD) \
 	--build-arg DRTUNE_IMAGE_REGISTRY=$$DRTUNE_IMAGE_REGISTRY --build-arg DRTUNE_IMAGE_TAG=$$DRTUNE_IMAGE_TAG \
 	-t $$($(PYTHON) -c 'from components import images; print(images.$(1))') .

@@ -77,12 +77,13 @@ def _summary(out: Path, duration: str) -> str:
 @click.option("--check", is_flag=True, help="Only compare: exit code 1 when one of the files is out of date.")
 @click.pass_context
 def compile(ctx: click.Context, check: bool) -> None:
-    """Write pipelines/tune.yaml and pipelines/monitor.yaml, which are what Kubeflow is given."""
+    """Write pipelines/tune.yaml, monitor.yaml and retrain.yaml, which are what Kubeflow is given."""
     from pipelines.local import compile_pipeline
     from pipelines.monitor import monitor
+    from pipelines.retrain import retrain
     from pipelines.tune import tune
 
-    for pipeline in (tune, monitor):
+    for pipeline in (tune, monitor, retrain):
         package = PACKAGE.with_name(f"{pipeline.name}.yaml")
         compiled = compile_pipeline(pipeline)
         if not check:

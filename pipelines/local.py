@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import click
 from kfp import compiler, local
 from kfp.dsl.graph_component import GraphComponent
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from drtune.errors import UserError
 from drtune.files import claim
@@ -93,7 +94,9 @@ def run_here(
     with warnings.catch_warnings():
         # kfp warns of every image without "python" in its name; the images are not used here.
         warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.filterwarnings("ignore", "Task .*: settings .* have no effect")  # what pods get does not count here
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+        _forget_retries(pipeline.pipeline_spec)
         with Display(terminal, log) as display:
             try:
                 pipeline(**arguments)
@@ -101,6 +104,13 @@ def run_here(
                 if display.failure is None:  # kfp itself failed, not a step
                     raise
     return display.failure
+
+
+def _forget_retries(spec: PipelineSpec) -> None:
+    """Here somebody looks at a step that failed; trying it again after a minute is for pods that went away."""
+    for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
+        for task in dag.tasks.values():
+            task.ClearField("retry_policy")
 
 
 def compile_pipeline(pipeline: GraphComponent) -> str:

@@ -3,6 +3,7 @@
 from kfp import dsl
 
 from components.monitor.component import monitor as monitor_step
+from components.pods import equip
 
 
 @dsl.pipeline(name="monitor")
@@ -23,6 +24,12 @@ def monitor(
         policy: YAML file with the thresholds of the checks.
     """
     watched = monitor_step(
-        reference=reference, incoming=incoming, scores=scores, release_scores=release_scores, policy=policy
+        reference=reference,
+        incoming=incoming,
+        scores=scores,
+        release_scores=release_scores,
+        policy=policy,
+        force=False,
     )
     watched.set_caching_options(False)  # a path says nothing of what is there today
+    equip(watched, cpu="2", memory="8Gi", hours=2, retries=2)

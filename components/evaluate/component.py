@@ -13,6 +13,7 @@ def evaluate(
     references: list[str],
     registry: str,
     name: str,
+    gpus: str,
     report: dsl.Output[dsl.Artifact],
 ) -> None:
     """Draw with the tuned model, its base and the model in production, and score them with references by every reward.
@@ -24,8 +25,9 @@ def evaluate(
         references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv.
         registry: Where the model in production is found: a folder, file:// or s3://bucket/prefix.
         name: Its name there; a model that was never published has no champion to beat.
+        gpus: How many GPUs the step was to be given; "0" evaluates on the CPU.
         report: EvaluationReport.
     """
     from components.evaluate.run import evaluate_model
 
-    evaluate_model(prompts.path, model.path, overrides, references, registry, name, report.path)
+    evaluate_model(prompts.path, model.path, overrides, references, registry, name, gpus, report.path)

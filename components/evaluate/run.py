@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.process import run_process
+from drtune.errors import UserError
 from drtune.registry import PRODUCTION, Registry
+
+NVIDIA = Path("/dev/nvidiactl")
+"""There wherever a container has a GPU of NVIDIA's."""
 
 
 def evaluate_model(
@@ -18,14 +22,18 @@ def evaluate_model(
     references: Sequence[str],
     registry: str,
     name: str,
+    gpus: str,
     report: str,
 ) -> None:
     """Run `drtune evaluate` on the model, the prompts and the champion into the folder `report`.
 
     Raises:
-        UserError: the model, the prompts, a reference, the registry or the overrides cannot be used.
+        UserError: GPUs were asked for and are not here; or the model, the prompts, a reference, the registry or the
+            overrides cannot be used.
         RuntimeError: the evaluation failed; its last lines are in the message.
     """
+    if gpus != "0" and not NVIDIA.exists():
+        raise UserError(f"evaluation_gpus={gpus}: this step sees no GPU; give 0, or see to it that a node has one")
     command = [sys.executable, "-m", "drtune.commands", "evaluate"]
     options = ["--model", model, "--prompts", prompts, "--out", report]
     options += [f"--reference={reference}" for reference in references]

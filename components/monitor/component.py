@@ -12,6 +12,7 @@ def monitor(
     scores: str,
     release_scores: str,
     policy: str,
+    force: bool,
     verdict: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Markdown],
@@ -25,6 +26,7 @@ def monitor(
         scores: Table of scores of pictures made now, or empty.
         release_scores: Table of scores at the last release, or empty.
         policy: Path of a YAML file, such as configs/monitor.yaml.
+        force: Whether to train anew even if nothing has drifted.
         verdict: DriftVerdict.
         page: Evidently's report.
         summary: The verdict in words.
@@ -35,4 +37,5 @@ def monitor(
     """
     from components.monitor.run import monitor
 
-    return monitor(reference, incoming, scores, release_scores, policy, verdict, page, summary, metrics)
+    drifted = monitor(reference, incoming, scores, release_scores, policy, verdict, page, summary, metrics)
+    return drifted or force

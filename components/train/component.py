@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.images import PLATFORM_IMAGE
+from components.images import TRAINER_IMAGE
 
 
-@dsl.component(base_image=PLATFORM_IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAINER_IMAGE, install_kfp_package=False)
 def train(
     prompts: dsl.Input[dsl.Dataset],
     config: str,

@@ -64,6 +64,18 @@ def train_on_cluster(config: Config, prompts: Path, spec: JobSpec, out: Path) ->
         Launch(cluster, storage, spec, run, StepLog(sys.stdout.buffer)).train(config, prompts, out)
 
 
+def delete_leftover(spec: JobSpec) -> str | None:
+    """Delete the job of the run that this process belongs to; its name, or None when there is no job any more."""
+    cluster, name = Cluster(connect(), own_namespace()), job_name(Run.of(os.environ).id)
+    try:
+        cluster.delete(cluster.jobs(place_of(spec), name))
+    except Gone:
+        return None
+    finally:
+        cluster.close()
+    return name
+
+
 @contextmanager
 def ending_by_sigterm() -> Iterator[None]:
     """Within, SIGTERM, by which a run is cancelled, raises SystemExit, once: what follows it is not interrupted."""

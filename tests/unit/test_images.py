@@ -15,7 +15,7 @@ import pytest
 from components.images import USER_ID
 
 ROOT = Path(__file__).parents[2]
-RECIPE = re.sub(r"\\\n\s*", " ", (ROOT / "docker/Containerfile").read_text(encoding="utf-8"))
+RECIPE = re.sub(r"\\\n\s*", " ", (ROOT / "images/Containerfile").read_text(encoding="utf-8"))
 RECORDER = '#!/bin/sh\necho "$SOURCE_DATE_EPOCH" "$@" >> "$(dirname "$0")/../built"\n'
 
 
@@ -139,7 +139,7 @@ def test_make_images_asks_the_builder_for_both(clone: Path) -> None:
     revision, time = git("log", "-1", "--format=%H %ct", folder=clone).split()
     for asked, name, extras in ((platform, "platform", "pipeline"), (trainer, "trainer", "pipeline,train")):
         assert asked.startswith(
-            f"{time} build -f docker/Containerfile --no-cache --build-arg BASE=docker.io/library/debian:"
+            f"{time} build -f images/Containerfile --no-cache --build-arg BASE=docker.io/library/debian:"
         )
         assert f"--build-arg EXTRAS={extras} --build-arg REVISION={revision} " in asked
         assert asked.endswith(f"-t registry.example.com/drtune-{name}:4a1b .")

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.train.environment import S3_KEYS, S3_SECRET
+from components.pods import S3_KEYS, S3_SECRET
 from components.train.job import Owner, job_name, node_of, place_of, ranks_of, status_of, to_job
 from components.train.spec import JobSpec, load_spec
 from drtune.errors import UserError

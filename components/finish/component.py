@@ -1,0 +1,22 @@
+"""The declaration of the step that ends a run."""
+
+from kfp import dsl
+
+from components.images import PLATFORM_IMAGE
+
+
+@dsl.component(base_image=PLATFORM_IMAGE, install_kfp_package=False)
+def finish(
+    status: dsl.PipelineTaskFinalStatus, cluster: str, cluster_overrides: list[str], outcome: dsl.Output[dsl.Markdown]
+) -> None:
+    """Write what came of the run, and delete a training job that its launcher could not.
+
+    Args:
+        status: What the steps came to; Kubeflow gives it.
+        cluster: Path of the YAML file that describes the job, as the train step had it; empty: there was none.
+        cluster_overrides: Differences from that file.
+        outcome: The run in a few lines.
+    """
+    from components.finish.run import finish_run
+
+    finish_run(status, cluster, cluster_overrides, outcome.path)

@@ -1,0 +1,74 @@
+"""The pipeline for a schedule: watch what comes in, and tune when it has drifted."""
+
+from kfp import dsl
+
+from components.monitor.component import monitor
+from components.pods import equip
+from pipelines.tune import tune
+
+
+@dsl.pipeline(name="retrain")
+def retrain(
+    reference: str,
+    incoming: str,
+    scores: str = "",
+    release_scores: str = "",
+    monitor_policy: str = "configs/monitor.yaml",
+    force: bool = False,
+    prompts: str = "data/miniature.jsonl",
+    data_revision: str = "",
+    config: str = "configs/miniature.yaml",
+    overrides: list[str] = [],  # noqa: B006 KFP stores the default in the compiled pipeline and takes nothing but a list
+    cluster: str = "",
+    cluster_overrides: list[str] = [],  # noqa: B006 likewise
+    references: list[str] = [],  # noqa: B006 likewise
+    evaluation_gpus: str = "0",
+    policy: str = "configs/gate.yaml",
+    registry: str = "runs/registry",
+    name: str = "miniature-symmetry",
+) -> None:
+    """Look whether incoming prompts, or rewards, have drifted, and tune, compare and publish only if they have.
+
+    Args:
+        reference: Prompts that were trained on: a PromptSet, a prompts file or a folder; a path, file:// or s3://.
+        incoming: Prompts that come in: a prompts file, or a folder or S3 prefix whose prompts files are all read.
+        scores: Table of scores of pictures made now (.csv or .parquet); empty compares prompts alone.
+        release_scores: Table of scores at the last release; given together with scores.
+        monitor_policy: YAML file with the thresholds of the checks.
+        force: Tune even if nothing has drifted.
+        prompts: Prompts file to tune on: .txt, .csv, .tsv, .json, .jsonl or .parquet.
+        data_revision: Commit whose data.dvc the prompts are checked against; empty takes the one at hand.
+        config: YAML file with what differs from the default configuration.
+        overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
+        cluster: YAML file that describes the job of a cluster; empty trains in the step itself.
+        cluster_overrides: Single differences from that file, such as "nodes=4" or "queue=nightly".
+        references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv, also on S3.
+        evaluation_gpus: GPUs of the evaluation on a cluster, "0" or "1".
+        policy: YAML file with what the tuned model must achieve to be published.
+        registry: Where models are published: a folder, file:// or s3://bucket/prefix.
+        name: Name under which the model is published.
+    """
+    watched = monitor(
+        reference=reference,
+        incoming=incoming,
+        scores=scores,
+        release_scores=release_scores,
+        policy=monitor_policy,
+        force=force,
+    )
+    watched.set_caching_options(False)  # a path says nothing of what is there today
+    equip(watched, cpu="2", memory="8Gi", hours=2, retries=2)
+    with dsl.If(watched.outputs["Output"] == True, name="drifted"):  # noqa: E712 builds the condition
+        tune(
+            prompts=prompts,
+            data_revision=data_revision,
+            config=config,
+            overrides=overrides,
+            cluster=cluster,
+            cluster_overrides=cluster_overrides,
+            references=references,
+            evaluation_gpus=evaluation_gpus,
+            policy=policy,
+            registry=registry,
+            name=name,
+        )

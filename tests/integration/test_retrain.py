@@ -1,0 +1,69 @@
+"""The pipeline for a schedule, run here: nothing happens unless something drifted, and every run tells its outcome."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.display import Failure
+from pipelines.local import defaults, run_here
+from pipelines.retrain import retrain
+
+ROOT = Path(__file__).parents[2]
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
+SMALL = ["steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "evaluation.max_prompts=4"]
+SMALL += ["evaluation.sampler.steps=2"]
+
+
+def write(path: Path, template: str) -> Path:
+    texts = [template.format(one, shape, other) for one in COLOURS for other in COLOURS for shape in SHAPES]
+    path.write_text("\n".join(texts), encoding="utf-8")
+    return path
+
+
+def run(tmp_path: Path, incoming: Path, **arguments: Any) -> tuple[Failure | None, list[str]]:
+    """Retrain for these prompts; the steps that were done, in their order."""
+    trained = write(tmp_path / "trained.txt", "a {} {} above a {} ring, on a white background")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(json.dumps({"min_prompts": 1, "against": {"base": {"symmetry": {"max_drop": 1.0}}}}))
+    given = {"reference": trained, "incoming": incoming, "prompts": trained, "policy": policy}
+    paths = {name: str(path) for name, path in given.items()}
+    places = {"registry": str(tmp_path / "registry"), "name": "tried", "overrides": SMALL}
+    screen = io.StringIO()
+    failure = run_here(
+        retrain, tmp_path / "steps", defaults(retrain) | paths | places | arguments, screen, io.StringIO()
+    )
+    return failure, [line.split()[1] for line in screen.getvalue().splitlines() if " done in " in line]
+
+
+@pytest.fixture(autouse=True)
+def _at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # the paths of the defaults start there
+
+
+def test_nothing_is_trained_while_nothing_drifts(tmp_path: Path) -> None:
+    incoming = write(tmp_path / "incoming.txt", "a {} {} above a {} ring, on a white background")
+    assert run(tmp_path, incoming) == (None, ["monitor"])
+
+
+def test_what_drifted_is_tuned_and_published_and_the_outcome_told(tmp_path: Path) -> None:
+    incoming = write(tmp_path / "incoming.txt", "oil painting of one enormous {} whale, its {} fins, and a {} storm")
+    steps = ["monitor", "prepare-prompts", "train", "evaluate", "decide", "publish", "finish"]
+    assert run(tmp_path, incoming) == (None, steps)
+    [outcome] = (tmp_path / "steps").glob("*/finish/outcome")
+    assert outcome.read_text(encoding="utf-8").startswith("# Succeeded\n")
+
+
+def test_a_run_can_be_forced_and_one_that_fails_is_not_tried_again_here_and_says_so(tmp_path: Path) -> None:
+    incoming = write(tmp_path / "incoming.txt", "a {} {} above a {} ring, on a white background")
+    failure, done = run(tmp_path, incoming, force=True, config="nowhere.yaml")
+    assert failure is not None
+    assert (failure.step, failure.by_user) == ("train", True)
+    assert done == ["monitor", "prepare-prompts", "finish"]
+    [outcome] = (tmp_path / "steps").glob("*/finish/outcome")
+    assert outcome.read_text(encoding="utf-8").startswith("# Failed\n")

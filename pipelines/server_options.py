@@ -113,9 +113,9 @@ def prepared(
 
 
 def _checked(package: Package, assignments: tuple[str, ...]) -> Json:
-    from pipelines.server.package import check_config
+    from pipelines.server.package import check_files
 
     arguments = package.arguments(assignments)
-    if unchecked := check_config(package, arguments):
+    for unchecked in check_files(package, arguments):
         click.echo(f"({unchecked})")
     return arguments

@@ -13,6 +13,7 @@ from components.train.launch import train_on_cluster
 from components.train.spec import load_spec
 from drtune.config import load_config
 from drtune.contracts import TunedModel
+from drtune.errors import UserError
 from drtune.files import sha256_file
 
 
@@ -36,6 +37,8 @@ def train_model(
     if cluster:
         spec = load_spec(cluster, cluster_overrides)
         train_on_cluster(load_config(config, overrides), Path(prompts.path), spec, Path(model.path))
+    elif cluster_overrides:
+        raise UserError(f"cluster_overrides={list(cluster_overrides)}: cluster is empty; give cluster=FILE")
     else:
         _train_here(prompts.path, config, overrides, model.path)
     tuned = verified_model(Path(model.path))

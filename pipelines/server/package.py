@@ -157,25 +157,29 @@ class Package:
             yield from part.get("dag", {}).get("tasks", {}).items()
 
 
-def check_config(package: Package, arguments: Json) -> str | None:
-    """Check the run's configuration as its first step will, if the pipeline takes one and the file is at hand.
+def check_files(package: Package, arguments: Json) -> list[str]:
+    """Check the configuration, and the cluster's file, as the run's own steps will, where they are given and at hand.
 
     Returns:
-        What could not be checked, in one line; None when all was.
+        What could not be checked, a line each.
 
     Raises:
-        UserError: a key or a value of the configuration is wrong.
+        UserError: a key or a value in them is wrong.
     """
-    if not {"config", "overrides"} <= package.parameters.keys():
-        return None
-    given = {
-        name: arguments.get(name, package.parameters[name].get("defaultValue")) for name in ("config", "overrides")
-    }
-    if given["config"] and not Path(given["config"]).exists():
-        return f"{given['config']} is not here: the run itself checks it"
-    if wrong := [override for override in given["overrides"] or [] if not isinstance(override, str)]:
-        raise UserError(f'overrides: {json.dumps(wrong[0])} is no text; write it as "key=value"')
+    from components.train.spec import load_spec
     from drtune.config import load_config
 
-    load_config(given["config"] or None, given["overrides"] or [])
-    return None
+    unchecked = []
+    for name, changes, load in (("config", "overrides", load_config), ("cluster", "cluster_overrides", load_spec)):
+        if not {name, changes} <= package.parameters.keys():
+            continue
+        path, overrides = (arguments.get(key, package.parameters[key].get("defaultValue")) for key in (name, changes))
+        if wrong := [override for override in overrides or [] if not isinstance(override, str)]:
+            raise UserError(f'{changes}: {json.dumps(wrong[0])} is no text; write it as "key=value"')
+        if overrides and not path:
+            raise UserError(f"{changes}: {name} is empty, and there is nothing to change; give {name}=FILE")
+        if path and not Path(path).exists():
+            unchecked.append(f"{path} is not here: the run itself checks it")
+        elif path:
+            load(path, overrides or [])
+    return unchecked

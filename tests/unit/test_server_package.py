@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drtune.errors import UserError
-from pipelines.server.package import Package, check_config
+from pipelines.server.package import Package, check_files
 
 PARAMETERS = {
     "prompts": {"parameterType": "STRING", "isOptional": True, "defaultValue": "data/miniature.jsonl"},
@@ -133,12 +133,12 @@ def test_what_is_no_compiled_pipeline_is_refused(tmp_path: Path, content: str) -
 def test_the_configuration_is_checked_when_it_is_at_hand(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("steps: 20\n", encoding="utf-8")
-    assert check_config(package(), {"config": str(config), "overrides": ["batch_size=4"]}) is None
+    assert check_files(package(), {"config": str(config), "overrides": ["batch_size=4"]}) == []
     with pytest.raises(UserError, match="stepz: no such key"):
-        check_config(package(), {"config": str(config), "overrides": ["stepz=4"]})
+        check_files(package(), {"config": str(config), "overrides": ["stepz=4"]})
     with pytest.raises(UserError, match="overrides: 4 is no text"):
-        check_config(package(), {"config": str(config), "overrides": [4]})
-    assert (
-        check_config(package(), {"config": "elsewhere.yaml"}) == "elsewhere.yaml is not here: the run itself checks it"
-    )
-    assert check_config(package(only={"parameterType": "STRING"}), {}) is None
+        check_files(package(), {"config": str(config), "overrides": [4]})
+    assert check_files(package(), {"config": "elsewhere.yaml"}) == [
+        "elsewhere.yaml is not here: the run itself checks it"
+    ]
+    assert check_files(package(only={"parameterType": "STRING"}), {}) == []

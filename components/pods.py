@@ -12,6 +12,8 @@ S3_SECRET = "drtune-s3"
 """The Kubernetes secret with the keys of the S3 server."""
 S3_KEYS = {name: name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")}
 """Its keys, and the environment variables that they become."""
+HUB_SECRET, HUB_KEYS = "drtune-hub", {"HF_TOKEN": "HF_TOKEN"}
+"""The secret with the token of the Hugging Face hub, for bases with restricted access."""
 RETRY_AFTER = "60s"
 
 
@@ -34,3 +36,8 @@ def equip(step: PipelineTask, *, cpu: str, memory: str, hours: float, retries: i
     if retries:
         step.set_retry(retries, RETRY_AFTER)
     return step
+
+
+def let_load_from_the_hub(step: PipelineTask) -> None:
+    """Give a step the token of the Hugging Face hub, where there is one."""
+    kubernetes.use_secret_as_env(step, HUB_SECRET, HUB_KEYS, optional=True)

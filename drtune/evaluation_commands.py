@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from drtune.console import OVERRIDES, OVERWRITE, PATH
+from drtune.console import OVERWRITE, PATH
 from drtune.files import claim, replacing
 
 
@@ -21,10 +21,17 @@ from drtune.files import claim, replacing
     "references",
     metavar="NAME=PLACE",
     multiple=True,
-    help="Pictures to compare with: a folder, .zip or .tar with a manifest.csv (image, prompt). Repeatable.",
+    help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv (image, prompt). "
+    "Repeatable.",
 )
 @click.option("--out", type=PATH, default="runs/report", show_default=True, help="Folder for the report.")
-@OVERRIDES
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change one evaluation.* key of the model's configuration, as in evaluation.max_prompts=64. Repeatable.",
+)
 @OVERWRITE
 def evaluate(
     model: Path,
@@ -70,7 +77,11 @@ def evaluate(
 @click.command()
 @click.option("--report", type=PATH, default="runs/report", show_default=True, help="An evaluation report.")
 @click.option("--policy", type=PATH, default="configs/gate.yaml", show_default=True, help="What must be achieved.")
-@click.option("--study", type=PATH, help="What people said of the same report, as `drtune study count` gives it.")
+@click.option(
+    "--study",
+    type=PATH,
+    help="What people said (`drtune study count`), for a policy with a study section.",
+)
 @click.option("--out", type=PATH, default="runs/decision", show_default=True, help="Folder for the decision.")
 @OVERWRITE
 @click.pass_context

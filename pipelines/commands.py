@@ -19,19 +19,23 @@ PACKAGE = Path(__file__).with_name("tune.yaml")
 @click.group(cls=CommandGroup)
 @click.version_option(package_name="drtune")
 def main() -> None:
-    """Run the pipeline: prepare prompts, train, evaluate, decide, publish.
+    """Run the pipeline here, or on a Kubeflow server: prepare prompts, train, evaluate, decide, publish.
 
-    Exit codes: 0 done (published or not), 1 a step failed, 2 something given cannot be used.
+    Exit codes: 0 done (published or not), 1 a step or run failed, 2 something given cannot be used; `monitor` has more.
     """
 
 
 @main.command()
 @click.option("--prompts", help="Prompts file.  [default: data/miniature.jsonl]")
-@click.option("--data-revision", help="Commit whose data.dvc the prompts are checked against.")
+@click.option("--data-revision", help="Commit, branch or tag whose version of the data is taken.")
 @click.option("--config", help="YAML file with what differs from the defaults.  [default: configs/miniature.yaml]")
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change one key of it. Repeatable.")
 @click.option(
-    "--reference", "references", metavar="NAME=PLACE", multiple=True, help="Pictures to compare with. Repeatable."
+    "--reference",
+    "references",
+    metavar="NAME=PLACE",
+    multiple=True,
+    help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv. Repeatable.",
 )
 @click.option("--policy", help="What must be achieved to be published.  [default: configs/gate.yaml]")
 @click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")

@@ -37,7 +37,7 @@ def retrain(
         monitor_policy: YAML file with the thresholds of the checks.
         force: Tune even if nothing has drifted.
         prompts: Prompts file to tune on: .txt, .csv, .tsv, .json, .jsonl or .parquet.
-        data_revision: Commit whose data.dvc the prompts are checked against; empty takes the one at hand.
+        data_revision: Commit, branch or tag whose version of the data is taken; empty takes the one at hand.
         config: YAML file with what differs from the default configuration.
         overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
         cluster: YAML file that describes the job of a cluster; empty trains in the step itself.

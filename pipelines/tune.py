@@ -5,7 +5,7 @@ from kfp import dsl
 from components.decide.component import decide
 from components.evaluate.component import evaluate
 from components.finish.component import finish
-from components.pods import equip
+from components.pods import equip, let_load_from_the_hub
 from components.prepare_prompts.component import prepare_prompts
 from components.publish.component import publish
 from components.train.component import train
@@ -29,7 +29,7 @@ def tune(
 
     Args:
         prompts: Prompts file: .txt, .csv, .tsv, .json, .jsonl or .parquet.
-        data_revision: Commit whose data.dvc the prompts are checked against; empty takes the one at hand.
+        data_revision: Commit, branch or tag whose version of the data is taken; empty takes the one at hand.
         config: YAML file with what differs from the default configuration.
         overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
         cluster: YAML file that describes the job of a cluster, such as configs/cluster.yaml; empty trains in the
@@ -70,6 +70,7 @@ def tune(
         )
         evaluated.set_caching_options(False)  # the champion may have changed since
         equip(evaluated, cpu="2", memory="8Gi", hours=12, retries=1)
+        let_load_from_the_hub(evaluated)
         evaluated.set_memory_limit("32Gi")  # models pass through the main memory of a GPU's node
         evaluated.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(evaluation_gpus)
 

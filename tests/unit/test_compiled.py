@@ -10,7 +10,7 @@ from click import Option
 from kfp.dsl.graph_component import GraphComponent
 
 from components.images import USER_ID
-from components.pods import S3_SECRET
+from components.pods import HUB_SECRET, S3_SECRET
 from pipelines.commands import PACKAGE, main
 from pipelines.local import compile_pipeline, defaults
 from pipelines.monitor import monitor
@@ -81,8 +81,8 @@ def test_every_pod_is_without_root_in_time_and_with_its_keys_by_the_name_of_thei
     for name, pod in pods.items():
         assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": str(USER_ID)}
         assert int(pod["activeDeadlineSeconds"]) >= 1800
-        [secret] = pod["secretAsEnv"]
-        assert (secret["secretName"], secret["optional"]) == (S3_SECRET, True)
+        secrets = {secret["secretName"]: secret["optional"] for secret in pod["secretAsEnv"]}
+        assert secrets == {S3_SECRET: True} | ({HUB_SECRET: True} if name == "exec-evaluate" else {})
         resources = executors[name]["container"]["resources"]
         assert {"resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit"} <= set(resources)
 

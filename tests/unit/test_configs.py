@@ -10,7 +10,7 @@ from drtune.plan.estimate import estimate
 from drtune.plan.units import parse_bytes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-POLICIES = [CONFIGS / "gate.yaml", CONFIGS / "monitor.yaml"]
+POLICIES = [CONFIGS / "gate.yaml", CONFIGS / "gate-hps.yaml", CONFIGS / "monitor.yaml"]
 CLUSTERS = [CONFIGS / "cluster.yaml"]
 RUNS = sorted(set(CONFIGS.glob("*.yaml")) - {*POLICIES, *CLUSTERS})
 GPUS = {
@@ -55,5 +55,7 @@ def test_every_configuration_fits_on_the_gpus_that_it_is_made_for(path: Path) ->
 
 
 def test_every_policy_is_valid() -> None:
-    assert Policy.read(CONFIGS / "gate.yaml").against
+    for policy, config in (("gate.yaml", "miniature.yaml"), ("gate-hps.yaml", "sdxl-hps.yaml")):
+        wanted = {reward for rewards in Policy.read(CONFIGS / policy).against.values() for reward in rewards}
+        assert wanted <= set(load_config(CONFIGS / config).reward_names)
     assert MonitorPolicy.read(CONFIGS / "monitor.yaml").thresholds.rewards

@@ -50,6 +50,8 @@ def evaluate(
     for name, place in places:
         if not name or not place:
             raise click.UsageError("--reference: wanted NAME=PLACE, as in --reference midjourney=references/mj.zip")
+    if len(dict(places)) < len(places):
+        raise click.UsageError("--reference: two have one name; give each its own")
     from drtune.evaluation import evaluate as compare
     from drtune.report import PAGE
 

@@ -13,7 +13,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from drtune.config import Config
 from drtune.contracts import Check, Decision, EvaluationReport, Score, StudyResult
+from drtune.errors import UserError
 from drtune.files import sha256_bytes
 from drtune.sections import PolicyFile, Section
 
@@ -73,10 +75,28 @@ class Policy(PolicyFile):
 
     @model_validator(mode="after")
     def _names_a_reward(self) -> Self:
+        if "candidate" in self.against:
+            raise ValueError("against.candidate: is who is judged; name an opponent, such as base")
         for opponent, rules in self.against.items():
             if not rules:
                 raise ValueError(f"against.{opponent}: holds no reward: name one with its rules, or leave it out")
         return self
+
+
+def refuse_unmeasured(policy: Policy, config: Config) -> None:
+    """Refuse a policy with rules on rewards that the evaluation of this configuration will not have.
+
+    Raises:
+        UserError: naming one; better before a training than after it.
+    """
+    measured = {*config.rewards, *config.evaluation.rewards}
+    for opponent, rewards in policy.against.items():
+        for reward in rewards:
+            if reward not in measured:
+                raise UserError(
+                    f"policy: against.{opponent}.{reward} is not among the rewards of the configuration "
+                    f"({', '.join(sorted(measured))}); add it to evaluation.rewards, or give another policy"
+                )
 
 
 def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None = None) -> Decision:
@@ -88,15 +108,27 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
         report: the evaluation.
         policy: what it must fulfil.
         study: what people said of the pictures of the same report, if they were asked.
+
+    Raises:
+        UserError: the study is of another report, or the policy has nothing to say of studies.
     """
+    if study is not None:
+        if policy.study is None:
+            raise UserError("study: the policy has no section `study` that could count it; add one, or leave it out")
+        if study.report_sha256 != sha256_bytes(report.manifest().encode()):
+            raise UserError("study: is of another report; count one that was made from this report")
     checks = [
         Check(
             passed=report.num_prompts >= policy.min_prompts,
             reason=f"{report.num_prompts} prompts, at least {policy.min_prompts} wanted",
         ),
-        *(check for opponent, rewards in policy.against.items() for check in _against(opponent, rewards, report)),
+        *(
+            check
+            for opponent, rewards in policy.against.items()
+            for check in _against(opponent, rewards, report, policy.min_prompts)
+        ),
         *_limits(policy.limits, report),
-        *(_study(policy.study, report, study) if policy.study else []),
+        *(_study(policy.study, study) if policy.study else []),
     ]
     return Decision(
         publish=all(check.passed for check in checks),
@@ -107,7 +139,7 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
     )
 
 
-def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport) -> Iterator[Check]:
+def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport, min_prompts: int) -> Iterator[Check]:
     """The checks against one opponent, in the order of its rules."""
     if opponent not in {contestant.name for contestant in report.contestants}:
         if opponent == "champion":
@@ -120,6 +152,9 @@ def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport)
         overall = report.score(name, opponent)
         if overall is None:
             reason = f"{name} against {opponent}: not in the report; add it to evaluation.rewards"
+            yield Check(passed=False, reason=reason)
+        elif overall.num_prompts < min_prompts:  # a reference may share a few prompts only
+            reason = f"{name} against {opponent}: {overall.num_prompts} common prompts, at least {min_prompts} wanted"
             yield Check(passed=False, reason=reason)
         else:
             categories = [
@@ -157,7 +192,11 @@ def _lowest(scores: Sequence[Score], numbers: Sequence[float]) -> Score:
 def _limits(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
     """The checks of what must be kept, against the base."""
     if (bound := limits.max_held_out_drop) is not None:
-        for score in _of_kind(report, "held_out"):
+        held_out = _of_kind(report, "held_out")
+        if not held_out:
+            reason = "held-out rewards: the report has none; add one that was not tuned on to evaluation.rewards"
+            yield Check(passed=False, reason=reason)
+        for score in held_out:
             reason = f"{score.measure}, not tuned on: gain {score.effect:.2f} deviations, at least {-bound:g} wanted"
             yield Check(passed=score.effect >= -bound, reason=reason)
     if (bound := limits.min_diversity) is not None:
@@ -187,13 +226,10 @@ def _of_kind(report: EvaluationReport, kind: str) -> list[Score]:
     return [score for name in names if (score := report.score(name)) is not None]
 
 
-def _study(rules: StudyRules, report: EvaluationReport, study: StudyResult | None) -> Iterator[Check]:
+def _study(rules: StudyRules, study: StudyResult | None) -> Iterator[Check]:
     """The checks of what people said."""
     if study is None:
         yield Check(passed=False, reason="study: the policy wants one, and none was given; see `drtune study`")
-        return
-    if study.report_sha256 != sha256_bytes(report.manifest().encode()):
-        yield Check(passed=False, reason="study: is of another report; make one of this report")
         return
     preference = study.preference("candidate", rules.opponent)
     if preference is None:

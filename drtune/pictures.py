@@ -70,7 +70,7 @@ def matched(images: Path, prompts: Path) -> list[Entry]:
         elif record.refused:
             problem = f"prompt: {record.refused}"
         else:
-            problem = "" if (images / image).is_file() else "missing"
+            problem = _where(images, image)
         entries.append(Entry(image, record.text, record.category, problem))
     named = {entry.image for entry in entries}
     return entries + [Entry(image, problem="surplus") for image in present if image not in named]
@@ -105,6 +105,13 @@ def check_finite(reward: str, scores_B: Tensor, pictures: Sequence[str]) -> None
     if (unusable_B := ~scores_B.isfinite()).any():
         picture = pictures[int(unusable_B.int().argmax())]
         raise UserError(f"reward {reward}: not finite for {picture}; look at that picture, or at the reward")
+
+
+def _where(folder: Path, image: str) -> str:
+    """What is wrong with the place of a picture, if anything: a manifest of somebody else's may name any file."""
+    if not (folder / image).resolve().is_relative_to(folder.resolve()):
+        return "outside of the folder"
+    return "" if (folder / image).is_file() else "missing"
 
 
 def _natural(name: str) -> tuple[list[tuple[str, int]], str]:

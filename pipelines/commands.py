@@ -54,12 +54,14 @@ def run(
 ) -> None:
     """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
     from drtune.config import load_config
+    from drtune.gate import Policy, refuse_unmeasured
     from pipelines.local import defaults, run_into
     from pipelines.tune import tune
 
     arguments = defaults(tune) | {key: value for key, value in given.items() if value is not None}
     arguments |= {"overrides": list(overrides), "references": list(references)}
-    load_config(arguments["config"], overrides)  # a mistake in it is best found before the first step
+    settings = load_config(arguments["config"], overrides)  # a mistake is best found before the first step
+    refuse_unmeasured(Policy.read(arguments["policy"]), settings)
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     duration = run_into(out, tune, arguments, ctx, overwrite=overwrite)
     click.echo(_summary(out, duration))

@@ -115,7 +115,7 @@ class Highlight(Contract):
     prompt: str
     category: str
     gain: float
-    """Of candidate over base from the same noise, in the weighted sum of the trained rewards."""
+    """Of candidate over base from the same noise, in the weighted sum of the trained rewards, bent as in training."""
     values: dict[str, float]
     """That sum by contestant."""
     thumbnails: dict[str, str]

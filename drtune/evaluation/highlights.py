@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import torch
 from PIL import Image
 
 from drtune.config import Config
 from drtune.contracts import Highlight
 from drtune.evaluation.gathering import IMAGES
 from drtune.images import contact_sheet, resized
+from drtune.rewards import bend
 
 NUM_SHOWN = 8
 """Prompts with gains, and as many with losses."""
@@ -28,7 +30,10 @@ def highlights(
     Their thumbnails are written into `folder`.
     """
     first = table[table["picture"] == 0].set_index(["contestant", "index"])
-    first["tuned"] = sum(term.weight * first[name] for name, term in config.rewards.items())
+    first["tuned"] = sum(
+        term.weight * bend(torch.from_numpy(first[name].to_numpy(copy=True)), term).numpy()
+        for name, term in config.rewards.items()
+    )
     tuned = first["tuned"].unstack("contestant")
     gains = (tuned["candidate"] - tuned["base"]).sort_values(ascending=False, kind="stable")
     count = min(2 * NUM_SHOWN, len(gains))

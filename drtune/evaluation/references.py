@@ -6,6 +6,8 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ class Pictures:
     by_prompt: dict[str, list[Path]]
     """By the prompt's text, letter case aside."""
     sha256: str
+    """Of which pictures belong to which prompts, in their order."""
     problems: Sequence[Unused]
 
     def of(self, shot: Shot) -> Path | None:
@@ -89,9 +92,21 @@ def _fetched(name: str, uri: str, folder: Path, environment: Mapping[str, str]) 
 def _unpacked(name: str, archive: Path, folder: Path) -> Path:
     if not archive.name.lower().endswith(ARCHIVES):
         raise UserError(f"reference {name}={archive}: is no folder and no {', '.join(ARCHIVES)}; give one of these")
+    if not archive.exists():
+        raise UserError(f"reference {name}={archive}: is not there; correct the place")
+    is_zip = archive.name.lower().endswith(".zip")
+    kind = "zip" if is_zip else "tar" if archive.name.lower().endswith(".tar") else "gztar"
     try:
-        shutil.unpack_archive(archive, folder, filter=None if archive.suffix.lower() == ".zip" else "data")
-    except (OSError, shutil.ReadError, tarfile.TarError, EOFError, RuntimeError) as error:
+        shutil.unpack_archive(archive, folder, kind, filter=None if is_zip else "data")
+    except (
+        OSError,
+        shutil.ReadError,
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+    ) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(f"reference {name}={archive}: cannot be unpacked ({reason}); take another copy") from None
     return _only_folder(folder)
@@ -108,36 +123,35 @@ def find_pictures(name: str, folder: Path, prompts: Sequence[Prompt], pictures_p
         UserError: no file tells which picture has which prompt, or not one picture can be used.
     """
     entries = matched(folder, _manifest(name, folder))
-    wanted = {prompt.text.casefold(): prompt.text for prompt in prompts}
-    found: dict[str, list[Path]] = {}
-    digests: set[str] = set()
+    found: dict[str, dict[str, Path]] = {prompt.text.casefold(): {} for prompt in prompts}
+    seen: set[str] = set()
     problems = []
     for entry in entries:
-        key = entry.prompt.casefold()
-        paths = found.setdefault(key, []) if key in wanted else None
-        problem = entry.problem or _problem(paths, pictures_per_prompt)
-        if not problem:
-            digest = sha256_file(folder / entry.image)
-            problem = "duplicate" if digest in digests else ""
-            digests.add(digest)
-        if problem:
+        taken = found.get(entry.prompt.casefold())
+        digest = "" if entry.problem else sha256_file(folder / entry.image)
+        if problem := entry.problem or _problem(taken, digest in seen, pictures_per_prompt):
             problems.append(Unused(entry.image, entry.prompt, problem))
-        elif paths is not None:
-            paths.append(folder / entry.image)
-    if not digests:
+        elif taken is not None:
+            taken[digest] = folder / entry.image
+            seen.add(digest)
+    if not seen:
         reasons = ", ".join(sorted({unused.problem for unused in problems})) or "it names none"
         raise UserError(
             f"reference {name}: not one of its {len(entries)} pictures answers to a prompt of the evaluation "
             f"({reasons}); see that its prompts are those of the prompt set's held-out part"
         )
-    problems += [Unused("", text, "no picture") for key, text in wanted.items() if not found.get(key)]
-    return Pictures(found, sha256_bytes("".join(sorted(digests)).encode()), problems)
+    problems += [Unused("", prompt.text, "no picture") for prompt in prompts if not found[prompt.text.casefold()]]
+    digest = sha256_bytes(repr([(key, list(taken)) for key, taken in found.items()]).encode())
+    return Pictures({key: list(taken.values()) for key, taken in found.items()}, digest, problems)
 
 
-def _problem(paths: list[Path] | None, pictures_per_prompt: int) -> str:
-    if paths is None:
+def _problem(taken: Mapping[str, Path] | None, is_duplicate: bool, pictures_per_prompt: int) -> str:
+    """Why a picture that is there is not used, if so; `taken` are those that its prompt has already."""
+    if taken is None:
         return "not evaluated"
-    return "surplus" if len(paths) == pictures_per_prompt else ""
+    if is_duplicate:
+        return "duplicate"
+    return "surplus" if len(taken) == pictures_per_prompt else ""
 
 
 def _manifest(name: str, folder: Path) -> Path:

@@ -22,7 +22,7 @@ from drtune.errors import UserError
 from drtune.evaluation.benchmark import benchmark
 from drtune.evaluation.comparison import CANDIDATE, per_prompt, scores, standings, with_diversity
 from drtune.evaluation.contestants import Drawn, Entrant, Shown, load_for
-from drtune.evaluation.gathering import MEASURED, gather, gathered
+from drtune.evaluation.gathering import IMAGES, MEASURED, gather, gathered
 from drtune.evaluation.highlights import highlights, write_grid
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.references import find_pictures, opened
@@ -108,9 +108,9 @@ def evaluate(
     report.save(folder)
     write_pages(folder, folder)
     shutil.rmtree(folder / MEASURED)
-    (folder / KEY).unlink()
     with replacing(out) as written:
         folder.replace(written)
+    (out / KEY).unlink()
     return report
 
 
@@ -169,6 +169,7 @@ def _key(config: Config, prompts: Sequence[Prompt], entrants: Sequence[Entrant],
         [(entrant.name, entrant.source, entrant.sha256) for entrant in entrants],
         [measure.manifest() for measure in gauges.measures],
         _versions(),
+        code_revision(),
     )
     return sha256_bytes(repr(parts).encode())
 
@@ -180,13 +181,14 @@ def _room(out: Path, key: str) -> Path:
         UserError: something else stands there.
     """
     folder = out.with_name(f"{out.name}.partial")
-    if folder.exists() and not (folder / KEY).is_file():
+    if folder.exists() and any(folder.iterdir()) and not (folder / KEY).is_file():
         raise UserError(
             f"{folder}: stands where the evaluation works, and is not its own; move it, or give another --out"
         )
-    if folder.exists() and (folder / KEY).read_text(encoding="utf-8") != key:
-        shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
+    if (folder / KEY).is_file() and (folder / KEY).read_text(encoding="utf-8") != key:
+        for part in (IMAGES, MEASURED):  # the key goes last, so that what a kill leaves is still known to be ours
+            shutil.rmtree(folder / part, ignore_errors=True)
     write_text(folder / KEY, key)
     return folder
 

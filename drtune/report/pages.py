@@ -15,7 +15,7 @@ from pathlib import Path
 
 import jinja2
 
-from drtune.config import load_config
+from drtune.config import RewardTerm, load_config
 from drtune.contracts import CONFIG, Decision, EvaluationReport, Score, StudyResult
 from drtune.errors import UserError
 from drtune.files import write_text
@@ -54,9 +54,7 @@ def write_pages(
         "published": PUBLISHED,
         "styles": STYLES,
         "caveat": CAVEAT,
-        "tuned_for": " + ".join(
-            f"{term.weight:g} \N{MULTIPLICATION SIGN} {name}" for name, term in config.rewards.items()
-        ),
+        "tuned_for": " + ".join(told(name, term) for name, term in config.rewards.items()),
         "picture": lambda path: data_uri(folder / path),
     }
     for name in (PAGE, SUMMARY):
@@ -93,6 +91,16 @@ def _template(name: str) -> jinja2.Template:
 def categories(scores: Sequence[Score]) -> list[str]:
     """The categories that there are numbers of, in order; none when there is nothing to break down."""
     return list(dict.fromkeys(score.category for score in scores if score.category is not None))
+
+
+def told(name: str, term: RewardTerm) -> str:
+    """One reward of the sum that was maximised, with how it is bent."""
+    words = f"{term.weight:g} \N{MULTIPLICATION SIGN} {name}"
+    if term.hinge is not None:
+        words += f" up to {term.hinge:g}"
+    if term.target is not None:
+        words += f" near {term.target:g}"
+    return words
 
 
 def scales(report: EvaluationReport) -> dict[tuple[str, str], float]:

@@ -158,7 +158,7 @@ class Package:
 
 
 def check_files(package: Package, arguments: Json) -> list[str]:
-    """Check the configuration, and the cluster's file, as the run's own steps will, where they are given and at hand.
+    """Check configuration, cluster's file and policy as the run's own steps will, where they are given and at hand.
 
     Returns:
         What could not be checked, a line each.
@@ -168,8 +168,10 @@ def check_files(package: Package, arguments: Json) -> list[str]:
     """
     from components.train.spec import load_spec
     from drtune.config import load_config
+    from drtune.gate import Policy, refuse_unmeasured
 
     unchecked = []
+    loaded: dict[str, Any] = {}
     for name, changes, load in (("config", "overrides", load_config), ("cluster", "cluster_overrides", load_spec)):
         if not {name, changes} <= package.parameters.keys():
             continue
@@ -181,5 +183,8 @@ def check_files(package: Package, arguments: Json) -> list[str]:
         if path and not Path(path).exists():
             unchecked.append(f"{path} is not here: the run itself checks it")
         elif path:
-            load(path, overrides or [])
+            loaded[name] = load(path, overrides or [])
+    policy = arguments.get("policy", package.parameters.get("policy", {}).get("defaultValue"))
+    if "config" in loaded and policy and Path(policy).exists():
+        refuse_unmeasured(Policy.read(policy), loaded["config"])
     return unchecked

@@ -191,6 +191,7 @@ def test_another_evaluation_does_not_go_on_with_the_batches_of_an_earlier_one(
     evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report")
     assert sha256_folder(tmp_path / "report") == sha256_folder(whole)
     partial.mkdir()
+    (partial / "mine.txt").touch()
     with pytest.raises(UserError, match=r"report\.partial: stands where the evaluation works, and is not its own"):
         evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", overwrite=True)
 

@@ -118,10 +118,42 @@ def test_every_picture_of_a_reference_that_is_not_used_is_named_and_counted(
     assert score.num_prompts == 3  # 0, 4 and 5
 
 
+def test_a_manifest_that_was_mended_is_another_reference(tmp_path: Path) -> None:
+    texts = [prompt.text for prompt in PROMPTS[:2]]
+    folder = write_reference(tmp_path / "mj", dict(zip(texts, RGB, strict=False)))
+    before = find_pictures("mj", folder, PROMPTS, 1).sha256
+    manifest = pd.read_csv(folder / "manifest.csv")
+    manifest["prompt"] = manifest["prompt"].to_numpy()[::-1]
+    manifest.to_csv(folder / "manifest.csv", index=False)
+    assert find_pictures("mj", folder, PROMPTS, 1).sha256 != before
+
+
+def test_a_manifest_cannot_name_files_outside_of_its_folder(tmp_path: Path) -> None:
+    folder = write_reference(tmp_path / "mj", {PROMPTS[0].text: (1, 2, 3)})
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    with (folder / "manifest.csv").open("a", encoding="utf-8") as file:
+        file.write(f"../secret.png,{PROMPTS[1].text}\n/proc/self/environ,{PROMPTS[2].text}\n")
+    problems = find_pictures("mj", folder, PROMPTS[:3], 1).problems
+    assert [unused.problem for unused in problems] == ["outside of the folder"] * 2 + ["no picture"] * 2
+
+
+def test_a_damaged_archive_is_refused_in_one_line_and_capitals_are_read(tmp_path: Path) -> None:
+    archive = zipped(write_reference(tmp_path / "mj", {PROMPTS[0].text: (1, 2, 3)}))
+    shutil.copyfile(archive, tmp_path / "MJ.ZIP")
+    with opened("mj", str(tmp_path / "MJ.ZIP")) as folder:
+        assert (folder / "0.webp").is_file()
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 4] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be unpacked"), opened("mj", str(archive)):
+        pass
+
+
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
         ("mj", lambda folder: folder / "nowhere", "is no folder and no .zip"),
+        ("mj", lambda folder: folder / "nowhere.zip", "is not there"),
         ("mj", lambda folder: folder, "wanted one file of prompts in .* found none"),
         ("base", lambda folder: folder, "wanted lower-case letters, digits and dashes, and not base"),
         ("../mj", lambda folder: folder, "wanted lower-case letters"),

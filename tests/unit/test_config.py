@@ -41,7 +41,7 @@ from drtune.errors import UserError
         ),
         ("rewards.symmetry={praise: a}", "rewards.symmetry={'praise': 'a'}: a relative reward needs both"),
         ("rewards.symmetry=true", "rewards.symmetry=True: "),
-        ("held_out.reward=symmetry", "held_out.max_drop={'reward': 'symmetry'}: Field required"),
+        ("held_out.reward=symmetry", "held_out.max_drop: is missing"),
         ("held_out={reward: beauty, max_drop: 0.1}", "held_out.reward='beauty': no reward 'beauty'; "),
         ("held_out={reward: symmetry, max_drop: 1, a: 1}", "held_out.a: no such key; the keys are reward, max_drop"),
         ("rewards.beauty=1", "rewards: no reward 'beauty'; there are symmetry, "),

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drtune.config import load_config
 from drtune.contracts import Score
 from drtune.errors import UserError
 from drtune.files import sha256_bytes
-from drtune.gate import Limits, Policy, Rules, StudyRules, decide
+from drtune.gate import Limits, Policy, Rules, StudyRules, decide, refuse_unmeasured
 from tests.reports import report_of, score, standing, study_of
 
 NAN = math.nan
@@ -89,6 +90,11 @@ def limited(limits: Limits, *scores: Score, drift: float | None = None) -> list[
             Limits(max_held_out_drop=0.5),
             [score("hps", effect=-0.51), score("pickscore", effect=3.0)],
             ["hps, not tuned on: gain -0.51 deviations, at least -0.5 wanted"],
+        ),
+        (
+            Limits(max_held_out_drop=0.5),
+            [],
+            ["held-out rewards: the report has none; add one that was not tuned on to evaluation.rewards"],
         ),
         (Limits(min_diversity=0.8), [score("diversity_within", gain=-0.1)], []),
         (
@@ -170,7 +176,25 @@ def test_a_study_that_is_wanted_must_be_there_and_be_of_the_same_report() -> Non
     report = report_of(score())
     policy = Policy(min_prompts=1, against={"base": {"symmetry": Rules(min_gain=0.1)}}, study=StudyRules())
     assert "none was given" in decide(report, policy).reasons[0]
-    assert "is of another report" in decide(report, policy, study_of(report_of(score(gain=0.2)))).reasons[0]
+    with pytest.raises(UserError, match="is of another report"):
+        decide(report, policy, study_of(report_of(score(gain=0.2))))
+    with pytest.raises(UserError, match="the policy has no section `study`"):
+        decide(report, policy.model_copy(update={"study": None}), study_of(report))
+
+
+def test_a_comparison_on_a_few_common_prompts_publishes_nothing() -> None:
+    report = report_of(score(), score(opponent="mj", num_prompts=3, margin=0.0))
+    policy = Policy(min_prompts=4, against={"mj": {"symmetry": Rules(min_gain=0.1)}})
+    assert decide(report, policy).reasons[0] == "failed: symmetry against mj: 3 common prompts, at least 4 wanted"
+
+
+def test_a_policy_on_rewards_that_will_not_be_measured_is_refused_before_a_training() -> None:
+    rules = {"base": {"symmetry": Rules(min_gain=0.1)}, "champion": {"pickscore": Rules(max_drop=0.1)}}
+    policy = Policy(min_prompts=1, against=rules)
+    config = load_config(None, ["evaluation.rewards=[preference]"])
+    with pytest.raises(UserError, match=r"against\.champion\.pickscore is not among .* \(preference, symmetry\)"):
+        refuse_unmeasured(policy, config)
+    refuse_unmeasured(policy, load_config(None, ["evaluation.rewards=[pickscore]"]))
 
 
 numbers = st.floats(-1, 1)
@@ -207,16 +231,21 @@ def test_a_better_candidate_is_never_refused_where_a_worse_one_passed(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("min_prompts: 64\nagainst: {base: {symmetry: {min_gains: 0.1}}}", r"symmetry\.min_gains: Extra inputs"),
-        ("against: {base: {symmetry: {min_gain: 0.1}}}", "min_prompts: Field required"),
-        ("min_prompts: 64\nagainst: {}", "against: Dictionary should have at least 1 item"),
+        (
+            "min_prompts: 64\nagainst: {base: {symmetry: {min_gains: 0.1}}}",
+            r"symmetry\.min_gains: no such key; the keys are min_gain, ",
+        ),
+        ("against: {base: {symmetry: {min_gain: 0.1}}}", "min_prompts: is missing"),
+        ("min_prompts: 64\nagainst: {}", "against={}: Dictionary should have at least 1 item"),
+        ("min_prompts: 64\nagainst: {candidate: {a: {min_gain: 0}}}", r"against\.candidate: is who is judged"),
         ("min_prompts: 64\nagainst: {base: {}}", r"against\.base: holds no reward"),
         ("min_prompts: 64\nagainst: {base: {symmetry: {}}}", "holds no rule: give one of min_gain"),
         ("min_prompts: 64\nagainst: {base: {symmetry: {max_drop: -0.1}}}", "greater than or equal to 0"),
         ("min_prompts: 64\nagainst: {base: {symmetry: {min_gain: .nan}}}", "finite number"),
-        ("min_prompts: 64\nlimits: {max_drift: 3}\nagainst: {base: {a: {min_gain: 0}}}", r"limits\.max_drift: .* 2"),
+        ("min_prompts: 64\nlimits: {max_drift: 3}\nagainst: {base: {a: {min_gain: 0}}}", r"limits\.max_drift=3: .* 2"),
         ("against: [", "not valid YAML"),
-        ("", "the file: Input should be a valid dictionary"),
+        ("", "min_prompts: is missing; against: is missing"),
+        ("3", "holds int, wanted keys with values"),
     ],
 )
 def test_a_policy_that_says_nothing_clear_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from drtune.contracts import MANIFEST, Observed, PromptSet
+from drtune.contracts import BESIDE_REWARDS, MANIFEST, Observed, PromptSet
 from drtune.errors import UserError
 from drtune.files import sha256_bytes
 from drtune.prompts import PROMPTS, Prompt, Split, load_prompts, parse
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".csv", ".parquet")
-NOT_REWARDS = frozenset({"contestant", "prompt", "category", "picture", "image", "problem"})
-"""Columns of a table of scores that describe the picture."""
+NOT_REWARDS = BESIDE_REWARDS | {"contestant", "prompt", "category", "picture", "image", "problem"}
+"""Columns of a table of scores that describe the picture, or measure something else than a reward."""
 CANDIDATE = "candidate"
 """The contestant of an evaluation whose scores are those of the release."""
 

@@ -8,7 +8,21 @@ Every value names the digests of what it came from, so that any published file c
 """
 
 from drtune.contracts.base import MANIFEST, Contract
-from drtune.contracts.evaluation import BenchmarkRow, Contestant, EvaluationReport, Highlight, Measure, Score, Standing
+from drtune.contracts.evaluation import (
+    BESIDE_REWARDS,
+    DIVERSITY_ACROSS,
+    DIVERSITY_WITHIN,
+    DRIFT,
+    DRIFT_PIXELS,
+    LOOKS,
+    BenchmarkRow,
+    Contestant,
+    EvaluationReport,
+    Highlight,
+    Measure,
+    Score,
+    Standing,
+)
 from drtune.contracts.model import ADAPTER, CONFIG, NETWORK, NETWORK_CONFIG, DataSource, PromptSet, TunedModel
 from drtune.contracts.monitoring import DriftCheck, DriftVerdict, Observed
 from drtune.contracts.publication import Check, Decision, RegistryEntry
@@ -16,7 +30,13 @@ from drtune.contracts.study import Preference, RaterResult, Strength, Study, Stu
 
 __all__ = [
     "ADAPTER",
+    "BESIDE_REWARDS",
     "CONFIG",
+    "DIVERSITY_ACROSS",
+    "DIVERSITY_WITHIN",
+    "DRIFT",
+    "DRIFT_PIXELS",
+    "LOOKS",
     "MANIFEST",
     "NETWORK",
     "NETWORK_CONFIG",

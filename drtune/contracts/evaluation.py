@@ -9,6 +9,16 @@ from pydantic import Field
 from drtune.contracts.base import Contract
 from drtune.contracts.model import TunedModel
 
+DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS = (
+    "diversity_within",
+    "diversity_across",
+    "drift",
+    "drift_pixels",
+)
+LOOKS = ("luminance", "contrast", "saturation", "sharpness")
+BESIDE_REWARDS = frozenset({DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS, *LOOKS})
+"""Measures of which more is not better; they stand in scores.parquet beside the rewards."""
+
 
 class Contestant(Contract):
     """One of those that are compared: what its pictures came from, and how many there were.

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from drtune.contracts import Measure, Score, Standing
-from drtune.evaluation.measures import DIVERSITY_ACROSS, DIVERSITY_WITHIN
+from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, Measure, Score, Standing
 from drtune.statistics import bootstrap, compare_paired, holm
 
 CANDIDATE = "candidate"

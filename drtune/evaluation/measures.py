@@ -10,20 +10,12 @@ import torch
 from torch import Tensor
 
 from drtune.config import Config
-from drtune.contracts import Measure
+from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, LOOKS, Measure
 from drtune.pictures import check_finite
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.openai import CLIPScore
 from drtune.rewards.pixels import Brightness
 from drtune.rewards.preference import MiniaturePreference
-
-DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS = (
-    "diversity_within",
-    "diversity_across",
-    "drift",
-    "drift_pixels",
-)
-LOOKS = ("luminance", "contrast", "saturation", "sharpness")
 
 
 class FeatureSpace(Protocol):

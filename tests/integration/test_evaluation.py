@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
+from components.monitor.sources import read_scores
 from drtune.bases import load_base
 from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
 from drtune.errors import UserError
@@ -97,6 +98,8 @@ def test_the_numbers_of_a_report_follow_from_its_table_and_the_table_from_the_pi
     standing = report.standing("symmetry", "base")
     assert standing is not None
     assert standing.deviation == pytest.approx(means["base"].std(ddof=0))
+    watched = read_scores("scores", str(whole / "scores.parquet")).table
+    assert list(watched) == [measure.name for measure in report.measures if measure.is_reward]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -280,10 +280,14 @@ def test_both_layouts_of_scores_are_read(tmp_path: Path) -> None:
     assert read.table["hps"].fillna(-1).tolist() == [0.3, -1]
     assert read.observed.problems == {"corrupt": 1}
     rows = {"contestant": ["base", "candidate"], "prompt": "a", "category": "", "picture": 0, "image": "i"}
+    beside = ["luminance", "contrast", "saturation", "sharpness", "drift", "drift_pixels"]
+    rows |= dict.fromkeys([*beside, "diversity_within", "diversity_across"], 0.5)
     pd.DataFrame({**rows, "hps": [0.1, 0.2], "own": [[1], [2]]}).to_parquet(tmp_path / "scores.parquet")
     read = read_scores("scores", str(tmp_path / "scores.parquet"))
     assert read.table.to_dict("list") == {"hps": [0.2]}
     assert read.observed.problems == {"column own that is not of numbers": 1}
+    (tmp_path / "looks.csv").write_text("image,prompt,category,sharpness,hps\na,a,,7,0.3\n", "utf-8")
+    assert list(read_scores("scores", str(tmp_path / "looks.csv")).table) == ["hps"]
 
 
 @pytest.mark.parametrize(

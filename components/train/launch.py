@@ -16,7 +16,7 @@ from types import FrameType
 from components.train.cluster import Cluster, Conflict, Gone, connect, own_namespace
 from components.train.environment import POD_NAME, POD_UID, RUN_ID
 from components.train.follow import Follower
-from components.train.job import Manifest, Owner, job_name, owner_references, place_of, to_job
+from components.train.job import Manifest, Owner, job_name, owner_references, place_of, status_of, to_job
 from components.train.logs import StepLog
 from components.train.request import fetch_model, is_answered, write_request
 from components.train.spec import JobSpec
@@ -111,7 +111,10 @@ class Launch:
         fetch_model(self.storage, out)
 
     def _create_or_adopt(self) -> Manifest:
-        """The job of this run: a new one, or that of an earlier try of the launcher, which is then ours."""
+        """The job of this run: a new one, or that of an earlier try of the launcher, which is then ours.
+
+        A job that failed while nobody followed it is replaced: else every retry would fail by it anew.
+        """
         jobs = self.cluster.jobs(place_of(self.spec))
         for _ in range(3):  # a job that an earlier try has deleted may still be on its way out
             try:
@@ -129,6 +132,15 @@ class Launch:
             try:
                 job = self.cluster.read(self.path)
                 if "deletionTimestamp" in job["metadata"]:
+                    self._wait_until_gone()
+                    continue
+                if (status := status_of(job)).phase == "failed":
+                    self.log.say(
+                        f"training job {self.name}: failed while no launcher followed it "
+                        f"({status.message or 'no reason given'}); it is deleted, and a new one goes on from its newest "
+                        f"checkpoint"
+                    )
+                    self.cluster.delete(self.path)
                     self._wait_until_gone()
                     continue
                 if self.run.owner:  # or it would go with the pod of the earlier try

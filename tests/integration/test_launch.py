@@ -118,6 +118,37 @@ def test_a_job_that_an_earlier_try_is_deleting_is_waited_for(api: ClusterApi, tr
     assert "adopted" not in tried.log
 
 
+def test_a_job_that_failed_while_nobody_followed_it_makes_room_for_a_new_one(api: ClusterApi, tried: Tried) -> None:
+    """The first try was killed, its job failed, and its checkpoints are kept."""
+    old = api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs"))["metadata"]["uid"]
+    PlayedJob(api, api.objects[JOBS, tried.launch.name]).says("Failed", "1 Worker replica(s) failed")
+    api.slow_deletion = True
+    tried.storage.write("model/checkpoints/1/state", b"update 1")
+    kept: list[bytes] = []
+
+    def goes(_job: PlayedJob) -> None:
+        until(lambda: api.counted("DELETE", tried.launch.name))
+        time.sleep(0.3)
+        assert api.of("pytorchjobs")[0]["metadata"]["uid"] == old  # the new one waits until it is gone
+        api.slow_deletion = False
+        api.remove(JOBS, tried.launch.name)
+
+    def comes(job: PlayedJob) -> None:
+        assert job.uid != old
+        kept.append(tried.storage.read("model/checkpoints/1/state"))
+        to_the_end(tried, job)
+
+    with Played(api, goes, comes):
+        tried.train()
+    assert kept == [b"update 1"]
+    assert (
+        "training job drtune-4b1c: failed while no launcher followed it (1 Worker replica(s) failed); it is deleted, "
+        "and a new one goes on from its newest checkpoint\n"
+    ) in tried.log
+    assert "adopted" not in tried.log
+    assert tried.left() == []
+
+
 # --- it is restarted, or waits ----------------------------------------------------------------------------------------
 
 

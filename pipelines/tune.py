@@ -9,6 +9,7 @@ from components.pods import equip, let_load_from_the_hub
 from components.prepare_prompts.component import prepare_prompts
 from components.publish.component import publish
 from components.train.component import train
+from components.train.environment import STEP_HOURS
 
 
 @dsl.pipeline(name="tune")
@@ -56,7 +57,8 @@ def tune(
             cluster=cluster,
             cluster_overrides=cluster_overrides,
         )
-        equip(trained, cpu="2", memory="8Gi", hours=40, retries=1)  # a retry adopts the job, or goes on with its model
+        # A retry adopts the job, or goes on with its model.
+        equip(trained, cpu="2", memory="8Gi", hours=STEP_HOURS, retries=1)
 
         model = trained.outputs["model"]
         evaluated = evaluate(

@@ -1,4 +1,7 @@
-"""What a step that trains on a cluster finds in its environment."""
+"""What a step that trains on a cluster finds around it: its time, its run and its pod."""
+
+STEP_HOURS = 40
+"""After this time the step is ended, and its job with it."""
 
 RUN_ID, POD_NAME, POD_UID = "DRTUNE_RUN_ID", "DRTUNE_POD_NAME", "DRTUNE_POD_UID"
 POD_FIELDS = {

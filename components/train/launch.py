@@ -137,8 +137,8 @@ class Launch:
                 if (status := status_of(job)).phase == "failed":
                     self.log.say(
                         f"training job {self.name}: failed while no launcher followed it "
-                        f"({status.message or 'no reason given'}); it is deleted, and a new one goes on from its newest "
-                        f"checkpoint"
+                        f"({status.message or 'no reason given'}); it is deleted, and a new one goes on from its "
+                        f"newest checkpoint"
                     )
                     self.cluster.delete(self.path)
                     self._wait_until_gone()

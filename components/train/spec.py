@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from components.images import TRAINER_IMAGE
+from components.train.environment import STEP_HOURS
 from drtune.config import load_section
 from drtune.sections import Section
 
@@ -138,6 +139,12 @@ class JobSpec(Section):
                 raise ValueError(f"volumes.{claim}={path!r}: wanted a path other than {', '.join(PATHS_OF_OURS)}")
         if twice := sorted(set(self.environment) & {key for keys in self.secrets.values() for key in keys}):
             raise ValueError(f"environment.{twice[0]}: comes from a secret too; give it once")
+        if (total := self.start_timeout_seconds + self.run_timeout_seconds) > 3600 * STEP_HOURS:
+            raise ValueError(
+                f"start_timeout_seconds={self.start_timeout_seconds} and "
+                f"run_timeout_seconds={self.run_timeout_seconds}: together {total} s, and the step that waits for the "
+                f"job is ended after {3600 * STEP_HOURS} s; lower one of them"
+            )
         return self
 
     @property

@@ -157,6 +157,11 @@ def test_the_launcher_and_the_nodes_take_the_same_secret() -> None:
             "secrets.drtune-s3=[not a name]",
             "secrets.drtune-s3.0='not a name': wanted the name of an environment variable",
         ),
+        (
+            "run_timeout_seconds=129600",
+            "start_timeout_seconds=21600 and run_timeout_seconds=129600: together 151200 s, and the step that waits "
+            "for the job is ended after 144000 s; lower one of them",
+        ),
     ],
 )
 def test_a_mistake_is_refused_in_one_line_that_names_it(override: str, message: str) -> None:
@@ -164,6 +169,16 @@ def test_a_mistake_is_refused_in_one_line_that_names_it(override: str, message: 
         load_spec(CLUSTER, [override])
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_job_may_take_all_the_time_of_its_step_and_no_more() -> None:
+    _, platform = yaml.safe_load_all((ROOT / "pipelines" / "tune.yaml").read_text(encoding="utf-8"))
+    step = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]
+    limit = int(step["activeDeadlineSeconds"])
+    spec = load_spec(CLUSTER, [f"run_timeout_seconds={limit - 21600}"])
+    assert spec.start_timeout_seconds + spec.run_timeout_seconds == limit
+    with pytest.raises(UserError, match="lower one of them"):
+        load_spec(CLUSTER, [f"run_timeout_seconds={limit - 21600 + 1}"])
 
 
 @pytest.mark.parametrize("run_id", ["", "a b", "../etc", "x" * 47, "trailing-"])

@@ -48,7 +48,7 @@ class MonitorPolicy(PolicyFile):
     """The same for pictures with a score."""
     max_scores: int = Field(ge=20)
     min_drifted: int = Field(ge=1)
-    """So many checks must drift."""
+    """So many checks must drift; each reward is a check of its own."""
     thresholds: Thresholds
 
     @model_validator(mode="after")
@@ -57,4 +57,15 @@ class MonitorPolicy(PolicyFile):
             raise ValueError(f"max_prompts: {self.max_prompts} is less than min_prompts, {self.min_prompts}")
         if self.max_scores < self.min_scores:
             raise ValueError(f"max_scores: {self.max_scores} is less than min_scores, {self.min_scores}")
+        if self.thresholds.rewards is None:  # else only the tables tell how many checks there are
+            self.refuse_too_few(len(self.thresholds.model_dump(exclude_none=True)))
         return self
+
+    def refuse_too_few(self, num_checks: int) -> None:
+        """Raise ValueError when so few checks could never come to a drift."""
+        if num_checks < self.min_drifted:
+            checks = "1 check" if num_checks == 1 else f"{num_checks} checks"
+            raise ValueError(
+                f"min_drifted: {self.min_drifted} can never be reached by {checks}, one for each threshold and for "
+                f"rewards one for each reward; lower it, or give more thresholds"
+            )

@@ -58,7 +58,8 @@ def judge(
     """Compare the incoming prompts with the reference and, where both tables are given, the scores with the release's.
 
     Raises:
-        UserError: the policy, a file or a folder cannot be read, or only one of the tables is given.
+        UserError: the policy, a file or a folder cannot be read, only one of the tables is given, or they have so few
+            rewards that the policy could never find a drift.
     """
     rules = MonitorPolicy.read(policy)
     if bool(scores) != bool(release_scores):
@@ -72,6 +73,11 @@ def judge(
         made += compare_scores(before.table, after.table, rules)
         released, now = _cut(before.observed, rules.max_scores), _cut(after.observed, rules.max_scores)
     checks = in_order(each.check for each in made)
+    if checks:
+        try:
+            rules.refuse_too_few(len(checks))
+        except ValueError as error:
+            raise UserError(f"policy {policy}: {error}") from None
     outcome, reason = outcome_of(checks, rules.min_drifted)
     return DriftVerdict(
         outcome=outcome,

@@ -320,6 +320,10 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
         ({"thresholds": {}}, "thresholds: .*holds no threshold: give one of characters"),
         ({"thresholds": {"text_domain": 0.5}}, "thresholds.text_domain: .*greater than 0.5"),
         ({"min_drifted": 0}, "min_drifted: .*greater than or equal to 1"),
+        (
+            {"min_drifted": 2, "thresholds": {"words": 0.4}},
+            "min_drifted: 2 can never be reached by 1 check, one for each threshold .*; lower it, or give more",
+        ),
     ],
 )
 def test_a_policy_is_checked(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -371,6 +375,22 @@ def test_the_step_tells_a_drift_of_rewards_alone(tmp_path: Path) -> None:
     assert made["metrics"].metadata["reward_hps"] == pytest.approx(0.2 / release["hps"].std(ddof=0), rel=0.01)
     assert (tmp_path / "out/page").read_bytes() == (tmp_path / "out/verdict/report.html").read_bytes()
     assert (tmp_path / "out/summary").read_text(encoding="utf-8").startswith("# Drifted\n")
+
+
+def test_more_drifted_checks_than_there_are_rewards_for_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "trained.txt").write_text("a cat\na dog\n", encoding="utf-8")
+    (tmp_path / "scores.csv").write_text("image,hps,aesthetic\na,0.1,5\n", encoding="utf-8")
+    thresholds = {"words": 0.4, "rewards": 0.35}
+    shipped = MonitorPolicy.read("configs/monitor.yaml").model_dump()
+    trained, scores = str(tmp_path / "trained.txt"), str(tmp_path / "scores.csv")
+    for min_drifted in (3, 4):
+        path = tmp_path / f"{min_drifted}.yaml"
+        path.write_text(yaml.safe_dump(shipped | {"min_drifted": min_drifted, "thresholds": thresholds}), "utf-8")
+    assert len(judge(trained, trained, scores, scores, str(tmp_path / "3.yaml"))[0].checks) == 3
+    with pytest.raises(UserError, match=r"policy .*4\.yaml: min_drifted: 4 can never be reached by 3 checks"):
+        judge(trained, trained, scores, scores, str(tmp_path / "4.yaml"))
+    with pytest.raises(UserError, match=r"policy .*3\.yaml: min_drifted: 3 can never be reached by 1 check,"):
+        judge(trained, trained, "", "", str(tmp_path / "3.yaml"))
 
 
 def test_an_empty_window_is_not_enough_data(tmp_path: Path) -> None:

@@ -137,7 +137,13 @@ class JobSpec(Section):
         for claim, path in self.volumes.items():
             if not path.startswith("/") or path.rstrip("/") in ("", *PATHS_OF_OURS):
                 raise ValueError(f"volumes.{claim}={path!r}: wanted a path other than {', '.join(PATHS_OF_OURS)}")
-        if twice := sorted(set(self.environment) & {key for keys in self.secrets.values() for key in keys}):
+        source: dict[str, str] = {}
+        for secret, keys in self.secrets.items():
+            for key in keys:
+                if key in source:
+                    raise ValueError(f"secrets.{secret}: {key} comes from secret {source[key]} already; give it once")
+                source[key] = secret
+        if twice := sorted(set(self.environment) & set(source)):
             raise ValueError(f"environment.{twice[0]}: comes from a secret too; give it once")
         if (total := self.start_timeout_seconds + self.run_timeout_seconds) > 3600 * STEP_HOURS:
             raise ValueError(

@@ -364,7 +364,7 @@ def test_the_step_tells_a_drift_of_rewards_alone(tmp_path: Path) -> None:
     pd.DataFrame(now | {"hps": np.linspace(0.2, 1.2, 600)}).to_parquet(tmp_path / "now.parquet")
 
     made = {name: kind(name, str(tmp_path / "out" / name)) for name, kind in OUTPUTS.items()}
-    given = {"reference": str(trained), "incoming": str(trained), "policy": "configs/monitor.yaml"}
+    given = {"reference": str(trained), "incoming": str(trained), "policy": "configs/monitor.yaml", "force": False}
     tables = {"scores": str(tmp_path / "now.parquet"), "release_scores": str(tmp_path / "release.csv")}
     assert component.python_func(**given, **tables, **made) is True
     found = DriftVerdict.load(tmp_path / "out/verdict")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
 
 from drtune.contracts import DriftCheck, DriftVerdict, Observed
+from drtune.markdown import plain
 
 Outcome = Literal["drifted", "stable", "not enough data"]
 COLUMNS = ("check", "result", "value", "drift from", "why", "statistic")
@@ -50,9 +50,9 @@ def in_words(verdict: DriftVerdict) -> list[str]:
 
 def as_markdown(verdict: DriftVerdict) -> str:
     """The verdict first, then its checks and sides; what users wrote cannot become markup."""
-    rows = ["| " + " | ".join(map(_plain, cells)) + " |" for cells in _cells(verdict)]
-    sides = [f"- {_plain(name)}: {_plain(_side(side))}" for name, side in _sides(verdict).items()]
-    head = [f"# {verdict.outcome.capitalize()}", "", _plain(_conclusion(verdict)), ""]
+    rows = ["| " + " | ".join(map(plain, cells)) + " |" for cells in _cells(verdict)]
+    sides = [f"- {plain(name)}: {plain(_side(side))}" for name, side in _sides(verdict).items()]
+    head = [f"# {verdict.outcome.capitalize()}", "", plain(_conclusion(verdict)), ""]
     return "\n".join([*head, rows[0], "|---" * len(COLUMNS) + "|", *rows[1:], "", *sides, ""])
 
 
@@ -116,8 +116,3 @@ def _side(side: Observed) -> str:
     if side.problems:
         text += ", not taken: " + ", ".join(f"{count} {reason}" for reason, count in side.problems.items())
     return text
-
-
-def _plain(text: str) -> str:
-    """Escape HTML, and what Markdown takes as markup."""
-    return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", escape(" ".join(text.split()), quote=False))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -19,6 +18,7 @@ from drtune.config import RewardTerm, load_config
 from drtune.contracts import CONFIG, Decision, EvaluationReport, Score, StudyResult
 from drtune.errors import UserError
 from drtune.files import write_text
+from drtune.markdown import plain
 from drtune.report.published import CAVEAT, PUBLISHED, STYLES
 from drtune.report.signs import signs
 
@@ -162,12 +162,3 @@ def p_value(value: float) -> str:
     ('< 0.001', '0.031')
     """
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def plain(text: str) -> str:
-    r"""Text as it stands in Markdown: neither a table, nor HTML, nor emphasis comes of it.
-
-    >>> print(plain("a|b <b>"))
-    a\|b \<b\>
-    """
-    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", " ".join(text.split()))

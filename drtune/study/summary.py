@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from drtune.contracts import Preference, RaterResult, Strength, Study, StudyResult
+from drtune.markdown import plain
 
 
 def as_text(result: StudyResult) -> str:
@@ -23,8 +23,8 @@ def as_markdown(result: StudyResult, study: Study) -> str:
     """The page `result.md`."""
     sections = [
         "# What people preferred",
-        "\n".join(f"- **{_escaped(line)}**" for line in verdicts(result)),
-        f"Asked was: {_escaped(study.question)}",
+        "\n".join(f"- **{plain(line)}**" for line in verdicts(result)),
+        f"Asked was: {plain(study.question)}",
         _table(_preference_rows(result.preferences)),
     ]
     if result.strengths:
@@ -41,7 +41,7 @@ def as_markdown(result: StudyResult, study: Study) -> str:
             [
                 f"- study `{study.id}`, key sha256 `{result.study_sha256}`",
                 f"- report sha256 `{result.report_sha256}`",
-                *(f"- votes of {_escaped(rater)} sha256 `{digest}`" for rater, digest in result.votes_sha256.items()),
+                *(f"- votes of {plain(rater)} sha256 `{digest}`" for rater, digest in result.votes_sha256.items()),
             ]
         ),
     ]
@@ -141,11 +141,6 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = [[_escaped(cell) for cell in row] for row in rows]
+    head, *body = [[plain(cell) for cell in row] for row in rows]
     rule = ["---", *("---:" for _ in head[1:])]
     return "\n".join(f"| {' | '.join(row)} |" for row in chain([head, rule], body))
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is: raters choose their names themselves."""
-    return "".join(f"\\{letter}" if letter in "\\`*_[]|~#" else letter for letter in html.escape(text, quote=False))

@@ -7,16 +7,14 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
-from math import sqrt
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drtune.statistics import RESAMPLES
+from drtune.statistics import RESAMPLES, wilson
 
-CONFIDENCE = 0.95
+_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def win_rate(prompts: Sequence[str], wins: Sequence[float], *, seed: int = 0) -> Interval:
+def win_rate(prompts: Sequence[str], wins: Sequence[float]) -> Interval:
     """Share of votes won, with a 95 % interval that is never narrower than if each prompt were one single vote.
 
     Votes on one prompt go together, and those of one rater do so from prompt to prompt; more raters do not make more
@@ -57,53 +55,37 @@ def win_rate(prompts: Sequence[str], wins: Sequence[float], *, seed: int = 0) ->
     - Wilson's (1927, "Probable inference, the law of succession, and statistical inference") for as many votes as there
       are prompts, which has.
 
-    The resamples hang on the seed and the prompts alone, so more wins never lower an end. What other raters than these
+    The resamples hang on the number of prompts alone, so more wins never lower an end. What other raters than these
     would say, the interval does not know.
 
     Args:
         prompts: of each vote, shape (N,), N at least 1.
         wins: 1, 0.5 for a tie, or 0; shape (N,).
-        seed: of the resampling.
     """
     names = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
     index_N = np.array([names[prompt] for prompt in prompts])
     wins_P = np.bincount(index_N, weights=np.asarray(wins, dtype=np.float64))
     votes_P = np.bincount(index_N).astype(np.float64)
-    counts_RP = resampled(len(names), seed)
+    counts_RP = resampled(len(names))
     rates_R = counts_RP @ wins_P / (counts_RP @ votes_P)
     low, high = percentiles(rates_R)
     value = float(wins_P.sum() / votes_P.sum())
     wilson_low, wilson_high = wilson(value, len(names))
-    return Interval(value, min(float(low), wilson_low), max(float(high), wilson_high))
+    return Interval(value, float(min(low, wilson_low)), float(max(high, wilson_high)))
 
 
 @lru_cache(maxsize=4)  # most raters judge the same number of prompts
-def resampled(num_prompts: int, seed: int) -> NDArray[np.float64]:
+def resampled(num_prompts: int) -> NDArray[np.float64]:
     """How often each prompt is drawn in each of the resamples, shape (RESAMPLES, num_prompts)."""
     chances = np.full(num_prompts, 1 / num_prompts)
-    counts_RP = np.random.default_rng(seed).multinomial(num_prompts, chances, size=RESAMPLES).astype(np.float64)
+    counts_RP = np.random.default_rng(_SEED).multinomial(num_prompts, chances, size=RESAMPLES).astype(np.float64)
     counts_RP.flags.writeable = False  # it is shared
     return counts_RP
 
 
 def percentiles(values_R: NDArray[np.float64]) -> NDArray[np.float64]:
     """The two ends of the central 95 % of resampled values, along the first dimension."""
-    tail = (1 - CONFIDENCE) / 2
-    return np.quantile(values_R, [tail, 1 - tail], axis=0)
-
-
-def normal_width() -> float:
-    """Half of the width of a 95 % interval in standard deviations of a normal distribution, 1.96."""
-    return NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-
-
-def wilson(rate: float, number: int) -> tuple[float, float]:
-    """Wilson's score interval for a share `rate` of `number` votes, `number` at least 1."""
-    z = normal_width()
-    centre = rate + z * z / (2 * number)
-    margin = z * sqrt(rate * (1 - rate) / number + z * z / (4 * number * number))
-    scale = 1 + z * z / number
-    return max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)
+    return np.quantile(values_R, [0.025, 0.975], axis=0)
 
 
 def self_consistency(judgements: Iterable[Judgement]) -> tuple[int, float | None]:

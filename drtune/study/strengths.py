@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drtune.contracts import Strength
-from drtune.study.measures import Judgement, normal_width, percentiles, resampled
+from drtune.statistics import Z_95
+from drtune.study.measures import Judgement, percentiles, resampled
 
 VIRTUAL_WINS = 0.5
 """Given to both of every two contestants beforehand: one tie, which keeps the strength of who always wins finite."""
@@ -16,7 +17,7 @@ TOLERANCE = 1e-9
 MAX_ITERATIONS = 100_000
 
 
-def strengths(contestants: Sequence[str], judgements: Sequence[Judgement], *, seed: int = 0) -> tuple[Strength, ...]:
+def strengths(contestants: Sequence[str], judgements: Sequence[Judgement]) -> tuple[Strength, ...]:
     """Log-strengths with 95 % intervals, the strongest first; a tie is half a win for both, repeats do not count.
 
     Intervals are made as those of `win_rate`: the wider, at either end, of the bootstrap over prompts and of the normal
@@ -25,7 +26,6 @@ def strengths(contestants: Sequence[str], judgements: Sequence[Judgement], *, se
     Args:
         contestants: K names.
         judgements: at least one that is no repeat.
-        seed: of the resampling.
     """
     votes = [vote for vote in judgements if not vote.repeat]
     prompts = {prompt: index for index, prompt in enumerate(dict.fromkeys(vote.prompt for vote in votes))}
@@ -37,10 +37,10 @@ def strengths(contestants: Sequence[str], judgements: Sequence[Judgement], *, se
         wins_PKK[prompt, right, left] += 1 - vote.wins_left
 
     value_K = fit(wins_PKK.sum(axis=0)[None])[0]
-    counts_RP = resampled(len(prompts), seed)
+    counts_RP = resampled(len(prompts))
     low_K, high_K = percentiles(fit(np.einsum("rp,pij->rij", counts_RP, wins_PKK, optimize=True)))
     asked_PKK = wins_PKK + wins_PKK.transpose(0, 2, 1)
-    margin_K = normal_width() * _standard_errors(value_K, (asked_PKK > 0).sum(axis=0))
+    margin_K = Z_95 * _standard_errors(value_K, (asked_PKK > 0).sum(axis=0))
     found = [
         Strength(contestant=name, strength=value, low=min(low, value - margin), high=max(high, value + margin))
         for name, value, low, high, margin in zip(

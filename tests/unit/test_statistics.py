@@ -65,8 +65,10 @@ def test_what_memory_holds_at_a_time_does_not_change_the_intervals_much() -> Non
 def test_wilson_is_that_of_the_published_formula_and_not_empty_when_all_agree() -> None:
     low, high = wilson(0.9, 100)
     assert (float(low), float(high)) == pytest.approx((0.8256, 0.9448), abs=1e-4)
-    low, high = wilson(1.0, 100)
-    assert (float(low), float(high)) == pytest.approx((0.9630, 1.0), abs=1e-4)
+    low, high = wilson([0.0, 0.5, 1.0], 10)
+    nothing = 1.959964**2 / (10 + 1.959964**2)
+    assert low == pytest.approx([0, 0.2366, 1 - nothing], abs=1e-4)
+    assert high == pytest.approx([nothing, 0.7634, 1], abs=1e-4)
 
 
 def test_pairing_cancels_what_a_prompt_gives_to_both_sides() -> None:

@@ -16,7 +16,8 @@ from drtune.commands import main
 from drtune.contracts import Study, StudyPair, StudyResult
 from drtune.errors import UserError
 from drtune.files import sha256_file
-from drtune.study.measures import Judgement, agreement, krippendorff_alpha, self_consistency, wilson, win_rate
+from drtune.statistics import wilson
+from drtune.study.measures import Judgement, agreement, krippendorff_alpha, self_consistency, win_rate
 from drtune.study.strengths import fit, strengths
 from tests.studies import numbered, prefer, votes_of, write_report, write_votes
 
@@ -28,12 +29,6 @@ def judgement(
     wins_left: float, *, rater: str = "ann", prompt: str = "p", left: str = "a", right: str = "b", repeat: bool = False
 ) -> Judgement:
     return Judgement(rater, prompt, left, right, wins_left, question=prompt, repeat=repeat)
-
-
-def test_wilson_is_the_textbook_interval() -> None:
-    assert wilson(0.5, 20) == pytest.approx((0.2993, 0.7007), abs=1e-4)
-    assert wilson(1.0, 10) == pytest.approx((10 / (10 + 1.959964**2), 1.0))
-    assert wilson(0.0, 10) == pytest.approx((0.0, 1.959964**2 / (10 + 1.959964**2)))
 
 
 def test_a_win_rate_is_over_votes_and_a_tie_is_half() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from drtune.config import load_config
-from drtune.contracts import CONFIG, MANIFEST, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
+from drtune.contracts import CONFIG, MANIFEST, SCORES, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes, sha256_file, sha256_folder
 from drtune.model_card import render_model_card
@@ -27,8 +27,8 @@ from drtune.report import PAGE
 from drtune.storage import Storage, open_storage
 
 PRODUCTION = "production"
-REPORT = "evaluation/manifest.json"
-SCORES = "evaluation/scores.parquet"
+REPORT = f"evaluation/{MANIFEST}"
+PICTURES = f"evaluation/{SCORES}"
 
 
 class Production(Contract):
@@ -253,7 +253,7 @@ def _gather(folder: Path, model: TunedModel, model_folder: Path, report_folder: 
         MANIFEST: model_folder / MANIFEST,
         **{path: model_folder / path for path in model.files},
         REPORT: report_folder / MANIFEST,
-        SCORES: report_folder / "scores.parquet",
+        PICTURES: report_folder / SCORES,
         "evaluation/report.html": decision_folder / PAGE,
         "decision.json": decision_folder / MANIFEST,
     }
@@ -272,7 +272,7 @@ def _check_digests(files: Mapping[str, str], model: TunedModel, report: Evaluati
         (CONFIG, model.config_sha256, "the model's manifest"),
         *((path, sha256, "the model's manifest") for path, sha256 in model.reward_files.items()),
         (REPORT, decision.report_sha256, "the decision"),
-        (SCORES, report.scores_sha256, "the report"),
+        (PICTURES, report.scores_sha256, "the report"),
     ]
     for path, sha256, owner in wanted:
         if files[path] != sha256:

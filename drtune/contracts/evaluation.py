@@ -9,6 +9,8 @@ from pydantic import Field
 from drtune.contracts.base import Contract
 from drtune.contracts.model import TunedModel
 
+SCORES = "scores.parquet"
+"""The file of a report with a row for each picture."""
 DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS = (
     "diversity_within",
     "diversity_across",

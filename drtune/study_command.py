@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from drtune.console import OVERWRITE, PATH
+from drtune.study_defaults import CONTESTANTS, COUNT, QUESTION, REPEAT, SEED, SIDE, TIES
 
 
 @click.group()
@@ -20,26 +21,28 @@ def study() -> None:
 @click.option(
     "--contestants",
     metavar="NAME,...",
-    default="candidate,base",
+    default=",".join(CONTESTANTS),
     show_default=True,
     help="Of the report; every two of them are compared.",
 )
 @click.option(
     "--count",
     type=click.IntRange(min=1),
-    help="Questions, repeats not counted.  [default: 60, or all that there are if fewer]",
+    help=f"Questions, repeats not counted.  [default: {COUNT}, or all that there are if fewer]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of what is drawn by lot.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=SEED, show_default=True, help="Of what is drawn by lot.")
 @click.option(
     "--repeat",
     type=click.FloatRange(0, 1),
-    default=0.1,
+    default=REPEAT,
     show_default=True,
     help="Share of the questions that is asked twice, with the sides swapped.",
 )
-@click.option("--question", default="Which picture is better?", show_default=True, help="What the raters are asked.")
-@click.option("--ties/--no-ties", default=True, show_default=True, help="Whether `no difference` is an answer.")
-@click.option("--side", type=click.IntRange(min=32), default=512, show_default=True, help="Of the pictures, in pixels.")
+@click.option("--question", default=QUESTION, show_default=True, help="What the raters are asked.")
+@click.option("--ties/--no-ties", default=TIES, show_default=True, help="Whether `no difference` is an answer.")
+@click.option(
+    "--side", type=click.IntRange(min=32), default=SIDE, show_default=True, help="Of the pictures, in pixels."
+)
 @OVERWRITE
 def make(
     report: Path,

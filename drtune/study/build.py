@@ -12,10 +12,9 @@ from drtune.errors import UserError
 from drtune.files import claim, replacing, sha256_bytes, sha256_file, write_text
 from drtune.study.design import Place, design, read_pictures
 from drtune.study.page import encode, longer_side, render
+from drtune.study_defaults import CONTESTANTS, QUESTION, REPEAT, SEED, SIDE, TIES
 
 PAGE = "index.html"
-QUESTION = "Which picture is better?"
-SIDE = 512
 MAX_PNG_SIDE = 128
 """If all pictures are as small as this, every pixel counts and they come as PNG; else as JPEG, which is far smaller."""
 MAX_PAGE_BYTES = 18_000_000
@@ -26,12 +25,12 @@ def make(
     report: str | Path,
     out: str | Path,
     *,
-    contestants: Sequence[str] = ("candidate", "base"),
+    contestants: Sequence[str] = CONTESTANTS,
     count: int | None = None,
-    seed: int = 0,
-    repeat: float = 0.1,
+    seed: int = SEED,
+    repeat: float = REPEAT,
     question: str = QUESTION,
-    ties: bool = True,
+    ties: bool = TIES,
     side: int = SIDE,
     overwrite: bool = False,
 ) -> Study:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from drtune.contracts import StudyPair
+from drtune.contracts import SCORES, StudyPair
 from drtune.errors import UserError
+from drtune.study_defaults import COUNT
 
-DEFAULT_COUNT = 60
 COLUMNS = ["contestant", "prompt", "category", "picture", "image"]
 
 Place = tuple[str, int]
@@ -28,7 +28,7 @@ def read_pictures(report: Path, contestants: Sequence[str]) -> tuple[dict[str, d
     import pandas as pd
     import pyarrow as pa
 
-    path = report / "scores.parquet"
+    path = report / SCORES
     try:
         table = pd.read_parquet(path, columns=COLUMNS)
     except OSError as error:
@@ -68,7 +68,7 @@ def design(
     Args:
         places: for each contestant the places that it has pictures of.
         categories: of each prompt.
-        count: questions, repeats not counted; None: DEFAULT_COUNT, or all that can be asked if those are fewer.
+        count: questions, repeats not counted; None: COUNT, or all that can be asked if those are fewer.
         repeat: share of them that is asked twice, in [0, 1].
         rng: what is drawn hangs on it alone.
 
@@ -82,7 +82,7 @@ def design(
             raise UserError(f"contestants {one}, {other}: have no prompt in common; give others")
     possible = min(map(len, common.values())) * len(meetings)
     if count is None:
-        count = min(DEFAULT_COUNT, possible)
+        count = min(COUNT, possible)
     if not len(meetings) <= count <= possible:
         raise UserError(
             f"count={count}: these contestants' pictures make {len(meetings)} to {possible} questions, "

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import click
 
-from drtune.console import CommandGroup
+from drtune.console import OVERWRITE, PATH, CommandGroup
 from drtune.files import write_text
 from pipelines import server_commands
 from pipelines.monitor_command import monitor
 
-PATH = click.Path(path_type=Path)
 PACKAGE = Path(__file__).with_name("tune.yaml")
 
 
@@ -41,7 +40,7 @@ def main() -> None:
 @click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")
 @click.option("--name", help="Name under which the model is published.  [default: miniature-symmetry]")
 @click.option("--out", type=PATH, help="Folder for everything the run makes.  [default: runs/ and the time]")
-@click.option("--overwrite", is_flag=True, help="Replace the run that stands at OUT.")
+@OVERWRITE
 @click.pass_context
 def run(
     ctx: click.Context,

@@ -51,7 +51,6 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
 
     def __init__(self, terminal: TextIO, log: TextIO) -> None:
         self.failure: Failure | None = None
-        self.steps_done: list[str] = []
         self._terminal = terminal
         self._log = log
         self._redirection = redirect_stdout(self)
@@ -100,7 +99,6 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
         if succeeded:
             for line in step.traceback:  # it was not the end after all
                 self._say(f"          {line}")
-            self.steps_done.append(step.name)
             self._say(f"{time.strftime('%H:%M:%S')}  {step.name} done in {seconds:.1f} s")
         else:
             self.failure = failure_of(step)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from drtune.console import OVERWRITE, PATH
+
 EXIT_CODES = {"stable": 0, "drifted": 3, "not enough data": 4}
 """By outcome. Not 1: a program that breaks ends with it, and must not be taken for a drift."""
 
@@ -17,10 +19,8 @@ EXIT_CODES = {"stable": 0, "drifted": 3, "not enough data": 4}
 @click.option("--scores", help="Table of scores of pictures made now: .csv or .parquet.")
 @click.option("--release-scores", help="The same at the last release.")
 @click.option("--policy", help="The thresholds of the checks.  [default: configs/monitor.yaml]")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for what it makes.  [default: runs/monitor- and the time]"
-)
-@click.option("--overwrite", is_flag=True, help="Replace the run that stands at OUT.")
+@click.option("--out", type=PATH, help="Folder for what it makes.  [default: runs/monitor- and the time]")
+@OVERWRITE
 @click.pass_context
 def monitor(ctx: click.Context, /, out: Path | None, overwrite: bool, **given: str | None) -> None:
     """Tell whether incoming prompts, and rewards, have drifted since the model was tuned.

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components.images import USER_ID
 from components.train.spec import JobSpec
 from drtune.errors import UserError
 
 Manifest = dict[str, Any]
 
 WORK = "/work"
-_USER_ID = 65532
 _PORT = 23456
 
 
@@ -245,9 +245,9 @@ def _pod(spec: JobSpec) -> Manifest:
         terminationGracePeriodSeconds=spec.grace_seconds,
         securityContext={
             "runAsNonRoot": True,
-            "runAsUser": _USER_ID,
-            "runAsGroup": _USER_ID,
-            "fsGroup": _USER_ID,  # so that it may write to its volumes
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,  # so that it may write to its volumes
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },

@@ -20,14 +20,13 @@ class Uploaded(NamedTuple):
     is_new: bool
 
 
-def upload(client: Client, package: Package, version_name: str, pipeline_name: str | None = None) -> Uploaded:
+def upload(client: Client, package: Package, version_name: str) -> Uploaded:
     """Make the package a version of its pipeline, which is made too if it is not there.
 
     Raises:
         UserError: the version is there already with another content.
     """
-    name = pipeline_name or package.name
-    pipeline_id = (_find(client, name) or _make(client, name)).pipeline_id
+    pipeline_id = (_find(client, package.name) or _make(client, package.name)).pipeline_id
     there = version_named(client, pipeline_id, version_name)
     if there is None:
         with package.on_disk() as path, quietly():
@@ -35,8 +34,8 @@ def upload(client: Client, package: Package, version_name: str, pipeline_name: s
         return Uploaded(Version(pipeline_id, made.pipeline_version_id), is_new=True)
     if not (there.pipeline_spec and package.same_as(Package.of_server(there.pipeline_spec))):
         raise UserError(
-            f"version {version_name} of pipeline {name}: is there already with another content; versions do not "
-            "change: commit what you changed, or give another --version"
+            f"version {version_name} of pipeline {package.name}: is there already with another content; versions do "
+            "not change: commit what you changed, or give another --version"
         )
     return Uploaded(Version(pipeline_id, there.pipeline_version_id), is_new=False)
 

@@ -315,11 +315,11 @@ def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"min_promts": 3}, "min_promts: Extra inputs"),
+        ({"min_promts": 3}, "min_promts: no such key; the keys are min_prompts, "),
         ({"max_prompts": 50}, "max_prompts: 50 is less than min_prompts, 200"),
-        ({"thresholds": {}}, "thresholds: .*holds no threshold: give one of characters"),
-        ({"thresholds": {"text_domain": 0.5}}, "thresholds.text_domain: .*greater than 0.5"),
-        ({"min_drifted": 0}, "min_drifted: .*greater than or equal to 1"),
+        ({"thresholds": {}}, "thresholds={}: holds no threshold: give one of characters"),
+        ({"thresholds": {"text_domain": 0.5}}, "thresholds.text_domain=0.5: .*greater than 0.5"),
+        ({"min_drifted": 0}, "min_drifted=0: .*greater than or equal to 1"),
         (
             {"min_drifted": 2, "thresholds": {"words": 0.4}},
             "min_drifted: 2 can never be reached by 1 check, one for each threshold .*; lower it, or give more",

@@ -168,12 +168,17 @@ def shift_of(scheduler: Scheduler, num_tokens: int) -> float:
 class EncodedPrompts:
     """The conditions of many prompts, each encoded once and kept in main memory."""
 
-    def __init__(self, base: Base, prompts: Mapping[int, str], batch_size: int = 64) -> None:
+    def __init__(self, base: Base, prompts: Mapping[int, str], batch_size: int = 16) -> None:
         self.device = base.device
         self.rows = {index: row for row, index in enumerate(prompts)}
         texts = list(prompts.values())
-        batches = [base.encode(texts[start : start + batch_size]) for start in range(0, len(texts), batch_size)]
-        self.conditions = {name: torch.cat([batch[name].cpu() for batch in batches]) for name in batches[0]}
+        # All batches are of one size: how many prompts are encoded together changes the last bits, and a run must not
+        # hang on how many updates it was asked for.
+        padded = texts + [""] * (-len(texts) % batch_size)
+        batches = [base.encode(padded[start : start + batch_size]) for start in range(0, len(padded), batch_size)]
+        self.conditions = {
+            name: torch.cat([batch[name].cpu() for batch in batches])[: len(texts)] for name in batches[0]
+        }
 
     def __getitem__(self, indices: Sequence[int]) -> Conditions:
         """The conditions of some prompts as one batch, where the network is."""

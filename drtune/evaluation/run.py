@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from drtune.bases import quiet_libraries
 from drtune.config import Config, differences, load_config
-from drtune.contracts import CONFIG, BenchmarkRow, Contestant, EvaluationReport, PromptSet, TunedModel
+from drtune.contracts import CONFIG, SCORES, BenchmarkRow, Contestant, EvaluationReport, PromptSet, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.benchmark import benchmark
 from drtune.evaluation.comparison import CANDIDATE, per_prompt, scores, standings, with_diversity
@@ -33,7 +33,6 @@ from drtune.provenance import code_revision
 from drtune.report import write_pages
 from drtune.tuned import open_tuned
 
-SCORES = "scores.parquet"
 PROBLEMS = "problems.jsonl"
 HPS = "hps"
 RESERVED = ("base", "candidate", "champion")

@@ -300,6 +300,7 @@ def test_every_base_is_tuned_from_prompts_to_pictures(
     settings = ["steps=3", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2"]
     settings += [f"height={SIDE}", f"width={SIDE}", "rewards={brightness: 1}", "optimizer.learning_rate=1e-2"]
     settings += ["evaluation.sampler={steps: 2, guidance_scale: 2}", "evaluation.rewards=[brightness]"]
+    settings += ["evaluation.features=preference"]
     config = load_config(None, [f"base_model={folder_of(kind)}", *settings, *overrides])
     model = train(config, tmp_path / "prompts", tmp_path / "model")
     assert (model.step, model.weights) == (3, config.weights)

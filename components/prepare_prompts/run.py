@@ -37,6 +37,13 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
             one that data.dvc states, a revision is given for a file that is not under DVC, or the prompts are not
             usable (see `drtune.prompts.prepare`).
     """
+    prepared = _prepare(prompts, data_revision, out)
+    refused = ", ".join(f"{count} {reason}" for reason, count in prepared.problems.items())
+    print(f"{prepared.num_train} prompts to train on, {prepared.num_eval} held out; not taken: {refused or 'none'}")
+    return prepared
+
+
+def _prepare(prompts: str, data_revision: str, out: Path) -> PromptSet:
     path = Path(prompts).resolve()
     pointer = next((file for folder in path.parents if (file := Path(f"{folder}.dvc")).is_file()), None)
     if pointer is None:

@@ -52,6 +52,7 @@ def run(
     **given: str | None,
 ) -> None:
     """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
+    from components.prepare_prompts.run import refuse_absent
     from drtune.config import load_config
     from drtune.gate import Policy, refuse_unmeasured
     from pipelines.local import defaults, run_into
@@ -61,6 +62,7 @@ def run(
     arguments |= {"overrides": list(overrides), "references": list(references)}
     settings = load_config(arguments["config"], overrides)  # a mistake is best found before the first step
     refuse_unmeasured(Policy.read(arguments["policy"]), settings)
+    refuse_absent(arguments["prompts"])
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     duration = run_into(out, tune, arguments, ctx, overwrite=overwrite)
     click.echo(_summary(out, duration))

@@ -43,9 +43,24 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
     return prepared
 
 
+def refuse_absent(prompts: str) -> None:
+    """Refuse a prompts file that is neither here nor under DVC, before anything is replaced for it.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not Path(prompts).exists() and _pointer(Path(prompts).resolve()) is None:
+        raise UserError(f"prompts {prompts}: not there; give the path of a file")
+
+
+def _pointer(path: Path) -> Path | None:
+    """The file by which DVC tracks the folder of a prompts file, if it does."""
+    return next((file for folder in path.parents if (file := Path(f"{folder}.dvc")).is_file()), None)
+
+
 def _prepare(prompts: str, data_revision: str, out: Path) -> PromptSet:
     path = Path(prompts).resolve()
-    pointer = next((file for folder in path.parents if (file := Path(f"{folder}.dvc")).is_file()), None)
+    pointer = _pointer(path)
     if pointer is None:
         if data_revision:
             raise UserError(f"data_revision={data_revision!r}: {prompts} is in no folder under DVC; leave it empty")

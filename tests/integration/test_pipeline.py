@@ -87,11 +87,26 @@ def test_a_step_that_fails_is_named_and_nothing_is_published(tmp_path: Path, pro
     assert not (tmp_path / "registry").exists()
 
 
-def test_unreadable_prompts_are_named_with_their_step(tmp_path: Path) -> None:
-    result = run(tmp_path, tmp_path / "nothing.csv", overrides=[])
+def no_prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "no_prompts.csv"
+    path.write_text("prompt\n", encoding="utf-8")
+    return path
+
+
+def test_unusable_prompts_are_named_with_their_step(tmp_path: Path) -> None:
+    result = run(tmp_path, no_prompts(tmp_path), overrides=[])
     assert result.returncode == 2
     assert result.stderr.startswith("error: step prepare-prompts: ")
-    assert "nothing.csv" in result.stderr
+    assert "no_prompts.csv" in result.stderr
+
+
+def test_a_prompts_file_that_is_not_there_costs_no_earlier_run(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "pipeline.log").touch()
+    result = run(tmp_path, tmp_path / "nothing.csv", "--overwrite", overrides=[])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "nothing.csv: not there; give the path of a file" in result.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["pipeline.log"]
 
 
 def test_a_wrong_key_is_found_before_the_first_step_and_leaves_nothing(tmp_path: Path, prompts: Path) -> None:
@@ -108,6 +123,6 @@ def test_a_run_is_repeated_in_its_place_only_when_asked_to(tmp_path: Path, promp
     (note.parent / "pipeline.log").touch()
     assert "exists already" in run(tmp_path, prompts, overrides=[]).stderr
     for _ in range(2):
-        run(tmp_path, tmp_path / "nothing.csv", "--overwrite", overrides=[])
+        run(tmp_path, no_prompts(tmp_path), "--overwrite", overrides=[])
         assert len(list((tmp_path / "run" / "steps").iterdir())) == 1
     assert note.read_text(encoding="utf-8") == "mine"

@@ -41,10 +41,7 @@ def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
     from drtune.prompts import prepare
 
     prepared = prepare(source, out, held_out=held_out, overwrite=overwrite)
-    refused = ", ".join(f"{count} {reason}" for reason, count in prepared.problems.items())
-    click.echo(
-        f"{prepared.num_train} prompts to train on, {prepared.num_eval} held out; not taken: {refused or 'none'}"
-    )
+    click.echo(prepared.told)
     click.echo(f"prompt set: {out}")
 
 

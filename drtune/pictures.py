@@ -15,6 +15,8 @@ from drtune.prompts import parse_pictures
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from drtune.rewards import Reward
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Files with these endings are pictures."""
 
@@ -96,15 +98,22 @@ def open_picture(path: Path) -> Tensor:
     return torch.from_numpy(levels).permute(2, 0, 1) / 255
 
 
-def check_finite(reward: str, scores_B: Tensor, pictures: Sequence[str]) -> None:
-    """Refuse a score that is not finite, and name its picture.
+def scored(
+    rewards: Sequence[Reward], images_BCHW: Tensor, prompts: Sequence[str], pictures: Sequence[str]
+) -> dict[str, list[float]]:
+    """Scores of a batch by reward; `pictures` are its names.
 
     Raises:
-        UserError: there is one.
+        UserError: a score is not finite; the picture is named.
     """
-    if (unusable_B := ~scores_B.isfinite()).any():
-        picture = pictures[int(unusable_B.int().argmax())]
-        raise UserError(f"reward {reward}: not finite for {picture}; look at that picture, or at the reward")
+    columns = {}
+    for reward in rewards:
+        scores_B = reward(images_BCHW, prompts)
+        if (unusable_B := ~scores_B.isfinite()).any():
+            picture = pictures[int(unusable_B.int().argmax())]
+            raise UserError(f"reward {reward.name}: not finite for {picture}; look at that picture, or at the reward")
+        columns[reward.name] = scores_B.double().tolist()
+    return columns
 
 
 def _where(folder: Path, image: str) -> str:

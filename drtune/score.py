@@ -19,7 +19,7 @@ from tqdm import tqdm
 from drtune.config import reward_name
 from drtune.errors import UserError
 from drtune.files import claim, replacing
-from drtune.pictures import Entry, UnusablePictureError, check_finite, matched, open_picture
+from drtune.pictures import Entry, UnusablePictureError, matched, open_picture, scored
 from drtune.rewards import Reward, load_reward
 
 TABLES = (".csv", ".parquet")
@@ -128,12 +128,7 @@ def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:
 def _scored(rewards: Sequence[Reward], images_BCHW: Tensor, batch: Sequence[Entry]) -> dict[str, list[float]]:
     """Scores of the batch by reward."""
     images_BCHW = images_BCHW.to("cuda" if torch.cuda.is_available() else "cpu")
-    columns = {}
-    for reward in rewards:
-        scores_B = reward(images_BCHW, [entry.prompt for entry in batch])
-        check_finite(reward.name, scores_B, [entry.image for entry in batch])
-        columns[reward.name] = scores_B.double().tolist()
-    return columns
+    return scored(rewards, images_BCHW, [entry.prompt for entry in batch], [entry.image for entry in batch])
 
 
 @contextmanager

@@ -38,8 +38,7 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
             usable (see `drtune.prompts.prepare`).
     """
     prepared = _prepare(prompts, data_revision, out)
-    refused = ", ".join(f"{count} {reason}" for reason, count in prepared.problems.items())
-    print(f"{prepared.num_train} prompts to train on, {prepared.num_eval} held out; not taken: {refused or 'none'}")
+    print(prepared.told)
     return prepared
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
 from drtune.config.tree import Config
 from drtune.errors import UserError
-from drtune.sections import Section, read_tree, validated
-
-Kind = TypeVar("Kind", bound=Section)
+from drtune.sections import Kind, read_tree, validated
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

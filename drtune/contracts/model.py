@@ -48,6 +48,12 @@ class PromptSet(Contract):
     """How many lines of the source were not taken, by reason; each stands in `problems.jsonl`."""
     source: DataSource
 
+    @property
+    def told(self) -> str:
+        """What was taken and what was not, in a line."""
+        refused = ", ".join(f"{count} {reason}" for reason, count in self.problems.items())
+        return f"{self.num_train} prompts to train on, {self.num_eval} held out; not taken: {refused or 'none'}"
+
 
 class TunedModel(Contract):
     """A LoRA for a base model, or all weights of its network, in diffusers' format, and `config.yaml`.

@@ -217,7 +217,7 @@ class Trainer:
         """The `step`-th optimizer update, from 1. All that it draws depends on the seed and on `step` alone."""
         started = time.monotonic()
         config = self.config
-        plan = draw_plan(config.method, config.sampler.steps, generator_of(config.seed, "plan", step))
+        plan = self.plan(step)
         at_once = config.compute.micro_batch_size or len(self.slots)
         starts = range(0, len(self.slots), at_once)
         rewards = torch.cat([self._supervise(step, self.slots[start : start + at_once], plan) for start in starts])
@@ -241,6 +241,10 @@ class Trainer:
             trained=plan.trained,
             seconds=time.monotonic() - started,
         )
+
+    def plan(self, step: int) -> Plan:
+        """What the `step`-th update does."""
+        return draw_plan(self.config.method, self.config.sampler.steps, generator_of(self.config.seed, "plan", step))
 
     def _supervise(self, step: int, slots: range, plan: Plan) -> Tensor:
         """Rewards (B,) of the pictures of some slots; their share of the gradient is added to `.grad`."""

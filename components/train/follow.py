@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -41,10 +42,13 @@ class Follower:
     Raises:
         TrainingFailedError: the job failed, vanished, did not start or end in time, or was restarted too often.
         UserError: the training itself refused what it was given, or the cluster refuses to be watched.
+        SystemExit: `cancelled` was set.
     """
 
-    def __init__(self, cluster: Cluster, spec: JobSpec, job: Manifest, log: StepLog) -> None:
-        self.cluster, self.spec, self.log = cluster, spec, log
+    def __init__(
+        self, cluster: Cluster, spec: JobSpec, job: Manifest, log: StepLog, cancelled: threading.Event
+    ) -> None:
+        self.cluster, self.spec, self.log, self.cancelled = cluster, spec, log, cancelled
         self.name, self.uid = job["metadata"]["name"], job["metadata"]["uid"]
         self.place = place_of(spec)
         self.pods: dict[str, Manifest] = {}
@@ -66,6 +70,8 @@ class Follower:
         self._listen("pods", self.cluster.watch(self.cluster.core("pods"), by_job))
         while self.status.phase != "succeeded":
             self._hear(seconds=1.0)
+            if self.cancelled.is_set():
+                raise SystemExit(128 + signal.SIGTERM)
             if self.status.phase == "failed":
                 self._fail_as_the_job()
             self._refuse_too_late()

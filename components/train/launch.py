@@ -60,8 +60,7 @@ def train_on_cluster(config: Config, prompts: Path, spec: JobSpec, out: Path) ->
     run = Run.of(os.environ)
     cluster = Cluster(connect(), own_namespace())
     storage = open_storage(f"{spec.storage}/{run.id}/train")
-    with ending_by_sigterm():
-        Launch(cluster, storage, spec, run, StepLog(sys.stdout.buffer)).train(config, prompts, out)
+    Launch(cluster, storage, spec, run, StepLog(sys.stdout.buffer)).train(config, prompts, out)
 
 
 def delete_leftover(spec: JobSpec) -> str | None:
@@ -77,16 +76,21 @@ def delete_leftover(spec: JobSpec) -> str | None:
 
 
 @contextmanager
-def ending_by_sigterm() -> Iterator[None]:
-    """Within, SIGTERM, by which a run is cancelled, raises SystemExit, once: what follows it is not interrupted."""
+def _ending_by_sigterm() -> Iterator[threading.Event]:
+    """Within, SIGTERM, by which a run is cancelled, raises SystemExit, once: what follows it is not interrupted.
+
+    It also sets the event, for whoever waits long: an exception that comes while a finalizer runs is lost.
+    """
+    cancelled = threading.Event()
 
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        cancelled.set()
         raise SystemExit(128 + number)
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        yield cancelled
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -100,15 +104,20 @@ class Launch:
         self.path = cluster.jobs(place_of(spec), self.name)
 
     def train(self, config: Config, prompts: Path, out: Path) -> None:
-        """Ask, follow, and fetch; whatever happens, no job is left behind."""
+        """Ask, follow, and fetch; whatever happens, no job is left behind.
+
+        Raises:
+            SystemExit: SIGTERM came.
+        """
         refuse_uneven(config, self.spec)
-        if is_answered(self.storage, config, prompts):
-            self.log.say(f"the model is at {self.storage.uri} already: an earlier try had it made")
-        else:
-            write_request(self.storage, config, prompts)
-            with self._leaving_nothing(), self._heard_of():
-                Follower(self.cluster, self.spec, self._create_or_adopt(), self.log).run()
-        fetch_model(self.storage, out)
+        with _ending_by_sigterm() as cancelled:
+            if is_answered(self.storage, config, prompts):
+                self.log.say(f"the model is at {self.storage.uri} already: an earlier try had it made")
+            else:
+                write_request(self.storage, config, prompts)
+                with self._leaving_nothing(), self._heard_of():
+                    Follower(self.cluster, self.spec, self._create_or_adopt(), self.log, cancelled).run()
+            fetch_model(self.storage, out)
 
     def _create_or_adopt(self) -> Manifest:
         """The job of this run: a new one, or that of an earlier try of the launcher, which is then ours.

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,6 @@ import pytest
 
 from components.train.follow import TrainingFailedError
 from components.train.job import Owner, job_name, to_job
-from components.train.launch import ending_by_sigterm
 from drtune.contracts import CONFIG, PromptSet
 from drtune.errors import UserError
 from tests.cluster_api import ClusterApi, now
@@ -325,11 +325,31 @@ def test_a_cancelled_step_deletes_its_job_and_waits_until_it_is_gone(api: Cluste
         time.sleep(0.5)
         api.remove(JOBS, job.name)
 
-    with Played(api, script), pytest.raises(SystemExit) as ended, ending_by_sigterm():
+    with Played(api, script), pytest.raises(SystemExit) as ended:
         tried.train()
     assert ended.value.code == 143
     assert tried.left() == []
     assert "cancelled" in tried.log
+
+
+class Finalized:
+    """Something to be finalized."""
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_a_cancellation_that_comes_while_a_finalizer_runs_is_not_lost(
+    api: ClusterApi, tried: Tried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(text: str) -> None:
+        if text.endswith(": running"):
+            finalized = Finalized()
+            weakref.finalize(finalized, os.kill, os.getpid(), signal.SIGTERM)  # what it raises, Python only tells
+
+    monkeypatch.setattr(tried.launch.log, "say", say)
+    with Played(api, trains), pytest.raises(SystemExit) as ended:
+        tried.train()
+    assert ended.value.code == 143
+    assert tried.left() == []
 
 
 def test_a_launcher_that_is_cancelled_before_it_hears_of_its_job_deletes_it_too(api: ClusterApi, tried: Tried) -> None:
@@ -338,6 +358,6 @@ def test_a_launcher_that_is_cancelled_before_it_hears_of_its_job_deletes_it_too(
     def script(_job: PlayedJob) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with Played(api, script), pytest.raises(SystemExit), ending_by_sigterm():
+    with Played(api, script), pytest.raises(SystemExit):
         tried.train()
     assert tried.left() == []

@@ -147,7 +147,7 @@ def test_following_a_training_asks_the_server_nothing_while_nothing_happens(api:
     spec = JobSpec.model_validate({"storage": "s3://runs", "nodes": 8})
     job = api.put(JOBS, to_job(spec, "drtune-a", "s3://runs/a"))
     cluster, written = Cluster(api.client(), "default"), io.BytesIO()
-    following = threading.Thread(target=Follower(cluster, spec, job, StepLog(written)).run)
+    following = threading.Thread(target=Follower(cluster, spec, job, StepLog(written), threading.Event()).run)
     following.start()
     played = PlayedJob(api, job)
     for node in range(8):

@@ -1,0 +1,105 @@
+"""One cell: train, examine on the way, and leave one record."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drtune.config import Config, load_config
+from drtune.files import replacing, write_text
+from drtune.images import contact_sheet, to_pil
+from drtune.methods import Plan
+from drtune.optimization import DivergenceError
+from drtune.processes import Processes
+from drtune.prompts import load_prompts
+from drtune.provenance import code_revision
+from drtune.trainer import Trainer
+from science.design import REWARDS, Cell, Scale
+from science.exam import Exam
+
+
+class WindowTrainer(Trainer):
+    """A trainer in which always the same steps train, with their inputs detached, in a chain that runs to its end."""
+
+    window: tuple[int, ...]
+
+    def plan(self, _step: int) -> Plan:
+        """What every update does."""
+        return Plan(stop=self.config.sampler.steps - 1, trained=self.window, alpha=0.0)
+
+
+def config_of(cell: Cell, scale: Scale) -> Config:
+    """The resolved configuration of a cell."""
+    return load_config(
+        None,
+        [
+            f"rewards={{{REWARDS[cell.reward]}: 1.0}}",
+            f"steps={scale.updates}",
+            f"seed={cell.seed}",
+            f"optimizer.learning_rate={cell.learning_rate}",
+            f"evaluation.rewards=[{', '.join([*REWARDS.values(), 'brightness'])}]",
+            f"evaluation.pictures_per_prompt={scale.pictures}",
+            *cell.settings,
+        ],
+    )
+
+
+def run_cell(cell: Cell, scale: Scale, prompts: Path, out: Path) -> None:
+    """Train the cell and write `out/NAME.json` and `out/NAME.png`, a row of pictures for each check.
+
+    A training that diverges ends early and says so in its record: that is a result too.
+    """
+    config = config_of(cell, scale)
+    exam = _exam(cell.seed, scale, prompts)
+    trainer = (WindowTrainer if cell.window else Trainer)(config, prompts, out / "unused", Processes())
+    if isinstance(trainer, WindowTrainer):
+        trainer.window = cell.window
+    in_training, in_deployment = exam.guidance_scales
+    record: dict[str, Any] = {"cell": cell.as_json(), "config_sha256": config.sha256(), "code": code_revision()}
+    pictures = exam.base_pictures[in_training]
+    checks = [{"update": 0, "guidance": in_training, "measures": exam.measure(pictures, in_training)}]
+    rows, updates = [pictures], []
+    try:
+        for step in range(1, scale.updates + 1):
+            made = trainer.update(step)
+            updates.append({"reward": made.reward, "grad_norm": made.grad_norm, "seconds": made.seconds})
+            if step in scale.checks:
+                pictures = exam.draw(trainer.base, in_training)
+                rows.append(pictures)
+                measured = exam.measure(pictures, in_training)
+                checks.append({"update": step, "guidance": in_training, "measures": measured})
+    except DivergenceError as error:
+        record["diverged"] = str(error)
+    if cell.deployed:
+        base = exam.measure(exam.base_pictures[in_deployment], in_deployment)
+        tuned = exam.measure(exam.draw(trainer.base, in_deployment), in_deployment)
+        checks.append({"update": 0, "guidance": in_deployment, "measures": base})
+        checks.append({"update": len(updates), "guidance": in_deployment, "measures": tuned})
+    first = slice(0, None, scale.pictures)  # one of each prompt
+    with replacing(out / f"{cell.name}.png") as written:
+        contact_sheet([one for row in rows for one in to_pil(row[first])], scale.prompts, side=32, gap=0).save(written)
+    write_text(out / f"{cell.name}.json", json.dumps(record | {"checks": checks, "updates": updates}, indent=1))
+
+
+def is_done(cell: Cell, scale: Scale, out: Path) -> bool:
+    """Whether there is a record of this very cell."""
+    try:
+        record = json.loads((out / f"{cell.name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    if record["cell"] != cell.as_json() or record["config_sha256"] != config_of(cell, scale).sha256():
+        return False
+    return "diverged" in record or {check["update"] for check in record["checks"]} >= set(scale.checks)
+
+
+@lru_cache(maxsize=1)
+def _exam(seed: int, scale: Scale, prompts: Path) -> Exam:
+    """The examination of a seed, made once in each process."""
+    held_out = load_prompts(prompts, "eval")
+    own = held_out[seed * scale.prompts : (seed + 1) * scale.prompts]
+    assert len(own) == scale.prompts, f"{len(held_out)} held-out prompts are too few for seed {seed}"
+    return Exam(config_of(Cell("symmetry", (), 1e-3, seed), scale), own, seed)

@@ -1,0 +1,66 @@
+"""The examination of a tuned model: held-out prompts and noises, the same for every cell of a seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from drtune.bases import Base, load_base
+from drtune.config import Config, SamplerConfig
+from drtune.evaluation.comparison import per_prompt, with_diversity
+from drtune.evaluation.measures import Gauges
+from drtune.evaluation.shots import shots_of
+from drtune.guidance import GuidedDenoiser
+from drtune.methods import Plan
+from drtune.prompts import Prompt
+from drtune.sweep import roll_out
+
+
+class Exam:
+    """Pictures of the same prompts from the same noises, and what they measure beside those of the base.
+
+    Every seed has prompts and noises of its own: what differs between seeds then holds the chance of training and that
+    of examination, and an interval over seeds covers both.
+    """
+
+    def __init__(self, config: Config, prompts: list[Prompt], seed: int) -> None:
+        base = load_base(config.base_model)
+        self.config = config
+        self.shots = shots_of(prompts, config.evaluation.pictures_per_prompt)
+        self.texts = [shot.prompt.text for shot in self.shots]
+        self.conditions, self.negative = base.encode(self.texts), base.encode_negative("")
+        noises = [torch.Generator().manual_seed(shot.noise_seed(seed)) for shot in self.shots]
+        self.noise_BCHW = torch.stack([torch.randn(base.latents_shape, generator=noise) for noise in noises])
+        self.gauges = Gauges(config, Path())
+        self.guidance_scales = (config.sampler.guidance_scale, config.evaluation.sampler.guidance_scale)
+        """Of training and of deployment."""
+        self.base_pictures = {scale: self.draw(base, scale) for scale in self.guidance_scales}
+
+    @torch.no_grad()
+    def draw(self, base: Base, guidance_scale: float) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] by the base's network as it is now, with the deployment's number of steps."""
+        settings = SamplerConfig(steps=self.config.evaluation.sampler.steps, guidance_scale=guidance_scale)
+        denoiser = GuidedDenoiser(base, self.conditions, self.negative, settings)
+        sampler = base.sampler(settings)
+        whole = Plan(stop=len(sampler.steps) - 1, trained=(), alpha=0.0)
+        return base.decode(roll_out(denoiser, sampler, sampler.initial_scale * self.noise_BCHW, whole).clean_BCHW)
+
+    def measure(self, images_NCHW: Tensor, guidance_scale: float) -> dict[str, float]:
+        """The mean over prompts of every measure; drift is held against the base at the same guidance scale."""
+        rows = pd.DataFrame(
+            {
+                "contestant": "",
+                "index": [shot.index for shot in self.shots],
+                "category": "",
+                "picture": [shot.picture for shot in self.shots],
+            }
+        )
+        names = [shot.name for shot in self.shots]
+        readings = pd.DataFrame(self.gauges.read(images_NCHW, self.texts, names))
+        drifts = pd.DataFrame(self.gauges.drift(images_NCHW, self.base_pictures[guidance_scale]))
+        table = with_diversity(pd.concat([rows, readings, drifts], axis=1))
+        means = per_prompt(table, self.gauges.measures)[""].drop(columns="category").mean()
+        return {str(name): float(value) for name, value in means.items()}

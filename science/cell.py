@@ -7,8 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from drtune.config import Config, load_config
 from drtune.files import replacing, write_text
 from drtune.images import contact_sheet, to_pil
@@ -61,7 +59,7 @@ def run_cell(cell: Cell, scale: Scale, prompts: Path, out: Path) -> None:
     in_training, in_deployment = exam.guidance_scales
     record: dict[str, Any] = {"cell": cell.as_json(), "config_sha256": config.sha256(), "code": code_revision()}
     pictures = exam.base_pictures[in_training]
-    checks = [{"update": 0, "guidance": in_training, "measures": exam.measure(pictures, in_training)}]
+    checks = [{"update": 0, "guidance": guidance, "measures": found} for guidance, found in exam.base_measures.items()]
     rows, updates = [pictures], []
     try:
         for step in range(1, scale.updates + 1):
@@ -75,10 +73,8 @@ def run_cell(cell: Cell, scale: Scale, prompts: Path, out: Path) -> None:
     except DivergenceError as error:
         record["diverged"] = str(error)
     if cell.deployed:
-        base = exam.measure(exam.base_pictures[in_deployment], in_deployment)
-        tuned = exam.measure(exam.draw(trainer.base, in_deployment), in_deployment)
-        checks.append({"update": 0, "guidance": in_deployment, "measures": base})
-        checks.append({"update": len(updates), "guidance": in_deployment, "measures": tuned})
+        measured = exam.measure(exam.draw(trainer.base, in_deployment), in_deployment)
+        checks.append({"update": len(updates), "guidance": in_deployment, "measures": measured})
     first = slice(0, None, scale.pictures)  # one of each prompt
     with replacing(out / f"{cell.name}.png") as written:
         contact_sheet([one for row in rows for one in to_pil(row[first])], scale.prompts, side=32, gap=0).save(written)

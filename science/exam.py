@@ -38,6 +38,7 @@ class Exam:
         self.guidance_scales = (config.sampler.guidance_scale, config.evaluation.sampler.guidance_scale)
         """Of training and of deployment."""
         self.base_pictures = {scale: self.draw(base, scale) for scale in self.guidance_scales}
+        self.base_measures = {scale: self.measure(self.base_pictures[scale], scale) for scale in self.guidance_scales}
 
     @torch.no_grad()
     def draw(self, base: Base, guidance_scale: float) -> Tensor:

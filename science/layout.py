@@ -1,4 +1,4 @@
-"""A reward of layout: how far to the left the objects are. Like any reward of one's own it is one function in a file."""
+"""A reward of layout: how far to the left the objects are. As any reward of one's own, one function in a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def left_half(images_BCHW: Tensor, _prompts: Sequence[str]) -> Tensor:
     The mean of 1 - 2u over the picture, u in [0, 1] from left to right, weighted by the squared distance of each pixel
     to the mean colour of the picture's border. To erase the objects gains nothing, and to move one does.
     """
-    border_BCN = torch.cat([images_BCHW[..., 0, :], images_BCHW[..., -1, :], images_BCHW[..., 0], images_BCHW[..., -1]], -1)
+    top_and_bottom_BC2W, left_and_right_BCH2 = images_BCHW[..., (0, -1), :], images_BCHW[..., (0, -1)]
+    border_BCN = torch.cat([top_and_bottom_BC2W.flatten(2), left_and_right_BCH2.flatten(2)], dim=-1)
     background_BC11 = border_BCN.mean(-1)[..., None, None]
     weight_BHW = (images_BCHW - background_BC11).square().mean(1)
     width = images_BCHW.shape[-1]

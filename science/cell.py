@@ -16,7 +16,7 @@ from drtune.processes import Processes
 from drtune.prompts import load_prompts
 from drtune.provenance import code_revision
 from drtune.trainer import Trainer
-from science.design import REWARDS, Cell, Scale
+from science.design import REWARDS, STEPS, Cell, Scale
 from science.exam import Exam
 
 
@@ -41,6 +41,7 @@ def config_of(cell: Cell, scale: Scale) -> Config:
             f"optimizer.learning_rate={cell.learning_rate}",
             f"evaluation.rewards=[{', '.join([*REWARDS.values(), 'brightness'])}]",
             f"evaluation.pictures_per_prompt={scale.pictures}",
+            f"compute.keep_graphs={STEPS}",  # of all trained steps: the gradient is the same, and sooner there
             *cell.settings,
         ],
     )

@@ -41,11 +41,11 @@ WINDOWS = {"earliest": (0, 1, 2, 3), "middle": (4, 5, 6, 7), "latest": (8, 9, 10
 class Scale:
     """How large the study is."""
 
-    updates: int = 16
-    checks: tuple[int, ...] = (4, 8, 16)
+    updates: int = 20
+    checks: tuple[int, ...] = (5, 10, 15, 20)
     """Updates after which the tuned model is examined, the last one included."""
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    middle_rate: float = 1e-3
+    learning_rates: tuple[float, ...] = (8e-4, 1.6e-3, 3.2e-3)
+    middle_rate: float = 1.6e-3
     """Of the experiments that hold the learning rate."""
     seeds: int = 3
     rewards: tuple[str, ...] = tuple(REWARDS)
@@ -56,7 +56,15 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(updates=6, checks=(3, 6), learning_rates=(1e-3,), seeds=2, rewards=BOTH_KINDS, prompts=8)
+QUICK = Scale(
+    updates=8,
+    checks=(4, 8),
+    learning_rates=(3.2e-3,),
+    middle_rate=3.2e-3,
+    seeds=2,
+    rewards=BOTH_KINDS,
+    prompts=8,
+)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ PROMPTS ?=
 SET ?=
 BUILDER ?= docker
 BUILD_FLAGS ?=
+QUICK ?=
 BASE ?= docker.io/library/debian:bookworm-slim
 
 BIN := .venv/bin
@@ -13,7 +14,7 @@ INSTALLED := .venv/installed
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench images miniature clean
+.PHONY: help install run test check bench science images miniature clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,6 +37,9 @@ check: $(INSTALLED) ## Style, types, borders between the rooms, and the compiled
 bench: $(INSTALLED) ## Memory and time of an update, in a few minutes (docs/performance.md)
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error sh -ec 'for what in memory step_time autograd; do \
 		$(BIN)/python -m benchmarks.$$what; done'
+
+science: $(INSTALLED) ## The paper's claims tried on the miniature, in under 3 hours (docs/science.md) [QUICK=1]
+	OMP_NUM_THREADS=1 $(BIN)/python -m science $(if $(QUICK),--quick,--page docs/science.md)
 
 images: ## Build both container images of this commit (docs/cluster.md) [BUILDER=podman] [BUILD_FLAGS=...] [BASE=image]
 	@test -d .git || { echo "error: no .git folder here, as in a linked worktree; build from a clone" >&2; exit 2; }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,13 +27,13 @@ from drtune.supervision import Task, supervise
 
 
 class Workbench:
-    """The miniature with a fresh LoRA and one batch of prompts."""
+    """The miniature with a fresh LoRA and one batch of prompts, another one for each seed."""
 
-    def __init__(self, overrides: Sequence[str] = ()) -> None:
+    def __init__(self, overrides: Sequence[str] = (), seed: int = 0) -> None:
         quiet_libraries()
         self.config: Config = load_config("configs/miniature.yaml", overrides)
         self.base = load_base(self.config.base_model)
-        prompts = [scene.caption for scene in scenes(seed=7, count=self.config.batch_size)]
+        prompts = [scene.caption for scene in scenes(seed=7 + seed, count=self.config.batch_size)]
         self.prompts = prompts
         self.sampler = self.base.sampler(self.config.sampler)
         conditions, negative = self.base.encode(prompts), self.base.encode_negative("")
@@ -43,7 +43,7 @@ class Workbench:
             self.base.network.enable_gradient_checkpointing()
         self.optimizer = make_optimizer(self.weights, self.config.optimizer)
         self.denoiser = GuidedDenoiser(self.base, conditions, negative, self.config.sampler)
-        self.draws = Draws(0, len(prompts), len(prompts), self.base.latents_shape)
+        self.draws = Draws(seed, len(prompts), len(prompts), self.base.latents_shape)
         self.reward = WeightedSum(self.config.rewards, antialias=self.config.reward_antialias)
 
     def noise(self, *key: int | str) -> Tensor:
@@ -97,7 +97,7 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     return live.take_peak()
 
 
-def seconds(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+def seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Seconds of each in every round, taken in turn so that a slow moment of the machine hits all alike."""
     for run in runs.values():
         run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -53,6 +53,10 @@ class Scale:
     """Held-out prompts of each seed's examination, each seed its own."""
     pictures: int = 2
     """Of each prompt."""
+    chains: tuple[int, ...] = (6, 12, 25, 50)
+    """T, where costs and gradients are held against it."""
+    repeats: int = 4
+    """Of each measurement of a cost: updates that are timed, batches whose gradients are taken."""
 
 
 FULL = Scale()
@@ -64,6 +68,8 @@ QUICK = Scale(
     seeds=2,
     rewards=BOTH_KINDS,
     prompts=8,
+    chains=(6, 12, 25),
+    repeats=2,
 )
 
 
@@ -106,6 +112,9 @@ def cells_of(scale: Scale) -> list[Cell]:
 
 
 Labelled = Iterator[tuple[str, Cell]]
+"""What an experiment holds against each other, and its cells."""
+Experiment = Callable[[Scale, int], Labelled]
+"""The cells of a scale and seed."""
 
 
 def methods(scale: Scale, seed: int) -> Labelled:
@@ -126,7 +135,7 @@ def windows(scale: Scale, seed: int) -> Labelled:
 
 def alphas(scale: Scale, seed: int) -> Labelled:
     """How much gradient passes through the network's input: in DRTune, and when all steps train."""
-    for reward in set(BOTH_KINDS) & set(scale.rewards):
+    for reward in BOTH_KINDS:
         for method, alpha in product(("DRTune", "full"), (0, 0.5, 1)):
             published = {"DRTune": 0, "full": 1}[method]
             override = () if alpha == published else (f"method.alpha={alpha}",)

@@ -1,0 +1,117 @@
+"""What an update costs, and what becomes of its gradient, as the chain grows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.workbench import Workbench, peak_bytes, seconds
+from drtune.files import write_text
+from drtune.methods import Plan
+from drtune.supervision import supervise
+from science.design import BOTH_KINDS, METHODS, REWARDS, STEPS, Scale
+
+ALPHAS = (0.0, 0.5, 1.0)
+KEEPING = "graphs kept"
+"""Every trained step's graph is kept until the backward pass, as plain autograd does."""
+
+
+@dataclass(frozen=True)
+class UpdateCosts:
+    """Seconds and memory of an update by every method at one length of the chain."""
+
+    steps: int
+    """T."""
+    repeats: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"updates_T={self.steps}"
+
+    def run(self, out: Path) -> None:
+        """Write `out/NAME.json`: for each way its seconds and its peak above what stands, in bytes."""
+        ways = {way: self._bench(way, settings) for way, settings in self._ways().items()}
+        numbers = {way: count(1) for way in ways}  # each update draws its own plan
+        runs = {way: partial(_update, bench, numbers[way]) for way, bench in ways.items()}
+        times = seconds(runs, self.repeats)
+        found = {way: {"seconds": times[way], "bytes": peak_bytes(ways[way].update)} for way in ways}
+        write_text(out / f"{self.name}.json", json.dumps(found, indent=1))
+
+    def _ways(self) -> dict[str, tuple[str, ...]]:
+        ways: dict[str, tuple[str, ...]] = {**METHODS}
+        for method in ("DRTune", "full"):
+            ways[f"{method}, {KEEPING}"] = (*METHODS[method], f"compute.keep_graphs={self.steps}")
+        if self.steps == STEPS:
+            for method, alpha in (("DRTune", 1), ("full", 0)):
+                ways[f"{method}, alpha = {alpha}"] = (*METHODS[method], f"method.alpha={alpha}")
+        return ways
+
+    def _bench(self, way: str, settings: tuple[str, ...]) -> Workbench:
+        depth = [f"method.trained_steps={self.steps}"] if way == "AlignProp" else []
+        return Workbench(["rewards={symmetry: 1.0}", f"sampler.steps={self.steps}", *settings, *depth])
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """The gradient when all steps train, by how much of it passes through the network's input."""
+
+    reward: str
+    steps: int
+    batches: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"gradients_{self.reward}_T={self.steps}"
+
+    def run(self, out: Path) -> None:
+        """Write `out/NAME.json`: for each alpha and batch the norm, and the cosine with that of alpha = 1."""
+        found: dict[float, list[Tensor]] = {alpha: [] for alpha in ALPHAS}
+        for batch in range(self.batches):
+            overrides = [f"rewards={{{REWARDS[self.reward]}: 1.0}}", f"sampler.steps={self.steps}", "method.name=full"]
+            bench = Workbench(overrides, seed=batch)
+            for alpha in ALPHAS:
+                found[alpha].append(_gradient(bench, alpha))
+        rows = {
+            str(alpha): {
+                "norm": [float(gradient.norm()) for gradient in gradients],
+                "cosine": [_cosine(*pair) for pair in zip(gradients, found[1.0], strict=True)],
+                "agreement": [_cosine(one, torch.stack(gradients).sum(0) - one) for one in gradients],
+            }
+            for alpha, gradients in found.items()
+        }
+        write_text(out / f"{self.name}.json", json.dumps(rows, indent=1))
+
+
+def costs_of(scale: Scale) -> list[UpdateCosts | Gradients]:
+    """All measurements of the study, the long ones first."""
+    made: list[UpdateCosts | Gradients] = []
+    for steps in sorted(scale.chains, reverse=True):
+        made += [UpdateCosts(steps, scale.repeats)]
+        made += [Gradients(reward, steps, scale.repeats) for reward in BOTH_KINDS]
+    return made
+
+
+def _update(bench: Workbench, numbers: Iterator[int]) -> None:
+    bench.update(next(numbers))
+
+
+def _gradient(bench: Workbench, alpha: float) -> Tensor:
+    """The gradient with respect to the weights, of the bench's batch, flat."""
+    every = tuple(range(len(bench.sampler.steps)))
+    supervise(bench.task(), bench.config.method, Plan(stop=every[-1], trained=every, alpha=alpha))
+    gradient = torch.cat([weight.grad.flatten() for weight in bench.weights.values() if weight.grad is not None])
+    bench.optimizer.zero_grad()
+    return gradient
+
+
+def _cosine(one: Tensor, other: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0))

@@ -39,7 +39,7 @@ bench: $(INSTALLED) ## Memory and time of an update, in a few minutes (docs/perf
 		$(BIN)/python -m benchmarks.$$what; done'
 
 science: $(INSTALLED) ## The paper's claims tried on the miniature, in under 3 hours (docs/science.md) [QUICK=1]
-	OMP_NUM_THREADS=1 $(BIN)/python -m science $(if $(QUICK),--quick,--page docs/science.md)
+	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error $(BIN)/python -m science $(if $(QUICK),--quick,--page docs/science.md)
 
 images: ## Build both container images of this commit (docs/cluster.md) [BUILDER=podman] [BUILD_FLAGS=...] [BASE=image]
 	@test -d .git || { echo "error: no .git folder here, as in a linked worktree; build from a clone" >&2; exit 2; }

@@ -23,7 +23,9 @@ from science.exam import Exam
 class WindowTrainer(Trainer):
     """A trainer in which always the same steps train, with their inputs detached, in a chain that runs to its end."""
 
-    window: tuple[int, ...]
+    def __init__(self, window: tuple[int, ...], config: Config, prompts: Path, out: Path) -> None:
+        super().__init__(config, prompts, out, Processes())
+        self.window = window
 
     def plan(self, _step: int) -> Plan:
         """What every update does."""
@@ -54,9 +56,12 @@ def run_cell(cell: Cell, scale: Scale, prompts: Path, out: Path) -> None:
     """
     config = config_of(cell, scale)
     exam = _exam(cell.seed, scale, prompts)
-    trainer = (WindowTrainer if cell.window else Trainer)(config, prompts, out / "unused", Processes())
-    if isinstance(trainer, WindowTrainer):
-        trainer.window = cell.window
+    unused = out / "unused"
+    trainer = (
+        WindowTrainer(cell.window, config, prompts, unused)
+        if cell.window
+        else Trainer(config, prompts, unused, Processes())
+    )
     in_training, in_deployment = exam.guidance_scales
     record: dict[str, Any] = {"cell": cell.as_json(), "config_sha256": config.sha256(), "code": code_revision()}
     pictures = exam.base_pictures[in_training]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +24,35 @@ KEEPING = "graphs kept"
 """Every trained step's graph is kept until the backward pass, as plain autograd does."""
 
 
+class Measurement:
+    """Something that is measured once and kept with what it was measured for."""
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        raise NotImplementedError
+
+    def measure(self) -> dict[str, Any]:
+        """What is found."""
+        raise NotImplementedError
+
+    def run(self, out: Path) -> None:
+        """Write `out/NAME.json`."""
+        write_text(out / f"{self.name}.json", json.dumps({"what": vars(self), "found": self.measure()}, indent=1))
+
+    def is_done(self, out: Path) -> bool:
+        """Whether there is a record of this very measurement."""
+        file = out / f"{self.name}.json"
+        return file.exists() and json.loads(file.read_text(encoding="utf-8"))["what"] == vars(self)
+
+    def found(self, out: Path) -> dict[str, Any]:
+        """What its record says."""
+        found: dict[str, Any] = json.loads((out / f"{self.name}.json").read_text(encoding="utf-8"))["found"]
+        return found
+
+
 @dataclass(frozen=True)
-class UpdateCosts:
+class UpdateCosts(Measurement):
     """Seconds and memory of an update by every method at one length of the chain."""
 
     steps: int
@@ -36,14 +64,13 @@ class UpdateCosts:
         """Of its file."""
         return f"updates_T={self.steps}"
 
-    def run(self, out: Path) -> None:
-        """Write `out/NAME.json`: for each way its seconds and its peak above what stands, in bytes."""
+    def measure(self) -> dict[str, Any]:
+        """For each way its seconds, and its peak above what stands, in bytes."""
         ways = {way: self._bench(way, settings) for way, settings in self._ways().items()}
         numbers = {way: count(1) for way in ways}  # each update draws its own plan
         runs = {way: partial(_update, bench, numbers[way]) for way, bench in ways.items()}
         times = seconds(runs, self.repeats)
-        found = {way: {"seconds": times[way], "bytes": peak_bytes(ways[way].update)} for way in ways}
-        write_text(out / f"{self.name}.json", json.dumps(found, indent=1))
+        return {way: {"seconds": times[way], "bytes": peak_bytes(ways[way].update)} for way in ways}
 
     def _ways(self) -> dict[str, tuple[str, ...]]:
         ways: dict[str, tuple[str, ...]] = {**METHODS}
@@ -60,35 +87,34 @@ class UpdateCosts:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(Measurement):
     """The gradient when all steps train, by how much of it passes through the network's input."""
 
     reward: str
     steps: int
     batches: int
+    """Even."""
 
     @property
     def name(self) -> str:
         """Of its file."""
         return f"gradients_{self.reward}_T={self.steps}"
 
-    def run(self, out: Path) -> None:
-        """Write `out/NAME.json`: for each alpha and batch the norm, and the cosine with that of alpha = 1."""
+    def measure(self) -> dict[str, Any]:
+        """For each alpha the norm of every batch, and the cosine of every two batches, none of them taken twice."""
         found: dict[float, list[Tensor]] = {alpha: [] for alpha in ALPHAS}
         for batch in range(self.batches):
             overrides = [f"rewards={{{REWARDS[self.reward]}: 1.0}}", f"sampler.steps={self.steps}", "method.name=full"]
             bench = Workbench(overrides, seed=batch)
             for alpha in ALPHAS:
                 found[alpha].append(_gradient(bench, alpha))
-        rows = {
+        return {
             str(alpha): {
                 "norm": [float(gradient.norm()) for gradient in gradients],
-                "cosine": [_cosine(*pair) for pair in zip(gradients, found[1.0], strict=True)],
-                "agreement": [_cosine(one, torch.stack(gradients).sum(0) - one) for one in gradients],
+                "agreement": [_cosine(*pair) for pair in zip(gradients[::2], gradients[1::2], strict=True)],
             }
             for alpha, gradients in found.items()
         }
-        write_text(out / f"{self.name}.json", json.dumps(rows, indent=1))
 
 
 def costs_of(scale: Scale) -> list[UpdateCosts | Gradients]:
@@ -96,7 +122,7 @@ def costs_of(scale: Scale) -> list[UpdateCosts | Gradients]:
     made: list[UpdateCosts | Gradients] = []
     for steps in sorted(scale.chains, reverse=True):
         made += [UpdateCosts(steps, scale.repeats)]
-        made += [Gradients(reward, steps, scale.repeats) for reward in BOTH_KINDS]
+        made += [Gradients(reward, steps, scale.batches) for reward in BOTH_KINDS]
     return made
 
 

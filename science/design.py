@@ -56,7 +56,9 @@ class Scale:
     chains: tuple[int, ...] = (6, 12, 25, 50)
     """T, where costs and gradients are held against it."""
     repeats: int = 4
-    """Of each measurement of a cost: updates that are timed, batches whose gradients are taken."""
+    """Updates that are timed."""
+    batches: int = 6
+    """Whose gradients are taken."""
 
 
 FULL = Scale()
@@ -70,6 +72,7 @@ QUICK = Scale(
     prompts=8,
     chains=(6, 12, 25),
     repeats=2,
+    batches=4,
 )
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import NullLocator
 
 from drtune.files import replacing
 from science.costs import ALPHAS, KEEPING
-from science.design import BOTH_KINDS, METHODS, WINDOWS, methods, windows
+from science.design import BOTH_KINDS, WINDOWS, methods, windows
 from science.results import AXES, ENDED, NEAR, Results
 from science.statistics import Floats, estimate
 
@@ -76,7 +76,7 @@ def draw_all(results: Results, folder: Path) -> None:
 
 
 def fronts(results: Results, axis: str) -> Figure:
-    """The best gain of every method within a budget, over its learning rates; a panel for each reward."""
+    """The best gain of every method within budgets, so no line falls; a panel for each reward."""
     figure = Figure(figsize=(8.4, 6.6), layout="constrained")
     panels = _panels(figure, results.scale.rewards)
     for reward, panel in panels:
@@ -105,7 +105,7 @@ def story(results: Results) -> Figure:
 
 def front(results: Results, panel: Axes, reward: str, axis: str) -> None:
     """One panel of `fronts`."""
-    labels = [label for label in METHODS if results.trainings(methods, label, 0, reward)]
+    labels = results.labels(reward)
     for place, label in enumerate(labels):
         budgets = np.array(_budgets(results, label, axis))
         gains = results.best(methods, label, reward, axis, budgets.tolist())
@@ -131,7 +131,7 @@ def by_window(results: Results) -> Figure:
     """What the earliest, middle and latest steps gain when they alone train."""
     figure = Figure(figsize=(8.4, 3.2), layout="constrained")
     panels = _panels(figure, results.scale.rewards, rows=1)
-    ways = {NEAR: STYLES["full"] | {"linestyle": ":"}, ENDED: STYLES["DRTune"]}
+    ways = {NEAR: _style("#888888", "s", ":"), ENDED: STYLES["DRTune"]}
     for reward, panel in panels:
         for shift, (way, style) in zip((-0.06, 0.06), ways.items(), strict=True):
             gains = np.array([results.gains(windows, label, reward, way) for label in WINDOWS])
@@ -147,9 +147,9 @@ def by_window(results: Results) -> Figure:
 def gradients(results: Results) -> Figure:
     """Norm of the gradient, and how far batches agree about it, against T, by alpha."""
     figure = Figure(figsize=(8.4, 6.0), layout="constrained")
-    styles = dict(zip(ALPHAS, (STYLES[method] for method in ("DRTune", "DRaFT-4", "full")), strict=True))
+    styles = dict(zip(ALPHAS, (STYLES["DRTune"], _style("#888888", "P", ":"), STYLES["full"]), strict=True))
     chains = list(results.scale.chains)
-    titles = {"norm": "norm of the gradient", "agreement": "cosine with that of other batches"}
+    titles = {"norm": "norm of the gradient", "agreement": "cosine of two batches"}
     grid = figure.subplots(2, 2, sharex=True, sharey="row")
     for row, (what, title) in zip(grid, titles.items(), strict=True):
         for panel, reward in zip(row, BOTH_KINDS, strict=True):
@@ -189,7 +189,7 @@ def costs(results: Results) -> Figure:
 
 
 def _with_intervals(panel: Axes, x: Sequence[float] | Floats, values: Floats, label: str, style: Style) -> None:
-    """A line through the means of values (seeds, X), with their intervals."""
+    """A line through the means of values (N, X), with their intervals."""
     found = [estimate(column) for column in values.T]
     means = np.array([one.mean for one in found])
     spread = np.array([[one.mean - one.low for one in found], [one.high - one.mean for one in found]])

@@ -15,7 +15,8 @@ def left_half(images_BCHW: Tensor, _prompts: Sequence[str]) -> Tensor:
     """Rewards (B,) in [-1, 1]: 1 where everything is at the left edge, 0 in the middle or in an empty picture.
 
     The mean of 1 - 2u over the picture, u in [0, 1] from left to right, weighted by the squared distance of each pixel
-    to the mean colour of the picture's border. To erase the objects gains nothing, and to move one does.
+    to the mean colour of the picture's border. To erase what is on the left loses, and what is on the right cannot gain
+    more by being erased than to 0: all beyond comes from objects on the left.
     """
     top_and_bottom_BC2W, left_and_right_BCH2 = images_BCHW[..., (0, -1), :], images_BCHW[..., (0, -1)]
     border_BCN = torch.cat([top_and_bottom_BC2W.flatten(2), left_and_right_BCH2.flatten(2)], dim=-1)

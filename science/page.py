@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -17,12 +17,12 @@ from scipy.stats import t as student
 
 from drtune.files import replacing, write_text
 from science.cell import config_of
-from science.claims import CLOSE, claims
+from science.claims import MARGIN, claims
 from science.costs import ALPHAS
 from science.design import (
     ABLATIONS,
     BOTH_KINDS,
-    METHODS,
+    FULL,
     REWARDS,
     STEPS,
     WINDOWS,
@@ -38,6 +38,8 @@ from science.figures import INKS, draw_all
 from science.results import DRIFT, ENDED, NEAR, WAYS, Records, Results
 from science.statistics import estimate
 
+READING = Path(__file__).with_name("reading.md")
+"""What a person makes of the full study."""
 SIDE = 32
 """Pixels of a picture in the records."""
 SHOWN = 10
@@ -59,6 +61,7 @@ def contents(results: Results, page: Path, command: str) -> dict[str, Any]:
     config = config_of(cells_of(scale)[0], scale)
     return {
         "command": command,
+        "reading": READING.read_text(encoding="utf-8").strip() if scale == FULL else "",
         "trainings": len(cells_of(scale)),
         "scale": scale,
         "batch": config.batch_size,
@@ -67,8 +70,9 @@ def contents(results: Results, page: Path, command: str) -> dict[str, Any]:
         "rates": ", ".join(f"{rate:g}" for rate in scale.learning_rates),
         "checks": ", ".join(map(str, scale.checks)),
         "student": student.ppf(0.975, scale.seeds - 1),
+        "diverged": sum("diverged" in record for record in results.records.values()),
         "claims": claims(results),
-        "close": CLOSE,
+        "margin": MARGIN,
         "drift": DRIFT,
         "ways": WAYS,
         "window_ways": (ENDED, NEAR),
@@ -97,25 +101,22 @@ def _plot(folder: str, name: str, says: str) -> str:
 
 def _reward(results: Results, reward: str) -> dict[str, Any]:
     bases = [results.records[_first(results, seed, reward).name]["checks"][0] for seed in range(results.scale.seeds)]
-    base = estimate([check["measures"][REWARDS[reward]] for check in bases])
-    gains = {label: [results.gains(methods, label, reward, way) for way in WAYS] for label in _labels(results, reward)}
+    ended = {label: results.ended(methods, label, reward) for label in results.labels(reward)}
     rows = [
         {
             "label": label,
-            "gains": [estimate(found) for found in own],
-            "difference": "" if label == "DRTune" else estimate(gains["DRTune"][0] - own[0]),
+            "gains": [estimate(results.gains(methods, label, reward, way)) for way in WAYS],
+            "drift": own[:, 1].mean(),
+            "difference": "" if label == "DRTune" else estimate(ended["DRTune"][:, 0] - own[:, 0]),
         }
-        for label, own in gains.items()
+        for label, own in ended.items()
     ]
+    base = estimate([check["measures"][REWARDS[reward]] for check in bases])
     return {"name": reward, "base": base, "rows": rows}
 
 
 def _first(results: Results, seed: int, reward: str) -> Cell:
     return results.trainings(methods, "DRTune", seed, reward)[0]
-
-
-def _labels(results: Results, reward: str) -> list[str]:
-    return [label for label in METHODS if results.trainings(methods, label, 0, reward)]
 
 
 def _windows(results: Results) -> Iterator[dict[str, Any]]:
@@ -135,18 +136,9 @@ def _gradients(results: Results) -> Iterator[dict[str, Any]]:
 def _alphas(results: Results) -> Iterator[dict[str, Any]]:
     for reward in BOTH_KINDS:
         for label in dict.fromkeys(label for label, _ in alphas(results.scale, 0)):
-            ends = _ends(results, [results.trainings(alphas, label, seed, reward)[0] for seed in _seeds(results)])
-            yield {"reward": reward, "label": label} | ends
-
-
-def _ends(results: Results, cells: Iterable[Cell]) -> dict[str, Any]:
-    names = ("reward", "drift", "preference")
-    found = np.array([results.path(cell, *names)[-1] for cell in cells])
-    return {"gain" if name == "reward" else name: estimate(column) for name, column in zip(names, found.T, strict=True)}
-
-
-def _seeds(results: Results) -> range:
-    return range(results.scale.seeds)
+            cells = [results.trainings(alphas, label, seed, reward)[0] for seed in range(results.scale.seeds)]
+            found = np.array([results.path(cell, "reward", "drift", "preference")[-1] for cell in cells])
+            yield {"reward": reward, "label": label, "found": [estimate(column) for column in found.T]}
 
 
 def _ablations(results: Results) -> Iterator[dict[str, Any]]:
@@ -166,19 +158,20 @@ def _costs(results: Results) -> Iterator[dict[str, Any]]:
 
 def level_of(results: Results, reward: str) -> float:
     """The highest gain that every method reached for every seed."""
+    labels = results.labels(reward)
     return min(
-        float(results.best(methods, label, reward, "updates", [results.scale.updates]).min())
-        for label in _labels(results, reward)
+        float(results.best(methods, label, reward, "updates", [results.scale.updates]).min()) for label in labels
     )
 
 
 def _equal(results: Results, reward: str) -> dict[str, Any]:
     level = level_of(results, reward)
+    told = [name for name in ("preference", "diversity_across") if name != reward]  # its own gain is the level
     rows = []
-    for label in _labels(results, reward) if level > 0 else []:
-        found = results.at_reward(label, reward, level, ("preference", "diversity_across"))
+    for label in results.labels(reward) if level > 0 else []:
+        found = results.at_reward(label, reward, level, told)
         rows.append({"label": label, "found": [str(estimate(column)) for column in found.T]})
-    return {"name": reward, "level": level, "rows": rows}
+    return {"name": reward, "level": level, "told": [name.partition("_")[0] for name in told], "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -198,13 +191,13 @@ class Row:
 
 
 def pictures(results: Results) -> list[Row]:
-    """The base's, every method's at equal reward, and two at the end of the highest learning rate; all of one seed."""
+    """The base's, every method's of least drift at a level, and two at the end of the highest rate; all of one seed."""
     level = level_of(results, "symmetry")
     first = _first(results, 0, "symmetry")
     rows = [Row("base", first, 0, 0.0, 0.0)]
-    for label in _labels(results, "symmetry"):
-        cells = results.trainings(methods, label, 0, "symmetry")
-        rows.append(min(_rows(results, label, cells), key=lambda row: abs(row.gain - level)))
+    for label in results.labels("symmetry"):
+        examined = _rows(results, label, results.trainings(methods, label, 0, "symmetry"))
+        rows.append(min((row for row in examined if row.gain >= level), key=lambda row: row.drift))
     for label in ("DRTune", "ReFL"):
         cells = results.trainings(methods, label, 0, "symmetry")
         rows.append(_rows(results, f"{label}, at the end", cells[-1:])[-1])
@@ -223,8 +216,9 @@ def _rows(results: Results, label: str, cells: list[Cell]) -> list[Row]:
 
 def cut_pictures(results: Results, cells: Path, folder: Path) -> None:
     """Write the page's pictures, each cut from the sheet of its training."""
+    width = min(SHOWN, results.scale.prompts) * SIDE
     for row in pictures(results):
         with Image.open(cells / f"{row.cell.name}.png") as sheet:
-            cut = sheet.crop((0, row.check * SIDE, SHOWN * SIDE, (row.check + 1) * SIDE))
+            cut = sheet.crop((0, row.check * SIDE, width, (row.check + 1) * SIDE))
         with replacing(folder / row.file) as written:
-            cut.resize((cut.width * 2, cut.height * 2), Image.Resampling.NEAREST).save(written, format="png")
+            cut.resize((2 * cut.width, 2 * cut.height), Image.Resampling.NEAREST).save(written, format="png")

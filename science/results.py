@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from science.costs import Gradients, UpdateCosts, costs_of
 from science.design import METHODS, REWARDS, STEPS, Cell, Experiment, Scale, cells_of, methods
-from science.statistics import Floats, at_level, best_within
+from science.statistics import Floats, at_level, best_within, highest_mean
 
 AXES = {"updates": "updates", "seconds": "seconds of training", "drift": "drift from the base"}
 """What reward is held against."""
@@ -24,7 +24,7 @@ ENDED, IN_TIME, NEAR, DEPLOYED = WAYS = (
     f"within a drift of {DRIFT}",
     "with the guidance of deployment",
 )
-"""How a gain is counted, always at the learning rate that gains most so."""
+"""How a gain is counted, always at the learning rate that gains most so over the seeds."""
 
 
 KEPT = (*REWARDS.values(), "drift", "diversity_within", "diversity_across")
@@ -44,7 +44,7 @@ def collect(scale: Scale, out: Path) -> Records:
         ]
         made[cell.name] = {"checks": checks} | {name: record[name] for name in ("diverged",) if name in record}
     for cost in costs_of(scale):
-        made[cost.name] = json.loads((out / "costs" / f"{cost.name}.json").read_text(encoding="utf-8"))
+        made[cost.name] = cost.found(out / "costs")
     return made
 
 
@@ -64,8 +64,8 @@ class Results:
         return self.records[UpdateCosts(steps, self.scale.repeats).name]
 
     def gradients(self, reward: str, steps: int) -> dict[str, Any]:
-        """Norms, cosines and agreement by alpha."""
-        return self.records[Gradients(reward, steps, self.scale.repeats).name]
+        """Norms and agreement by alpha."""
+        return self.records[Gradients(reward, steps, self.scale.batches).name]
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -94,17 +94,29 @@ class Results:
         """Those of one label, at all learning rates."""
         return [cell for name, cell in experiment(self.scale, seed) if name == label and cell.reward == reward]
 
+    def labels(self, reward: str) -> list[str]:
+        """Methods that were trained on a reward."""
+        return [label for label in METHODS if self.trainings(methods, label, 0, reward)]
+
+    def _by_rate(self, experiment: Experiment, label: str, reward: str) -> Iterator[tuple[Cell, ...]]:
+        """The trainings of one label, for each learning rate those of all seeds."""
+        seeds = range(self.scale.seeds)
+        return zip(*(self.trainings(experiment, label, seed, reward) for seed in seeds), strict=True)
+
     def best(self, experiment: Experiment, label: str, reward: str, axis: str, budgets: Sequence[float]) -> Floats:
-        """The best gain (seeds, B) within budgets of an axis, over the learning rates."""
-        return np.array(
-            [
-                best_within(
-                    [self.path(cell, axis, "reward") for cell in self.trainings(experiment, label, seed, reward)],
-                    budgets,
-                )
-                for seed in range(self.scale.seeds)
-            ]
+        """The best gain (seeds, B) within budgets of an axis, each at the learning rate that is best over the seeds."""
+        rates = self._by_rate(experiment, label, reward)
+        gains = [[best_within(self.path(cell, axis, "reward"), budgets) for cell in cells] for cells in rates]
+        return highest_mean(np.array(gains))
+
+    def ended(self, experiment: Experiment, label: str, reward: str, *, deployed: bool = False) -> Floats:
+        """Gain and drift (seeds, 2) after all updates, at the learning rate that gains most over the seeds."""
+        rates = self._by_rate(experiment, label, reward)
+        ends = np.array(
+            [[self.path(cell, "reward", "drift", deployed=deployed)[-1] for cell in cells] for cells in rates]
         )
+        best: Floats = ends[ends[..., 0].mean(axis=1).argmax()]
+        return best
 
     def gains(self, experiment: Experiment, label: str, reward: str, way: str) -> Floats:
         """The gain (seeds,) counted in one of `WAYS`; equal time is what the cheapest method takes for all updates."""
@@ -113,9 +125,7 @@ class Results:
             return self.best(experiment, label, reward, "seconds", [budget])[:, 0]
         if way == NEAR:
             return self.best(experiment, label, reward, "drift", [DRIFT])[:, 0]
-        seeds = (self.trainings(experiment, label, seed, reward) for seed in range(self.scale.seeds))
-        ended = [[self.path(cell, "reward", deployed=way == DEPLOYED)[-1, 0] for cell in cells] for cells in seeds]
-        return np.array([max(gains) for gains in ended])
+        return self.ended(experiment, label, reward, deployed=way == DEPLOYED)[:, 0]
 
     def at_reward(self, label: str, reward: str, level: float, columns: Iterable[str]) -> Floats:
         """Drift and other changes (seeds, 1 + M) of a method when its gain first reached a level.

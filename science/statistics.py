@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,24 +42,34 @@ def estimate(values: Sequence[float] | Floats) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def best_within(paths: Iterable[Floats], budgets: Sequence[float]) -> Floats:
-    """The highest y that any of the paths reaches at an x within each budget, the start at (0, 0) included.
+def best_within(path: Floats, budgets: Sequence[float]) -> Floats:
+    """The highest y that a training reaches at an x within each budget, its start at (0, 0) included.
 
     Args:
-        paths: each (N, 2), the points x, y of a training in their order; between two points it is taken as straight.
+        path: (N, 2), its points x, y in their order; between two points it is taken as straight.
         budgets: (B,), not below 0.
 
-    >>> best_within([np.array([[0, 0], [2, 4]])], [1, 5])
+    >>> best_within(np.array([[0, 0], [2, 4]]), [1, 5])
     array([2., 4.])
     """
     within = np.asarray(budgets, dtype=float)
     best = np.zeros_like(within)
-    for path in paths:
-        for one, other in pairwise(path):
-            (near, near_y), (far, far_y) = sorted([tuple(one), tuple(other)])
-            reached = np.interp(within, [near, far], [near_y, far_y]) if far > near else max(near_y, far_y)
-            best = np.where(within >= near, np.maximum(best, np.maximum(near_y, reached)), best)
+    for one, other in pairwise(path):
+        (near, near_y), (far, far_y) = sorted([tuple(one), tuple(other)])
+        reached = np.interp(within, [near, far], [near_y, far_y]) if far > near else max(near_y, far_y)
+        best = np.where(within >= near, np.maximum(best, np.maximum(near_y, reached)), best)
     return best
+
+
+def highest_mean(values: Floats) -> Floats:
+    """Of values (R, S, ...) by rate and seed, those (S, ...) of the rate whose mean over seeds is highest.
+
+    >>> highest_mean(np.array([[1.0, 4.0], [3.0, 3.0]]))
+    array([3., 3.])
+    """
+    chosen = np.expand_dims(values.mean(axis=1).argmax(axis=0), (0, 1))
+    picked: Floats = np.take_along_axis(values, chosen, axis=0)[0]
+    return picked
 
 
 def at_level(path: Floats, level: float) -> Floats | None:

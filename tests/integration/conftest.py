@@ -51,6 +51,17 @@ def some_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "set"
 
 
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Captions of the miniature's world, prepared."""
+    from drtune.miniature.world import scenes  # brings torch, which most tests here do without
+
+    folder = tmp_path_factory.mktemp("prompts")
+    (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
+    prepare(folder / "captions.txt", folder / "set")
+    return folder / "set"
+
+
 @pytest.fixture
 def tried(api: ClusterApi, tmp_path: Path, some_prompts: Path) -> Tried:
     """A launcher that is going to train on two nodes."""

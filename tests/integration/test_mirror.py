@@ -17,22 +17,12 @@ import pytest
 
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, TunedModel
-from drtune.miniature.world import scenes
 from drtune.mirror import Mirror
-from drtune.prompts import prepare
 from drtune.storage import Storage, open_storage
 from tests.s3 import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
 FEW_STEPS = ["batch_size=4", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2", "sample_every=100"]
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prompts")
-    (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
-    prepare(folder / "captions.txt", folder / "set")
-    return folder / "set"
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +140,7 @@ def two_nodes(address: Address, tmp_path: Path) -> list[subprocess.Popen[str]]:
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize(("lost", "number"), [(0, signal.SIGKILL), (1, signal.SIGTERM)])
 def test_nodes_that_lose_another_ask_to_be_started_again_and_go_on(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path, lost: int, number: signal.Signals
 ) -> None:

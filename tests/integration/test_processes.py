@@ -23,9 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from drtune.config import Config, load_config
 from drtune.contracts import NETWORK, NETWORK_CONFIG, TunedModel
 from drtune.errors import UserError
-from drtune.miniature.world import scenes
 from drtune.processes import Processes
-from drtune.prompts import prepare
 from drtune.trainer import Trainer, train
 from tests.pipelines import save_pipeline
 from tests.together import together
@@ -39,14 +37,6 @@ SHORT = [
     "rewards.brightness=1.0",
     "optimizer.max_grad_norm=1e9",
 ]
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prompts")
-    (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
-    prepare(folder / "captions.txt", folder / "set")
-    return folder / "set"
 
 
 @pytest.fixture(scope="module")

@@ -9,22 +9,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from drtune.miniature.world import scenes
-from drtune.prompts import prepare
-from science.cell import is_done, run_cell
+from drtune.methods import Plan
+from science.cell import WindowTrainer, config_of, is_done, run_cell
 from science.costs import Gradients
 from science.design import LEFT_HALF, WINDOWS, Cell, Scale
 
 SCALE = Scale(updates=2, checks=(1, 2), prompts=2, pictures=2)
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A PromptSet with a few held-out prompts."""
-    folder = tmp_path_factory.mktemp("study")
-    (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=120)))
-    prepare(folder / "captions.txt", folder / "prompts")
-    return folder / "prompts"
 
 
 def test_a_training_leaves_a_record_by_which_it_is_not_run_again(prompts: Path, tmp_path: Path) -> None:
@@ -50,19 +40,25 @@ def test_a_training_leaves_a_record_by_which_it_is_not_run_again(prompts: Path, 
         assert sheet.size == (2 * 32, 3 * 32)
 
 
-def test_a_window_trains_only_its_steps(prompts: Path, tmp_path: Path) -> None:
-    cells = [Cell("symmetry", (), 1e-3, 1, window=window) for window in WINDOWS.values()]
-    for cell in cells:
-        run_cell(cell, SCALE, prompts, tmp_path)
-    records = [json.loads((tmp_path / f"{cell.name}.json").read_text()) for cell in cells]
-    first_rewards = {record["updates"][0]["reward"] for record in records}
-    assert len(first_rewards) == 1  # the same pictures: all run the whole chain
-    assert len({record["updates"][0]["grad_norm"] for record in records}) == len(cells)
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+def test_a_window_trains_only_its_steps_in_a_whole_chain(
+    window: tuple[int, ...], prompts: Path, tmp_path: Path
+) -> None:
+    config = config_of(Cell("symmetry", (), 1e-3, 1), SCALE)
+    trainer = WindowTrainer(window, config, prompts, tmp_path)
+    assert trainer.plan(1) == Plan(stop=11, trained=window, alpha=0.0)
+    assert trainer.update(1).grad_norm > 0
 
 
-def test_the_gradient_of_alpha_1_agrees_with_itself(tmp_path: Path) -> None:
-    Gradients("symmetry", 2, batches=2).run(tmp_path)
-    found = json.loads((tmp_path / "gradients_symmetry_T=2.json").read_text())
-    assert found["1.0"]["cosine"] == pytest.approx([1, 1], abs=1e-4)
-    assert max(abs(cosine) for cosine in found["0.0"]["cosine"]) < 0.999
-    assert all(norm > 0 for alpha in found.values() for norm in alpha["norm"])
+def test_a_measurement_is_done_until_it_is_another(tmp_path: Path) -> None:
+    measurement = Gradients("symmetry", 2, batches=2)
+    assert not measurement.is_done(tmp_path)
+    measurement.run(tmp_path)
+    assert measurement.is_done(tmp_path)
+    assert not replace(measurement, batches=4).is_done(tmp_path)
+    found = measurement.found(tmp_path)
+    assert found.keys() == {"0.0", "0.5", "1.0"}
+    for alpha in found.values():
+        assert [len(alpha["norm"]), len(alpha["agreement"])] == [2, 1]
+        assert min(alpha["norm"]) > 0
+        assert abs(alpha["agreement"][0]) < 1

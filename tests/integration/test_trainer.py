@@ -19,10 +19,8 @@ from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import InterruptionError, UserError
 from drtune.files import sha256_file, sha256_folder
 from drtune.metrics import UpdateMetrics, read_metrics
-from drtune.miniature.world import scenes
 from drtune.optimization import DivergenceError, learning_rate
 from drtune.processes import Processes
-from drtune.prompts import prepare
 from drtune.trainer import Trainer, train
 
 SHORT = [
@@ -43,14 +41,6 @@ DARKER = [
     "keep_checkpoints=1",
 ]
 """Pictures become darker with every update."""
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prompts")
-    (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
-    prepare(folder / "captions.txt", folder / "set")
-    return folder / "set"
 
 
 def trainer_of(overrides: list[str], prompts: Path, out: Path) -> Trainer:

@@ -7,12 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
 
 from drtune.contracts import TunedModel
-from drtune.miniature.world import scenes
-from drtune.prompts import prepare
 from drtune.storage import open_storage
 from drtune.tuned import open_tuned
 from tests.cluster_api import ClusterApi
@@ -31,14 +28,6 @@ train_model(dsl.Dataset(uri=prompts), config, sys.argv[5:], cluster, ["elastic=n
 print("metadata", json.dumps([model.metadata, metrics.metadata]))
 """
 FEW_STEPS = ["steps=24", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "checkpoint_every=2"]
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prompts")
-    (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
-    prepare(folder / "captions.txt", folder / "set")
-    return folder / "set"
 
 
 class RealNode:

@@ -13,9 +13,7 @@ from drtune.bases import load_base
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, NETWORK, NETWORK_CONFIG, TunedModel
 from drtune.errors import UserError
-from drtune.miniature.world import scenes
 from drtune.processes import Processes
-from drtune.prompts import prepare
 from drtune.trainer import Trainer, train
 from drtune.tuned import open_tuned, put_on
 from tests.pipelines import KINDS, save_pipeline
@@ -31,14 +29,6 @@ SHORT = [
     "height=16",
     "width=16",
 ]
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prompts")
-    (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=30)))
-    prepare(folder / "captions.txt", folder / "set")
-    return folder / "set"
 
 
 @pytest.fixture(scope="module")

@@ -89,17 +89,17 @@ def fronts(results: Results, axis: str) -> Figure:
 
 
 def story(results: Results) -> Figure:
-    """The one that tells it: what depth brings on a low-level reward and on the preference."""
+    """The one that tells it: a low-level reward and the preference, both at most 1, on one scale."""
     figure = Figure(figsize=(8.4, 3.6), layout="constrained")
-    panels = _panels(figure, BOTH_KINDS)
-    for (reward, panel), title in zip(
-        panels, ("mirror symmetry: depth decides", "preference: it does not"), strict=True
-    ):
+    panels = _panels(figure, BOTH_KINDS, rows=1)
+    for reward, panel in panels:
         front(results, panel, reward, "updates")
-        panel.set_title(title)
+        panel.set_title(f"trained on {reward}")
         panel.set_xlabel("updates")
-    panels[0][1].set_ylabel("gain in the reward")
-    _legend(figure, [panel for _, panel in panels])
+    first, second = (panel for _, panel in panels)
+    second.sharey(first)
+    first.set_ylabel("gain in the reward")
+    _legend(figure, [first, second])
     return figure
 
 
@@ -109,8 +109,8 @@ def front(results: Results, panel: Axes, reward: str, axis: str) -> None:
     for place, label in enumerate(labels):
         budgets = np.array(_budgets(results, label, axis))
         gains = results.best(methods, label, reward, axis, budgets.tolist())
-        aside = 0.02 * (place - len(labels) / 2)  # or the intervals would cover each other
-        x = budgets * (1 + aside) if axis == "drift" else budgets + aside * budgets[0]
+        aside = 0.03 * (place - len(labels) / 2)  # or the intervals would cover each other
+        x = budgets * (1 + aside) if axis == "drift" else budgets + aside * budgets[-1] / 4
         _with_intervals(panel, x, gains, label, STYLES[label])
     if axis == "drift":
         panel.set_xscale("log")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 
 from components.train.cluster import Cluster
@@ -31,9 +32,9 @@ class Tried:
         spec = {"storage": "s3://runs", "nodes": 2, "restarts": 3, "start_timeout_seconds": 60} | settings
         self.written = io.BytesIO()
         self.cluster = Cluster(api.client(), "default", patience_seconds=20)
-        self.launch = Launch(
-            self.cluster, self.storage, JobSpec.model_validate(spec), Run(run_id, OWNER), StepLog(self.written)
-        )
+        self.cancelled = threading.Event()
+        job, run, log = JobSpec.model_validate(spec), Run(run_id, OWNER), StepLog(self.written)
+        self.launch = Launch(self.cluster, self.storage, job, run, log, self.cancelled)
 
     def train(self) -> TunedModel:
         self.launch.train(self.config, self.prompts, self.out)

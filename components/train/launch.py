@@ -60,7 +60,9 @@ def train_on_cluster(config: Config, prompts: Path, spec: JobSpec, out: Path) ->
     run = Run.of(os.environ)
     cluster = Cluster(connect(), own_namespace())
     storage = open_storage(f"{spec.storage}/{run.id}/train")
-    Launch(cluster, storage, spec, run, StepLog(sys.stdout.buffer)).train(config, prompts, out)
+    cancelled = threading.Event()
+    with ending_by_sigterm(cancelled):
+        Launch(cluster, storage, spec, run, StepLog(sys.stdout.buffer), cancelled).train(config, prompts, out)
 
 
 def delete_leftover(spec: JobSpec) -> str | None:
@@ -76,12 +78,11 @@ def delete_leftover(spec: JobSpec) -> str | None:
 
 
 @contextmanager
-def _ending_by_sigterm() -> Iterator[threading.Event]:
+def ending_by_sigterm(cancelled: threading.Event) -> Iterator[None]:
     """Within, SIGTERM, by which a run is cancelled, raises SystemExit, once: what follows it is not interrupted.
 
     It also sets the event, for whoever waits long: an exception that comes while a finalizer runs is lost.
     """
-    cancelled = threading.Event()
 
     def stop(number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -90,7 +91,7 @@ def _ending_by_sigterm() -> Iterator[threading.Event]:
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
-        yield cancelled
+        yield
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -98,8 +99,11 @@ def _ending_by_sigterm() -> Iterator[threading.Event]:
 class Launch:
     """One try of a launcher; several tries of one run follow the same job."""
 
-    def __init__(self, cluster: Cluster, storage: Storage, spec: JobSpec, run: Run, log: StepLog) -> None:
+    def __init__(
+        self, cluster: Cluster, storage: Storage, spec: JobSpec, run: Run, log: StepLog, cancelled: threading.Event
+    ) -> None:
         self.cluster, self.storage, self.spec, self.run, self.log = cluster, storage, spec, run, log
+        self.cancelled = cancelled
         self.name = job_name(run.id)
         self.path = cluster.jobs(place_of(spec), self.name)
 
@@ -107,17 +111,16 @@ class Launch:
         """Ask, follow, and fetch; whatever happens, no job is left behind.
 
         Raises:
-            SystemExit: SIGTERM came.
+            SystemExit: it was cancelled.
         """
         refuse_uneven(config, self.spec)
-        with _ending_by_sigterm() as cancelled:
-            if is_answered(self.storage, config, prompts):
-                self.log.say(f"the model is at {self.storage.uri} already: an earlier try had it made")
-            else:
-                write_request(self.storage, config, prompts)
-                with self._leaving_nothing(), self._heard_of():
-                    Follower(self.cluster, self.spec, self._create_or_adopt(), self.log, cancelled).run()
-            fetch_model(self.storage, out)
+        if is_answered(self.storage, config, prompts):
+            self.log.say(f"the model is at {self.storage.uri} already: an earlier try had it made")
+        else:
+            write_request(self.storage, config, prompts)
+            with self._leaving_nothing(), self._heard_of():
+                Follower(self.cluster, self.spec, self._create_or_adopt(), self.log, self.cancelled).run()
+        fetch_model(self.storage, out)
 
     def _create_or_adopt(self) -> Manifest:
         """The job of this run: a new one, or that of an earlier try of the launcher, which is then ours.

@@ -17,6 +17,7 @@ import pytest
 
 from components.train.follow import TrainingFailedError
 from components.train.job import Owner, job_name, to_job
+from components.train.launch import ending_by_sigterm
 from drtune.contracts import CONFIG, PromptSet
 from drtune.errors import UserError
 from tests.cluster_api import ClusterApi, now
@@ -325,7 +326,7 @@ def test_a_cancelled_step_deletes_its_job_and_waits_until_it_is_gone(api: Cluste
         time.sleep(0.5)
         api.remove(JOBS, job.name)
 
-    with Played(api, script), pytest.raises(SystemExit) as ended:
+    with Played(api, script), pytest.raises(SystemExit) as ended, ending_by_sigterm(tried.cancelled):
         tried.train()
     assert ended.value.code == 143
     assert tried.left() == []
@@ -346,7 +347,7 @@ def test_a_cancellation_that_comes_while_a_finalizer_runs_is_not_lost(
             weakref.finalize(finalized, os.kill, os.getpid(), signal.SIGTERM)  # what it raises, Python only tells
 
     monkeypatch.setattr(tried.launch.log, "say", say)
-    with Played(api, trains), pytest.raises(SystemExit) as ended:
+    with Played(api, trains), pytest.raises(SystemExit) as ended, ending_by_sigterm(tried.cancelled):
         tried.train()
     assert ended.value.code == 143
     assert tried.left() == []
@@ -358,6 +359,6 @@ def test_a_launcher_that_is_cancelled_before_it_hears_of_its_job_deletes_it_too(
     def script(_job: PlayedJob) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with Played(api, script), pytest.raises(SystemExit):
+    with Played(api, script), pytest.raises(SystemExit), ending_by_sigterm(tried.cancelled):
         tried.train()
     assert tried.left() == []

@@ -11,9 +11,8 @@ from drtune.bases import DTYPES, Base, EncodedPrompts
 from drtune.config import Config
 from drtune.draws import Draws
 from drtune.guidance import GuidedDenoiser
-from drtune.methods import Plan
 from drtune.rewards import load_reward
-from drtune.sweep import roll_out
+from drtune.sweep import sample
 
 NUM_SAMPLES = 16
 
@@ -47,9 +46,7 @@ class Samples:
             self.base, self.conditions[rows], self.negative, self.settings.sampler, arithmetic=self.arithmetic
         )
         noise = self.draws.noise(0, rows).to(self.base.device)  # updates count from 1 and so have other noise
-        whole = Plan(stop=len(self.sampler.steps) - 1, trained=(), alpha=0.0)
-        clean = roll_out(denoiser, self.sampler, self.sampler.initial_scale * noise, whole).clean_BCHW
-        return self.base.decode(clean)
+        return self.base.decode(sample(denoiser, self.sampler, self.sampler.initial_scale * noise))
 
     @torch.no_grad()
     def score(self, images_NCHW: Tensor) -> Tensor | None:

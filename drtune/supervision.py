@@ -11,7 +11,7 @@ from drtune.config import ComputeSection, MethodConfig
 from drtune.loss_scale import LossScale, unscaled
 from drtune.methods import Plan
 from drtune.sampling import Sampler
-from drtune.sweep import Denoiser, DrawNoise, Penalty, roll_out, score, sweep_back
+from drtune.sweep import Denoiser, DrawNoise, Penalty, roll_out, sample, score, sweep_back
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ def _direct_align(task: Task, noise_BCHW: Tensor, plan: Plan) -> Tensor:
     """
     index = plan.trained[0]
     step, known = task.sampler.steps[index], task.draw_noise("known")
-    whole = Plan(stop=len(task.sampler.steps) - 1, trained=(), alpha=0.0)
-    clean = roll_out(task.denoiser, task.sampler, noise_BCHW, whole, draw_noise=task.draw_noise).clean_BCHW
+    clean = sample(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
     signal, noise = step.level
     latents = signal * clean + noise * known
 

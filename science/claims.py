@@ -87,7 +87,7 @@ def _close(results: Results) -> Iterator[Finding]:
 def _more(what: str, values: Floats) -> Finding:
     """That the values are above 0."""
     found = estimate(values)
-    return Finding(what, found, _verdict(holds=found.low > 0, fails=found.high < 0))
+    return Finding(what, found, _verdict(holds=found.sign > 0, fails=found.sign < 0))
 
 
 def _verdict(*, holds: bool, fails: bool) -> str:

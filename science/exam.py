@@ -14,9 +14,8 @@ from drtune.evaluation.comparison import per_prompt, with_diversity
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.shots import shots_of
 from drtune.guidance import GuidedDenoiser
-from drtune.methods import Plan
 from drtune.prompts import Prompt
-from drtune.sweep import roll_out
+from drtune.sweep import sample
 
 
 class Exam:
@@ -46,8 +45,7 @@ class Exam:
         settings = SamplerConfig(steps=self.config.evaluation.sampler.steps, guidance_scale=guidance_scale)
         denoiser = GuidedDenoiser(base, self.conditions, self.negative, settings)
         sampler = base.sampler(settings)
-        whole = Plan(stop=len(sampler.steps) - 1, trained=(), alpha=0.0)
-        return base.decode(roll_out(denoiser, sampler, sampler.initial_scale * self.noise_BCHW, whole).clean_BCHW)
+        return base.decode(sample(denoiser, sampler, sampler.initial_scale * self.noise_BCHW))
 
     def measure(self, images_NCHW: Tensor, guidance_scale: float) -> dict[str, float]:
         """The mean over prompts of every measure; drift is held against the base at the same guidance scale."""

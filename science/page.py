@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from science.figures import INKS, draw_all
 from science.results import DRIFT, ENDED, NEAR, WAYS, Records, Results
 from science.statistics import estimate
 
+TEMPLATE = Path(__file__).with_name("page.md.jinja")
 READING = Path(__file__).with_name("reading.md")
 """What a person makes of the full study."""
 SIDE = 32
@@ -51,7 +51,7 @@ def write_page(scale: Scale, records: Records, page: Path, command: str) -> None
     results = Results(scale, records)
     draw_all(results, page.with_suffix(""))
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    template = environment.from_string(files("science").joinpath("page.md.jinja").read_text(encoding="utf-8"))
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     write_text(page, template.render(contents(results, page, command)).rstrip() + "\n")
 
 

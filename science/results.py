@@ -25,8 +25,6 @@ ENDED, IN_TIME, NEAR, DEPLOYED = WAYS = (
     "with the guidance of deployment",
 )
 """How a gain is counted, always at the learning rate that gains most so over the seeds."""
-
-
 KEPT = (*REWARDS.values(), "drift", "diversity_within", "diversity_across")
 """Measures that go into the records of the page, to five decimals."""
 Records = dict[str, dict[str, Any]]

@@ -55,7 +55,7 @@ image = SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BUILDER) build -f images
 	-t $$($(PYTHON) -c 'from components import images; print(images.$(1))') .
 
 miniature: $(INSTALLED) ## Train the embedded model anew, in about an hour
-	$(BIN)/python -m drtune.miniature.build
+	$(BIN)/python -m tools.miniature.build
 
 clean: ## Remove runs/ and caches, but not .venv
 	rm -rf runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

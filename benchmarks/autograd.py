@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from benchmarks.workbench import Workbench, peak_bytes, seconds
-from drtune.draws import generator_of
-from drtune.methods import draw_plan
+from drtune.methods.draws import generator_of
+from drtune.methods.plans import draw_plan
 
 SETTINGS = ((12, 4), (25, 3), (50, 5))
 """T and K."""

@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from drtune.miniature.world import scenes
-from drtune.prompts import prepare
+from drtune.models.miniature.world import scenes
+from drtune.prompts.prepare import prepare
 
 SIZES = (256, 1024, 4096)
 PICTURES_A_PROMPT = 2
@@ -55,7 +55,7 @@ def run(folder: Path, command: str, *overrides: str) -> int:
         overrides = (*overrides, "evaluation.sampler={steps: 1, guidance_scale: 1}", f"evaluation.rewards={REWARDS}")
     options = [f"--set={override}" for override in overrides]
     process = subprocess.Popen(
-        [sys.executable, "-m", "drtune.commands", command, *places, *options],
+        [sys.executable, "-m", "drtune.cli.main", command, *places, *options],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

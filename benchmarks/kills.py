@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtune.contracts import CONFIG, MANIFEST, TunedModel
-from drtune.files import sha256_bytes
-from drtune.metrics import METRICS
-from drtune.miniature.world import scenes
-from drtune.prompts import prepare
+from drtune.files.local import sha256_bytes
+from drtune.models.miniature.world import scenes
+from drtune.prompts.prepare import prepare
+from drtune.training.metrics import METRICS
 
 FOLDER = Path("runs/kills")
 SEED = 0
@@ -107,7 +107,7 @@ def _logged(out: Path) -> int:
 
 def _start(out: Path, *options: str) -> subprocess.Popen[bytes]:
     settings = [f"--set={setting}" for setting in SETTINGS]
-    command = [sys.executable, "-m", "drtune.commands", "train", f"--prompts={FOLDER / 'prompts'}", f"--out={out}"]
+    command = [sys.executable, "-m", "drtune.cli.main", "train", f"--prompts={FOLDER / 'prompts'}", f"--out={out}"]
     return subprocess.Popen([*command, *settings, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -19,7 +19,7 @@ from components.monitor.policy import MonitorPolicy
 from components.monitor.sources import read_prompts
 from components.monitor.verdict import outcome_of
 from drtune.contracts import DriftCheck
-from drtune.prompts import Prompt
+from drtune.prompts.prepare import Prompt
 
 ROOT = Path(__file__).parents[1]
 POLICY = MonitorPolicy.read(ROOT / "configs/monitor.yaml")

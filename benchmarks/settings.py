@@ -14,9 +14,9 @@ from pathlib import Path
 
 from drtune.config import load_config
 from drtune.errors import UserError
-from drtune.miniature.world import scenes
-from drtune.prompts import prepare
-from drtune.trainer import train
+from drtune.models.miniature.world import scenes
+from drtune.prompts.prepare import prepare
+from drtune.training.trainer import train
 
 METHODS = ("drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align")
 CHOICES: dict[str, tuple[object, ...]] = {

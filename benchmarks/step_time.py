@@ -13,11 +13,11 @@ from statistics import median
 import torch
 
 from benchmarks.workbench import Workbench, seconds
-from drtune.miniature.world import scenes
-from drtune.processes import Processes
-from drtune.prompts import prepare
-from drtune.sweep import score
-from drtune.trainer import Trainer
+from drtune.methods.sweep import score
+from drtune.models.miniature.world import scenes
+from drtune.prompts.prepare import prepare
+from drtune.training.processes import Processes
+from drtune.training.trainer import Trainer
 
 OVERRIDES = ["method.early_stop=1"]  # every update then runs all T steps
 

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drtune.adapter import add_adapter
-from drtune.bases import load_base, quiet_libraries
 from drtune.config import Config, MethodConfig, load_config
-from drtune.draws import Draws, generator_of
-from drtune.guidance import GuidedDenoiser
-from drtune.methods import draw_plan
-from drtune.miniature.world import scenes
-from drtune.optimization import make_optimizer
-from drtune.plan.meter import LiveBytes
+from drtune.methods.draws import Draws, generator_of
+from drtune.methods.guidance import GuidedDenoiser
+from drtune.methods.plans import draw_plan
+from drtune.methods.supervision import Task, supervise
+from drtune.models.adapter import add_adapter
+from drtune.models.loading import load_base, quiet_libraries
+from drtune.models.miniature.world import scenes
 from drtune.rewards import WeightedSum
-from drtune.supervision import Task, supervise
+from drtune.training.optimization import make_optimizer
+from drtune.training.plan.meter import LiveBytes
 
 
 class Workbench:

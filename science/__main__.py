@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from drtune.files import write_text
+from drtune.files.local import write_text
 from science.design import FULL, QUICK, cells_of
 from science.page import cut_pictures, write_page
 from science.results import Results, collect

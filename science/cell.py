@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from drtune.config import Config, load_config
-from drtune.files import replacing, write_text
-from drtune.images import contact_sheet, to_pil
-from drtune.methods import Plan
-from drtune.optimization import DivergenceError
-from drtune.processes import Processes
-from drtune.prompts import load_prompts
-from drtune.provenance import code_revision
-from drtune.trainer import Trainer
+from drtune.files.images import contact_sheet, to_pil
+from drtune.files.local import replacing, write_text
+from drtune.files.provenance import code_revision
+from drtune.methods.plans import Plan
+from drtune.prompts.prepare import load_prompts
+from drtune.training.optimization import DivergenceError
+from drtune.training.processes import Processes
+from drtune.training.trainer import Trainer
 from science.design import REWARDS, STEPS, Cell, Scale
 from science.exam import Exam
 

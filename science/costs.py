@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.workbench import Workbench, peak_bytes, seconds
-from drtune.files import write_text
-from drtune.methods import Plan
-from drtune.supervision import supervise
+from drtune.files.local import write_text
+from drtune.methods.plans import Plan
+from drtune.methods.supervision import supervise
 from science.design import BOTH_KINDS, METHODS, REWARDS, STEPS, Scale
 
 ALPHAS = (0.0, 0.5, 1.0)

@@ -8,14 +8,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from drtune.bases import Base, load_base
 from drtune.config import Config, SamplerConfig
 from drtune.evaluation.comparison import per_prompt, with_diversity
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.shots import shots_of
-from drtune.guidance import GuidedDenoiser
-from drtune.prompts import Prompt
-from drtune.sweep import sample
+from drtune.methods.guidance import GuidedDenoiser
+from drtune.methods.sweep import sample
+from drtune.models.base import Base
+from drtune.models.loading import load_base
+from drtune.prompts.prepare import Prompt
 
 
 class Exam:

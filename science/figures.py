@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from drtune.files import replacing
+from drtune.files.local import replacing
 from science.costs import ALPHAS, KEEPING
 from science.design import BOTH_KINDS, WINDOWS, methods, windows
 from science.results import AXES, ENDED, NEAR, Results

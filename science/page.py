@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from PIL import Image
 from scipy.stats import t as student
 
-from drtune.files import replacing, write_text
+from drtune.files.local import replacing, write_text
 from science.cell import config_of
 from science.claims import MARGIN, claims
 from science.costs import ALPHAS

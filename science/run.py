@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from drtune.bases import quiet_libraries
-from drtune.miniature.world import scenes
-from drtune.prompts import prepare
+from drtune.models.loading import quiet_libraries
+from drtune.models.miniature.world import scenes
+from drtune.prompts.prepare import prepare
 from science.cell import is_done, run_cell
 from science.costs import costs_of
 from science.design import Scale, cells_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from drtune.prompts import Prompt, prepare
+from drtune.prompts.prepare import Prompt, prepare
 from tests.pipelines import SIDE, save_pipeline
 from tests.tuned import make_tuned
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from drtune.config import load_config
 from drtune.contracts import CONFIG, MANIFEST, Check, DataSource, Decision, PromptSet, TunedModel
-from drtune.files import sha256_bytes, sha256_file
+from drtune.files.local import sha256_bytes, sha256_file
 from tests.reports import report_of, score
 
 

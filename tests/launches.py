@@ -13,8 +13,8 @@ from components.train.logs import StepLog
 from components.train.spec import JobSpec
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
-from drtune.files import sha256_bytes
-from drtune.storage import Storage, open_storage
+from drtune.files.local import sha256_bytes
+from drtune.files.storage import Storage, open_storage
 from tests.cluster_api import ClusterApi
 from tests.operator import PlayedJob
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from drtune.config import MethodConfig
-from drtune.methods import Plan
-from drtune.sampling import Sampler
-from drtune.supervision import Task
+from drtune.methods.plans import Plan
+from drtune.methods.supervision import Task
+from drtune.models.sampler import Sampler
 
 Run = Callable[[int, Tensor], Tensor]
 """The network's output at a step for some latents."""

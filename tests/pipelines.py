@@ -29,7 +29,8 @@ from transformers import (
     T5TokenizerFast,
 )
 
-from drtune.bases import Base, load_base
+from drtune.models.base import Base
+from drtune.models.loading import load_base
 from tests.tiny import tokenizer
 
 KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "flux_schnell")

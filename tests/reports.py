@@ -17,7 +17,7 @@ from drtune.contracts import (
     StudyResult,
     TunedModel,
 )
-from drtune.files import sha256_bytes
+from drtune.files.local import sha256_bytes
 
 
 def tuned_model(base_model: str = "miniature") -> TunedModel:

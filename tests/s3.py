@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from drtune.errors import UserError
-from drtune.storage import open_storage
+from drtune.files.storage import open_storage
 
 BUCKET = "models"
 SERVICES = ("master", "volume", "filer", "s3", "admin")

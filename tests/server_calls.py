@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from click.testing import CliRunner, Result
 
-from pipelines.commands import main
+from pipelines.cli.main import main
 from tests.kfp_api import KfpServer
 
 

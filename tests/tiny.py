@@ -9,13 +9,13 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionM
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from drtune.adapter import add_adapter
-from drtune.bases import Conditions
-from drtune.bases.sdxl import StableDiffusionXL
 from drtune.config import LoraSection, TuningSamplerConfig
-from drtune.guidance import GuidedDenoiser
-from drtune.miniature.networks import make_scheduler
-from drtune.miniature.tokenizer import train_tokenizer
+from drtune.methods.guidance import GuidedDenoiser
+from drtune.models.adapter import add_adapter
+from drtune.models.base import Conditions
+from drtune.models.sdxl import StableDiffusionXL
+from tools.miniature.networks import make_scheduler
+from tools.miniature.tokenizer import train_tokenizer
 
 TOKEN_WIDTH, POOLED_WIDTH = 12, 8
 UNGUIDED = TuningSamplerConfig()

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 # The processes are forked from a server that has imported the trainer and has done nothing else.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["drtune.trainer"])
+CONTEXT.set_forkserver_preload(["drtune.training.trainer"])
 
 
 def together(

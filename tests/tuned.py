@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from drtune.adapter import add_adapter, save_adapter
-from drtune.bases import load_base
 from drtune.config import Config, load_config
 from drtune.contracts import ADAPTER, CONFIG, NETWORK, DataSource, PromptSet, TunedModel
-from drtune.files import sha256_file
+from drtune.files.local import sha256_file
+from drtune.models.adapter import add_adapter, save_adapter
+from drtune.models.loading import load_base
 
 
 def make_tuned(folder: Path, base_model: str, *overrides: str, strength: float = 0.1) -> Path:

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from drtune.files import write_text
-from drtune.miniature.world import random_scene
-from drtune.prompts import split_of
+from drtune.files.local import write_text
+from drtune.models.miniature.world import random_scene
+from drtune.prompts.prepare import split_of
 
 TOOLS = Path(__file__).parent
 MINIATURE_QUOTA = {"train": 1000, "eval": 200}

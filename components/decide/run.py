@@ -7,8 +7,8 @@ from pathlib import Path
 from kfp import dsl
 
 from drtune.contracts import EvaluationReport
-from drtune.gate import Policy, decide
-from drtune.report import PAGE, SUMMARY, metrics, write_pages
+from drtune.evaluation.report.pages import PAGE, SUMMARY, metrics, write_pages
+from drtune.publishing.gate import Policy, decide
 
 
 def decide_report(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from components.process import run_process
 from drtune.errors import UserError
-from drtune.registry import PRODUCTION, Registry
+from drtune.publishing.registry import PRODUCTION, Registry
 
 NVIDIA = Path("/dev/nvidiactl")
 """There wherever a container has a GPU of NVIDIA's."""
@@ -34,7 +34,7 @@ def evaluate_model(
     """
     if gpus != "0" and not NVIDIA.exists():
         raise UserError(f"evaluation_gpus={gpus}: this step sees no GPU; give 0, or see to it that a node has one")
-    command = [sys.executable, "-m", "drtune.commands", "evaluate"]
+    command = [sys.executable, "-m", "drtune.cli.main", "evaluate"]
     options = ["--model", model, "--prompts", prompts, "--out", report]
     options += [f"--reference={reference}" for reference in references]
     options += [f"--set={override}" for override in overrides]

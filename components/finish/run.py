@@ -9,7 +9,7 @@ from kfp import dsl
 
 from components.train.launch import delete_leftover
 from components.train.spec import load_spec
-from drtune.files import write_text
+from drtune.files.local import write_text
 
 NEXT = {
     "SUCCEEDED": "Whether the model is published, and why, stands in the decision's report.",

@@ -14,7 +14,7 @@ from drtune.contracts import DriftCheck
 if TYPE_CHECKING:
     import pandas as pd
 
-    from drtune.prompts import Prompt
+    from drtune.prompts.prepare import Prompt
 
 SEED = 0
 """Of samples and embeddings."""

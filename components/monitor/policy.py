@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from drtune.sections import PolicyFile, Section
+from drtune.config.sections import PolicyFile, Section
 
 
 class Thresholds(Section):

@@ -13,7 +13,7 @@ from components.monitor.sources import read_prompts, read_scores
 from components.monitor.verdict import as_html, as_markdown, in_order, in_words, outcome_of
 from drtune.contracts import DriftVerdict, Observed
 from drtune.errors import UserError
-from drtune.files import sha256_bytes, write_text
+from drtune.files.local import sha256_bytes, write_text
 
 REPORT = "report.html"
 SUMMARY = "summary.md"

@@ -17,10 +17,10 @@ import numpy as np
 
 from drtune.contracts import BESIDE_REWARDS, MANIFEST, Observed, PromptSet
 from drtune.errors import UserError
-from drtune.files import sha256_bytes
-from drtune.prompts import PROMPTS, Prompt, Split, load_prompts, parse
-from drtune.records import SUFFIXES
-from drtune.storage import Storage, open_storage
+from drtune.files.local import sha256_bytes
+from drtune.files.storage import Storage, open_storage
+from drtune.prompts.prepare import PROMPTS, Prompt, Split, load_prompts, parse
+from drtune.prompts.records import SUFFIXES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def read_prompts(
     Args:
         side: Of a PromptSet that is the reference only the training half is read: it is what was trained on.
         uri: A file with a suffix that `drtune prompts` takes, or a folder: a path, file:// or s3://bucket/prefix.
-        environment: What `drtune.storage.open_storage` reads the keys of S3 from.
+        environment: What `drtune.files.storage.open_storage` reads the keys of S3 from.
 
     A file below a folder that is no prompts file is counted as a problem; an S3 prefix with nothing below it is empty.
 

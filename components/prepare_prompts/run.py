@@ -14,8 +14,8 @@ import yaml
 
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files import sha256_file
-from drtune.prompts import prepare
+from drtune.files.local import sha256_file
+from drtune.prompts.prepare import prepare
 
 
 def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
@@ -35,7 +35,7 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
     Raises:
         UserError: the revision or the file at that revision does not exist or cannot be fetched, the file is not the
             one that data.dvc states, a revision is given for a file that is not under DVC, or the prompts are not
-            usable (see `drtune.prompts.prepare`).
+            usable (see `drtune.prompts.prepare.prepare`).
     """
     prepared = _prepare(prompts, data_revision, out)
     print(prepared.told)

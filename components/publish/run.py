@@ -1,6 +1,6 @@
 """What the publish step does."""
 
-from drtune.registry import Registry
+from drtune.publishing.registry import Registry
 
 
 def run(

@@ -266,7 +266,7 @@ def _container(spec: JobSpec, uri: str) -> Manifest:
         "name": PYTORCHJOB.container,
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
-        "command": ["python", "-m", "drtune.node"],
+        "command": ["python", "-m", "drtune.training.node"],
         "args": [uri, f"--work={WORK}", *options, f"--alone-seconds={spec.alone_seconds}"],
         "env": _environment(spec),
         "ports": [{"name": "pytorchjob-port", "containerPort": _PORT}],

@@ -22,8 +22,8 @@ from components.train.request import fetch_model, is_answered, write_request
 from components.train.spec import JobSpec
 from drtune.config import Config
 from drtune.errors import UserError
-from drtune.mirror import LAUNCHER
-from drtune.storage import Storage, open_storage
+from drtune.files.storage import Storage, open_storage
+from drtune.training.mirror import LAUNCHER
 
 HEARTBEAT_SECONDS = 60.0
 FAREWELL_SECONDS = 600.0

@@ -3,7 +3,7 @@
 Below `<storage>/<run id>/train` there are
 
 - `request/`, config.yaml and prompts/, written by the launcher and read by every node;
-- `model/`, the training's checkpoints and then its model, kept by rank 0 (drtune/mirror.py);
+- `model/`, the training's checkpoints and then its model, kept by rank 0 (drtune/training/mirror.py);
 - `launcher`, a new word every minute: nodes end when it stays the same for too long.
 """
 
@@ -14,9 +14,9 @@ from pathlib import Path
 from drtune.config import Config
 from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
 from drtune.errors import UserError
-from drtune.files import replacing, sha256_file
-from drtune.mirror import MODEL, REQUEST
-from drtune.storage import Storage
+from drtune.files.local import replacing, sha256_file
+from drtune.files.storage import Storage
+from drtune.training.mirror import MODEL, REQUEST
 
 
 def write_request(storage: Storage, config: Config, prompts: Path) -> None:

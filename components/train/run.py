@@ -14,7 +14,7 @@ from components.train.spec import load_spec
 from drtune.config import load_config
 from drtune.contracts import TunedModel
 from drtune.errors import UserError
-from drtune.files import sha256_file
+from drtune.files.local import sha256_file
 
 
 def train_model(
@@ -49,7 +49,7 @@ def train_model(
 
 
 def _train_here(prompts: str, config: str, overrides: Sequence[str], out: str) -> None:
-    command = [sys.executable, "-m", "drtune.commands", "train"]
+    command = [sys.executable, "-m", "drtune.cli.main", "train"]
     places = ["--config", config, "--prompts", prompts, "--out", out]
     run_process([*command, *places, *(f"--set={override}" for override in overrides)])
 

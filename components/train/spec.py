@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 from components.images import TRAINER_IMAGE
 from components.train.environment import STEP_HOURS
 from drtune.config import load_section
-from drtune.sections import Section
+from drtune.config.sections import Section
 
 PATHS_OF_OURS = ("/work", "/tmp", "/dev/shm")
 """Where a pod writes; everything else in it is read-only."""

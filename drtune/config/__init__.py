@@ -1,4 +1,7 @@
-"""The configuration: a tree of settings with their defaults, and how files and `--set` change it."""
+"""The configuration: a tree of settings with their defaults, and how files and `--set` change it.
+
+It may know files; it needs no torch.
+"""
 
 from drtune.config.loading import differences, load_config, load_section
 from drtune.config.tree import (

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from drtune.config.sections import Kind, read_tree, validated
 from drtune.config.tree import Config
 from drtune.errors import UserError
-from drtune.sections import Kind, read_tree, validated
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from drtune.files import sha256_bytes
-from drtune.sections import Section
+from drtune.config.sections import Section
+from drtune.files.local import sha256_bytes
 
 METRICS = ("jpeg_kilobytes",)
 """Rewards without a gradient: they can be evaluated, and not tuned on."""

@@ -5,6 +5,7 @@
     monitor -> DriftVerdict
 
 Every value names the digests of what it came from, so that any published file can be followed back to its prompts.
+It may know files; it needs no torch.
 """
 
 from drtune.contracts.base import MANIFEST, Contract

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drtune.errors import UserError
-from drtune.files import write_text
+from drtune.files.local import write_text
 
 MANIFEST = "manifest.json"
 

@@ -52,7 +52,7 @@ class Study(Contract):
 
 
 class Preference(Contract):
-    """How often people preferred one contestant to another; the interval is that of `drtune.study.measures.win_rate`.
+    """How often people preferred one contestant to another; the interval is `drtune.evaluation.study.measures`' own.
 
     >>> Preference(contestant="candidate", opponent="base", num_votes=180, num_prompts=60, num_raters=3,
     ...            win_rate=0.68, win_low=0.56, win_high=0.79)

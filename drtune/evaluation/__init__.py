@@ -1,3 +1,4 @@
-"""The evaluation: the tuned model against its base, the champion and references, on the same held-out prompts."""
+"""The tuned model against its base, the champion and references on one set of prompts; its report, studies with people.
 
-from drtune.evaluation.run import evaluate as evaluate
+It may know methods, rewards, models and prompts, and what stands below them; it knows no training.
+"""

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from drtune.contracts import BenchmarkRow
-from drtune.report.published import STYLES
+from drtune.evaluation.report.published import STYLES
 
 PROMPTS_A_STYLE = 800
 GROUPS = 10

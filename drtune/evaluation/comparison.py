@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, Measure, Score, Standing
-from drtune.statistics import bootstrap, compare_paired, holm
+from drtune.evaluation.statistics import bootstrap, compare_paired, holm
 
 CANDIDATE = "candidate"
 

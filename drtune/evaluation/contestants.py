@@ -11,13 +11,14 @@ from typing import ClassVar, Literal
 
 import torch
 
-from drtune.bases import Base, load_base
 from drtune.config import Config
 from drtune.contracts import TunedModel
 from drtune.evaluation.references import Pictures, Unused
 from drtune.evaluation.shots import Shot
-from drtune.images import to_pil
-from drtune.tuned import put_on
+from drtune.files.images import to_pil
+from drtune.models.base import Base
+from drtune.models.loading import load_base
+from drtune.models.tuned import put_on
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Make = Callable[[Sequence[Shot], Path], list[str]]

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from drtune.evaluation.contestants import DEVICE, Entrant
 from drtune.evaluation.measures import Gauges
+from drtune.evaluation.pictures import UnusablePictureError, open_picture
 from drtune.evaluation.shots import Shot
-from drtune.files import replacing
-from drtune.pictures import UnusablePictureError, open_picture
+from drtune.files.local import replacing
 
 IMAGES = "images"
 MEASURED = "measured"

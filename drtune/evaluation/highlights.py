@@ -11,7 +11,7 @@ from PIL import Image
 from drtune.config import Config
 from drtune.contracts import Highlight
 from drtune.evaluation.gathering import IMAGES
-from drtune.images import contact_sheet, resized
+from drtune.files.images import contact_sheet, resized
 from drtune.rewards import bend
 
 NUM_SHOWN = 8

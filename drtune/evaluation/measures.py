@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drtune.config import Config
 from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, LOOKS, Measure
-from drtune.pictures import scored
+from drtune.evaluation.pictures import scored
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.openai import CLIPScore
 from drtune.rewards.pixels import Brightness

@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from drtune.bases import quiet_libraries
 from drtune.config import Config, differences, load_config
 from drtune.contracts import CONFIG, SCORES, BenchmarkRow, Contestant, EvaluationReport, PromptSet, TunedModel
 from drtune.errors import UserError
@@ -26,12 +25,13 @@ from drtune.evaluation.gathering import IMAGES, MEASURED, gather, gathered
 from drtune.evaluation.highlights import highlights, write_grid
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.references import find_pictures, opened
+from drtune.evaluation.report.pages import write_pages
 from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
-from drtune.files import claim, replacing, sha256_bytes, sha256_file, write_text
-from drtune.prompts import Prompt, load_prompts
-from drtune.provenance import code_revision
-from drtune.report import write_pages
-from drtune.tuned import open_tuned
+from drtune.files.local import claim, replacing, sha256_bytes, sha256_file, write_text
+from drtune.files.provenance import code_revision
+from drtune.models.loading import quiet_libraries
+from drtune.models.tuned import open_tuned
+from drtune.prompts.prepare import Prompt, load_prompts
 
 PROBLEMS = "problems.jsonl"
 HPS = "hps"

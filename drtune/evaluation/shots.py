@@ -8,8 +8,8 @@ from itertools import chain, zip_longest
 
 from diffusers import DiffusionPipeline
 
-from drtune.files import sha256_bytes
-from drtune.prompts import Prompt
+from drtune.files.local import sha256_bytes
+from drtune.prompts.prepare import Prompt
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Rewards: what a picture is worth. A reward is a callable, and so is a weighted sum of rewards."""
+"""Rewards: what a picture is worth. A reward is a callable, and so is a weighted sum of rewards.
+
+It may know models (the miniature's place), config and what stands below; it knows no method.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drtune.config import REWARDS
 from drtune.errors import UserError
-from drtune.files import replacing, sha256_bytes, sha256_file
+from drtune.files.local import replacing, sha256_bytes, sha256_file
 
 KEPT = "rewards"
 """Folder of a tuned model in which the files of your own rewards are kept."""

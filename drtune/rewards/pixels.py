@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from drtune.images import to_pil
+from drtune.files.images import to_pil
 
 
 class Symmetry:

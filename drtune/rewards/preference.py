@@ -8,7 +8,7 @@ from typing import Self
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from drtune.miniature import CHECKPOINT
+from drtune.models.miniature import CHECKPOINT
 from drtune.rewards.clip import Towers, centre_cropped, letterboxed, normalised, resize, resized
 from drtune.rewards.loading import from_hub, from_pickle
 from drtune.rewards.openclip import to_clip_model

@@ -12,7 +12,7 @@ import kubernetes
 import urllib3
 
 from drtune.errors import UserError
-from pipelines.display import TRACEBACK, Step, failure_of
+from pipelines.local.display import TRACEBACK, Step, failure_of
 from pipelines.server.client import REQUEST_SECONDS, Client, quietly
 
 TEMPLATE = "system-container-impl"

@@ -168,7 +168,7 @@ def check_files(package: Package, arguments: Json) -> list[str]:
     """
     from components.train.spec import load_spec
     from drtune.config import load_config
-    from drtune.gate import Policy, refuse_unmeasured
+    from drtune.publishing.gate import Policy, refuse_unmeasured
 
     unchecked = []
     loaded: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import kfp_server_api
 
 from drtune.errors import UserError
-from drtune.provenance import code_revision
+from drtune.files.provenance import code_revision
 from pipelines.server.client import Client, everything, named, quietly
 from pipelines.server.package import Package
 from pipelines.server.runs import Version

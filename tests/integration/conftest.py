@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from drtune.prompts import prepare
+from drtune.prompts.prepare import prepare
 from tests.s3 import S3Server
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def some_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Captions of the miniature's world, prepared."""
-    from drtune.miniature.world import scenes  # brings torch, which most tests here do without
+    from drtune.models.miniature.world import scenes  # brings torch, which most tests here do without
 
     folder = tmp_path_factory.mktemp("prompts")
     (folder / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))

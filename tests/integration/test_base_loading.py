@@ -13,9 +13,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
 
-from drtune.bases import load_base
 from drtune.config import TuningSamplerConfig
 from drtune.errors import UserError
+from drtune.models.loading import load_base
 from tests.pipelines import SIDE, FolderOf, open_base
 
 
@@ -87,7 +87,7 @@ def test_hub_ids_are_found_in_the_local_cache_when_offline(folder_of: FolderOf, 
     (cached / "refs" / "main").write_text(commit)
     program = """if True:
         import json, sys
-        from drtune.bases import load_base, quiet_libraries
+        from drtune.models.loading import load_base, quiet_libraries
         from drtune.errors import UserError
         quiet_libraries()
         told = []

@@ -15,19 +15,19 @@ import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from drtune.adapter import add_adapter, save_adapter
-from drtune.bases import Base, EncodedPrompts
 from drtune.config import ComputeSection, LoraSection, MethodConfig, TuningSamplerConfig, load_config
 from drtune.errors import UserError
-from drtune.evaluation import evaluate
-from drtune.guidance import GuidedDenoiser
-from drtune.loss_scale import scaled, unscaled
-from drtune.methods import Plan
-from drtune.prompts import prepare
-from drtune.sampling import make_scheduler
-from drtune.supervision import Task, supervise
-from drtune.sweep import roll_out
-from drtune.trainer import train
+from drtune.evaluation.run import evaluate
+from drtune.methods.guidance import GuidedDenoiser
+from drtune.methods.loss_scale import scaled, unscaled
+from drtune.methods.plans import Plan
+from drtune.methods.supervision import Task, supervise
+from drtune.methods.sweep import roll_out
+from drtune.models.adapter import add_adapter, save_adapter
+from drtune.models.base import Base, EncodedPrompts
+from drtune.models.sampler import make_scheduler
+from drtune.prompts.prepare import prepare
+from drtune.training.trainer import train
 from tests.pipelines import KINDS, SIDE, FolderOf, open_base
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Euler of diffusers

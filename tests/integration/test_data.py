@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from drtune.files import sha256_folder
-from drtune.prompts import load_prompts, prepare, split_of
+from drtune.files.local import sha256_folder
+from drtune.prompts.prepare import load_prompts, prepare, split_of
 
 ROOT = Path(__file__).parents[2]
 TRACKED = (".dvc/config", ".dvc/.gitignore", ".dvcignore", "data.dvc", "dvc-store")

@@ -16,14 +16,14 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from components.monitor.sources import read_scores
-from drtune.bases import load_base
 from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
 from drtune.errors import UserError
-from drtune.evaluation import evaluate
+from drtune.evaluation.run import evaluate
 from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
-from drtune.files import sha256_file, sha256_folder
-from drtune.images import to_pil
-from drtune.prompts import Prompt
+from drtune.files.images import to_pil
+from drtune.files.local import sha256_file, sha256_folder
+from drtune.models.loading import load_base
+from drtune.prompts.prepare import Prompt
 from tests.evaluations import OVERRIDES, PROMPTS, ModelOf, prepared
 from tests.evaluations import model_of as model_of
 from tests.evaluations import prompts_folder as prompts_folder
@@ -169,7 +169,7 @@ def test_an_evaluation_that_was_ended_goes_on_where_it_stopped(
     model_of: ModelOf, prompts_folder: Path, whole: Path, tmp_path: Path
 ) -> None:
     out, partial = tmp_path / "report", tmp_path / "report.partial"
-    command = [sys.executable, "-m", "drtune.commands", "evaluate", f"--model={model_of('sdxl')}"]
+    command = [sys.executable, "-m", "drtune.cli.main", "evaluate", f"--model={model_of('sdxl')}"]
     with subprocess.Popen(
         [*command, f"--prompts={prompts_folder}", f"--out={out}"], stderr=subprocess.DEVNULL
     ) as running:

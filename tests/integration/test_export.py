@@ -11,12 +11,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from drtune.bases import load_base
 from drtune.errors import UserError
-from drtune.export import export
-from drtune.kohya import flux_to_kohya
-from drtune.miniature import CHECKPOINT
-from drtune.tuned import open_tuned, put_on
+from drtune.models.export import export
+from drtune.models.kohya import flux_to_kohya
+from drtune.models.loading import load_base
+from drtune.models.miniature import CHECKPOINT
+from drtune.models.tuned import open_tuned, put_on
 from tests.pipelines import save_pipeline
 from tests.tuned import make_tuned
 

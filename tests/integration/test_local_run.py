@@ -6,8 +6,8 @@ from pathlib import Path
 
 from kfp import dsl
 
-from pipelines.display import Failure
-from pipelines.local import run_here
+from pipelines.local.display import Failure
+from pipelines.local.run import run_here
 
 
 class Terminal(io.StringIO):

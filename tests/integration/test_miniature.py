@@ -10,12 +10,12 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
-from drtune.miniature import CHECKPOINT
-from drtune.miniature.fit import fit
-from drtune.miniature.preference import sample
-from drtune.miniature.probe import held_out_scenes, judge, load_probe, probe_accuracy
-from drtune.miniature.tokenizer import train_tokenizer
-from drtune.miniature.world import scenes
+from drtune.models.miniature import CHECKPOINT
+from drtune.models.miniature.world import scenes
+from tools.miniature.fit import fit
+from tools.miniature.preference import sample
+from tools.miniature.probe import held_out_scenes, judge, load_probe, probe_accuracy
+from tools.miniature.tokenizer import train_tokenizer
 
 AT_LEAST = {"background": 0.95, "colour": 0.90, "position": 0.80, "shape": 0.70}
 

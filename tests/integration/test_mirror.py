@@ -17,8 +17,8 @@ import pytest
 
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, TunedModel
-from drtune.mirror import Mirror
-from drtune.storage import Storage, open_storage
+from drtune.files.storage import Storage, open_storage
+from drtune.training.mirror import Mirror
 from tests.s3 import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ class Address:
     def node(self, work: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
         """One node, as a pod starts it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "drtune.node", self.uri, f"--work={work}", *options],
+            [sys.executable, "-m", "drtune.training.node", self.uri, f"--work={work}", *options],
             cwd=ROOT,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
@@ -86,7 +86,7 @@ def until(found: Callable[[], object], node: subprocess.Popen[str]) -> None:
 @pytest.fixture(scope="module")
 def unbroken(base: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> TunedModel:
     """What ten updates make without a break, without a mirror, and in one process."""
-    from drtune.trainer import train
+    from drtune.training.trainer import train
 
     return train(config_of(base, "steps=10", "checkpoint_every=2"), prompts, tmp_path_factory.mktemp("run") / "model")
 
@@ -192,7 +192,7 @@ def test_a_node_that_nobody_waits_for_saves_and_ends_for_good(
 def test_nothing_asked_is_told(s3_server: S3Server, tmp_path: Path) -> None:
     environment = {**os.environ, **s3_server.environment}
     result = subprocess.run(
-        [sys.executable, "-m", "drtune.node", f"s3://{BUCKET}/nothing", f"--work={tmp_path}"],
+        [sys.executable, "-m", "drtune.training.node", f"s3://{BUCKET}/nothing", f"--work={tmp_path}"],
         cwd=ROOT,
         env=environment,
         capture_output=True,

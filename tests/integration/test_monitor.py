@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from drtune.contracts import DriftVerdict
-from drtune.storage import open_storage
+from drtune.files.storage import open_storage
 from tests.s3 import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def prompts(template: str, category: str = "") -> str:
 
 
 def monitor(out: Path, *options: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.commands", "monitor", "--out", str(out), *options]
+    command = [sys.executable, "-m", "pipelines.cli.main", "monitor", "--out", str(out), *options]
     return subprocess.run(
         command, cwd=ROOT, env=os.environ | (environment or {}), capture_output=True, text=True, check=False
     )

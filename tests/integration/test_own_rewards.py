@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from drtune.commands import main
+from drtune.cli.main import main
 from drtune.contracts import EvaluationReport, TunedModel
-from drtune.files import sha256_file
-from drtune.miniature.world import scenes
+from drtune.files.local import sha256_file
+from drtune.models.miniature.world import scenes
 
 WARM = """
 def warm(images, prompts):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from drtune.contracts import Decision, EvaluationReport, PromptSet, RegistryEntry, TunedModel
-from drtune.files import sha256_file
-from drtune.registry import Registry
+from drtune.files.local import sha256_file
+from drtune.publishing.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -39,7 +39,7 @@ def policy(tmp_path: Path, min_gain: float) -> Path:
 
 def run(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
     """`drtune-pipeline run` into tmp_path / "run"; paths in the configuration are those of the repository."""
-    command = [sys.executable, "-m", "pipelines.commands", "run", "--prompts", str(prompts), *options]
+    command = [sys.executable, "-m", "pipelines.cli.main", "run", "--prompts", str(prompts), *options]
     command += ["--out", str(tmp_path / "run"), "--registry", str(tmp_path / "registry"), "--name", "tried"]
     command += [f"--set={override}" for override in overrides]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

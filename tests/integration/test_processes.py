@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from drtune.config import Config, load_config
 from drtune.contracts import NETWORK, NETWORK_CONFIG, TunedModel
 from drtune.errors import UserError
-from drtune.processes import Processes
-from drtune.trainer import Trainer, train
+from drtune.training.processes import Processes
+from drtune.training.trainer import Trainer, train
 from tests.pipelines import save_pipeline
 from tests.together import together
 
@@ -215,7 +215,7 @@ def torchrun(options: list[str], out: Path, prompts: Path, config: Config) -> su
     file.write_text(config.to_yaml())
     places = [f"--config={file}", f"--prompts={prompts}", f"--out={out}", "--resume"]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *options, "-m", "drtune.train", *places],
+        [sys.executable, "-m", "torch.distributed.run", *options, "-m", "drtune", "train", *places],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -270,7 +270,7 @@ def test_two_nodes_make_what_two_processes_on_one_make(prompts: Path, bases: Pat
 def tune_in_two(prompts: Path, out: Path, config: Config) -> subprocess.CompletedProcess[str]:
     file = out.with_suffix(".yaml")
     file.write_text(config.to_yaml())
-    command = [sys.executable, "-m", "drtune.commands", "train", "--set=processes=2"]
+    command = [sys.executable, "-m", "drtune.cli.main", "train", "--set=processes=2"]
     return subprocess.run(
         [*command, f"--config={file}", f"--prompts={prompts}", f"--out={out}"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from drtune.miniature.world import scenes
+from drtune.models.miniature.world import scenes
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from drtune.errors import UserError
-from drtune.evaluation import evaluate
 from drtune.evaluation.references import find_pictures, opened
-from drtune.sample import SampleSettings, sample
-from drtune.storage import open_storage
+from drtune.evaluation.run import evaluate
+from drtune.files.storage import open_storage
+from drtune.models.drawing import SampleSettings, sample
 from tests.evaluations import PROMPTS, ModelOf
 from tests.evaluations import model_of as model_of
 from tests.evaluations import prompts_folder as prompts_folder

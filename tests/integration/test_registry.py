@@ -12,9 +12,9 @@ import pytest
 from components.publish.run import run
 from drtune.contracts import ADAPTER, NETWORK, NETWORK_CONFIG, RegistryEntry, TunedModel
 from drtune.errors import UserError
-from drtune.files import sha256_folder
-from drtune.registry import Registry
-from drtune.storage import Storage, open_storage
+from drtune.files.local import sha256_folder
+from drtune.files.storage import Storage, open_storage
+from drtune.publishing.registry import Registry
 from tests.folders import make_folders
 from tests.s3 import BUCKET, S3Server
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.display import Failure
-from pipelines.local import defaults, run_here
+from pipelines.local.display import Failure
+from pipelines.local.run import defaults, run_here
 from pipelines.retrain import retrain
 
 ROOT = Path(__file__).parents[2]

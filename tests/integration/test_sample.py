@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageChops
 
-from drtune.commands import main
+from drtune.cli.main import main
 from drtune.errors import UserError
-from drtune.files import sha256_folder
-from drtune.sample import SampleSet, SampleSettings, read_prompts, sample
+from drtune.files.local import sha256_folder
+from drtune.models.drawing import SampleSet, SampleSettings, sample
+from drtune.prompts.prepare import read_prompts
 from tests.pipelines import save_pipeline
 from tests.tuned import make_tuned
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from drtune.methods import Plan
+from drtune.methods.plans import Plan
 from science.cell import WindowTrainer, config_of, is_done, run_cell
 from science.costs import Gradients
 from science.design import LEFT_HALF, WINDOWS, Cell, Scale

@@ -12,12 +12,12 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from drtune.commands import main
+from drtune.cli.main import main
 from drtune.errors import UserError
-from drtune.images import to_pil
-from drtune.miniature.world import draw, scenes
+from drtune.evaluation.score import Entry, matched, score
+from drtune.files.images import to_pil
+from drtune.models.miniature.world import draw, scenes
 from drtune.rewards import load_reward
-from drtune.score import Entry, matched, score
 
 DRAWN = scenes(seed=5, count=12)
 CAPTIONS = [scene.caption for scene in DRAWN]

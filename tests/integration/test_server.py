@@ -19,7 +19,7 @@ import pytest
 import yaml
 from kfp_server_api import ApiException
 
-from pipelines.commands import PACKAGE
+from pipelines.cli.main import PACKAGE
 from pipelines.server.client import connected
 from pipelines.server.follow import Outcome, follow
 from pipelines.server.package import Package
@@ -261,7 +261,7 @@ def test_who_stops_waiting_is_told_that_the_run_goes_on(
     server: KfpServer, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     server.looks = [TRAINING]
-    command = [sys.executable, "-m", "pipelines.commands", "submit", "--wait"]
+    command = [sys.executable, "-m", "pipelines.cli.main", "submit", "--wait"]
     environment = os.environ | server.environment | {"HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -365,7 +365,7 @@ def test_logs_of_kubernetes_are_those_of_the_last_attempt(server: KfpServer, tmp
         path = tmp_path / "kubeconfig"
         path.write_text(json.dumps(kubeconfig), encoding="utf-8")
         # kubernetes reads KUBECONFIG when it is imported
-        command = [sys.executable, "-m", "pipelines.commands", "logs", "mine"]
+        command = [sys.executable, "-m", "pipelines.cli.main", "logs", "mine"]
         environment = os.environ | server.environment | {"HOME": str(tmp_path), "KUBECONFIG": str(path)}
         train, missing = (
             subprocess.run([*command, step], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -12,8 +12,9 @@ from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-import drtune.study
 from drtune.contracts import Study
+from drtune.evaluation.study.build import make as make_study
+from drtune.evaluation.study.tally import count as count_votes
 from tests.browser import DESKTOP, PHONE, browser, needs_browser
 from tests.rater import Rater
 from tests.studies import numbered, prefer, votes_of, write_report, write_votes
@@ -29,7 +30,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten questions and two repeats."""
     root = tmp_path_factory.mktemp("study")
     report = write_report(root / "report", numbered(10))
-    drtune.study.make(report, root / "study", repeat=0.2)
+    make_study(report, root / "study", repeat=0.2)
     return root / "study"
 
 
@@ -63,7 +64,7 @@ def test_a_whole_study_by_keys_from_the_name_to_the_counted_file(rater: Rater, s
     saved = rater.saved(profile)
     assert saved.name == f"votes-ann-b-{Study.load(study).id[:8]}.json"
     assert saved.name in rater.find("#saved").text
-    result = drtune.study.count([saved], study, profile.parent / "result")
+    result = count_votes([saved], study, profile.parent / "result")
     found = result.preference("candidate", "base")
     assert found is not None
     assert (found.num_votes, found.win_rate, result.self_consistency) == (10, 1.0, 1.0)
@@ -253,7 +254,7 @@ def test_another_tab_with_the_same_page_shows_the_same_place(rater: Rater) -> No
 
 def test_a_study_without_ties_offers_and_takes_none(tmp_path: Path, profile: Path) -> None:
     report = write_report(tmp_path / "report", numbered(3))
-    drtune.study.make(report, tmp_path / "study", ties=False)
+    make_study(report, tmp_path / "study", ties=False)
     with browser(profile) as driver:
         rater = Rater(driver, tmp_path / "study" / "index.html")
         rater.begin()
@@ -266,7 +267,7 @@ def test_a_study_without_ties_offers_and_takes_none(tmp_path: Path, profile: Pat
 def test_no_prompt_question_or_name_executes(tmp_path: Path, profile: Path) -> None:
     report = write_report(tmp_path / "report", [HOSTILE, f"{HOSTILE} again"])
     question = HOSTILE.replace("\u2028", "")
-    drtune.study.make(report, tmp_path / "study", question=question)
+    make_study(report, tmp_path / "study", question=question)
     with browser(profile) as driver:
         rater = Rater(driver, tmp_path / "study" / "index.html")
         assert driver.title == " ".join(question.split())
@@ -301,7 +302,7 @@ def test_both_pictures_and_all_buttons_are_on_the_screen_at_once(
     report = write_report(
         tmp_path / "report", [f"{number} {'a very long prompt ' * 40}" for number in range(3)], size=512
     )
-    drtune.study.make(report, tmp_path / "study")
+    make_study(report, tmp_path / "study")
     with browser(profile, size=size) as driver:
         rater = Rater(driver, tmp_path / "study" / "index.html")
         rater.begin()

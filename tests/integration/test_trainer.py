@@ -13,15 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drtune.bases import load_base
 from drtune.config import load_config
 from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import InterruptionError, UserError
-from drtune.files import sha256_file, sha256_folder
-from drtune.metrics import UpdateMetrics, read_metrics
-from drtune.optimization import DivergenceError, learning_rate
-from drtune.processes import Processes
-from drtune.trainer import Trainer, train
+from drtune.files.local import sha256_file, sha256_folder
+from drtune.models.loading import load_base
+from drtune.training.metrics import UpdateMetrics, read_metrics
+from drtune.training.optimization import DivergenceError, learning_rate
+from drtune.training.processes import Processes
+from drtune.training.trainer import Trainer, train
 
 SHORT = [
     "batch_size=2",
@@ -76,7 +76,7 @@ def logged(out: Path) -> list[dict[str, object]]:
 
 def command_of(overrides: list[str], prompts: Path) -> list[str]:
     options = [f"--set={override}" for override in overrides]
-    return [sys.executable, "-m", "drtune.commands", "train", f"--prompts={prompts}", *options]
+    return [sys.executable, "-m", "drtune.cli.main", "train", f"--prompts={prompts}", *options]
 
 
 def start_and_wait_for(update: int, command: list[str], out: Path) -> subprocess.Popen[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from drtune.contracts import TunedModel
-from drtune.storage import open_storage
-from drtune.tuned import open_tuned
+from drtune.files.storage import open_storage
+from drtune.models.tuned import open_tuned
 from tests.cluster_api import ClusterApi
 from tests.operator import JOBS, Played, PlayedJob, until
 from tests.s3 import BUCKET, S3Server
@@ -38,7 +38,7 @@ class RealNode:
         assert spec["restartPolicy"] == "ExitCode"
         (container,) = spec["template"]["spec"]["containers"]
         arguments = [f"--work={work}" if argument.startswith("--work=") else argument for argument in container["args"]]
-        assert container["command"] == ["python", "-m", "drtune.node"]
+        assert container["command"] == ["python", "-m", "drtune.training.node"]
         self.job, self.name = job, job.runs(0)
         self.process = subprocess.Popen(
             [sys.executable, *container["command"][1:], *arguments],

@@ -9,13 +9,13 @@ import torch
 from diffusers import AutoModel
 from safetensors.torch import load_file
 
-from drtune.bases import load_base
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, NETWORK, NETWORK_CONFIG, TunedModel
 from drtune.errors import UserError
-from drtune.processes import Processes
-from drtune.trainer import Trainer, train
-from drtune.tuned import open_tuned, put_on
+from drtune.models.loading import load_base
+from drtune.models.tuned import open_tuned, put_on
+from drtune.training.processes import Processes
+from drtune.training.trainer import Trainer, train
 from tests.pipelines import KINDS, save_pipeline
 
 SHORT = [

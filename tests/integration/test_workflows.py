@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from pipelines.commands import main
+from pipelines.cli.main import main
 from tests.kfp_api import KfpServer, Look
 
 ROOT = Path(__file__).parents[2]

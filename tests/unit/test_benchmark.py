@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drtune.evaluation.benchmark import benchmark
-from drtune.report.published import STYLES
+from drtune.evaluation.report.published import STYLES
 
 
 def test_a_style_is_the_mean_of_ten_group_means_with_their_population_deviation() -> None:

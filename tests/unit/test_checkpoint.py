@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from drtune.checkpoint import Checkpoints
 from drtune.config import load_config
 from drtune.errors import UserError
-from drtune.optimization import make_optimizer
-from drtune.state import TrainState
+from drtune.training.checkpoint import Checkpoints
+from drtune.training.optimization import make_optimizer
+from drtune.training.state import TrainState
 
 CONFIG = load_config(None, ["steps=100", "ema_decay=0.5"])
 HELD_OUT = ["held_out.reward=brightness", "held_out.max_drop=0.1"]

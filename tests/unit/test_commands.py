@@ -8,9 +8,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-import drtune.commands
-import pipelines.commands
-from drtune.console import CommandGroup
+import drtune.cli.main
+import pipelines.cli.main
+from drtune.cli.console import CommandGroup
 from drtune.errors import UserError
 
 HEAVY = {"torch", "diffusers", "transformers", "kfp", "pandas", "numpy", "minio", "pydantic", "yaml", "jinja2"}
@@ -25,14 +25,14 @@ def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*path, name)
 
 
-@pytest.mark.parametrize("path", list(_commands(drtune.commands.main)), ids=" ".join)
+@pytest.mark.parametrize("path", list(_commands(drtune.cli.main.main)), ids=" ".join)
 def test_every_command_of_drtune_explains_itself(path: tuple[str, ...]) -> None:
-    _check_help(drtune.commands.main, path)
+    _check_help(drtune.cli.main.main, path)
 
 
-@pytest.mark.parametrize("path", list(_commands(pipelines.commands.main)), ids=" ".join)
+@pytest.mark.parametrize("path", list(_commands(pipelines.cli.main.main)), ids=" ".join)
 def test_every_command_of_the_pipeline_explains_itself(path: tuple[str, ...]) -> None:
-    _check_help(pipelines.commands.main, path)
+    _check_help(pipelines.cli.main.main, path)
 
 
 def _check_help(main: click.Group, path: tuple[str, ...]) -> None:
@@ -46,7 +46,7 @@ def _check_help(main: click.Group, path: tuple[str, ...]) -> None:
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
-@pytest.mark.parametrize("module", ["drtune", "drtune.commands", "pipelines.commands"])
+@pytest.mark.parametrize("module", ["drtune", "drtune.cli.main", "pipelines.cli.main"])
 def test_starting_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -79,7 +79,7 @@ def test_starting_imports_nothing_heavy(module: str) -> None:
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    command = [sys.executable, "-m", "drtune.commands", *arguments]
+    command = [sys.executable, "-m", "drtune.cli.main", *arguments]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2
     assert result.stdout == ""
@@ -104,13 +104,13 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
     ids=" ".join,
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
-    assert CliRunner().invoke(drtune.commands.main, arguments).exit_code == 2
+    assert CliRunner().invoke(drtune.cli.main.main, arguments).exit_code == 2
 
 
 def test_an_existing_output_is_kept(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
-    result = CliRunner().invoke(drtune.commands.main, ["train", "--out", str(tmp_path / "model")])
+    result = CliRunner().invoke(drtune.cli.main.main, ["train", "--out", str(tmp_path / "model")])
     assert result.exit_code == 2
     assert "exists already" in result.stderr
     assert [path.name for path in tmp_path.rglob("*")] == ["model", "mine"]

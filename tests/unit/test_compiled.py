@@ -11,8 +11,8 @@ from kfp.dsl.graph_component import GraphComponent
 
 from components.images import USER_ID
 from components.pods import HUB_SECRET, S3_SECRET
-from pipelines.commands import PACKAGE, main
-from pipelines.local import compile_pipeline, defaults
+from pipelines.cli.main import PACKAGE, main
+from pipelines.local.run import compile_pipeline, defaults
 from pipelines.monitor import monitor
 from pipelines.retrain import retrain
 from pipelines.tune import tune
@@ -35,7 +35,7 @@ def test_the_compiled_pipelines_are_up_to_date() -> None:
 
 def test_compiling_elsewhere_gives_the_same_text(tmp_path: Path) -> None:
     code = (
-        "import pathlib; from pipelines.local import compile_pipeline; from pipelines.tune import tune\n"
+        "import pathlib; from pipelines.local.run import compile_pipeline; from pipelines.tune import tune\n"
         "pathlib.Path('compiled.yaml').write_text(compile_pipeline(tune), encoding='utf-8')"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, env={"PYTHONHASHSEED": "7"}, check=True)

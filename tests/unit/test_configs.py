@@ -5,9 +5,9 @@ import yaml
 
 from components.monitor.policy import MonitorPolicy
 from drtune.config import Config, differences, load_config
-from drtune.gate import Policy
-from drtune.plan.estimate import estimate
-from drtune.plan.units import parse_bytes
+from drtune.publishing.gate import Policy
+from drtune.training.plan.estimate import estimate
+from drtune.training.plan.units import parse_bytes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 POLICIES = [CONFIGS / "gate.yaml", CONFIGS / "gate-hps.yaml", CONFIGS / "monitor.yaml"]

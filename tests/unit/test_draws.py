@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from drtune.draws import Draws, generator_of
+from drtune.methods.draws import Draws, generator_of
 
 DRAWS = Draws(seed=3, num_prompts=7, batch_size=2, latents_shape=(4, 2, 3))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from drtune.errors import UserError
-from drtune.files import claim, replacing, sha256_folder, write_text
+from drtune.files.local import claim, replacing, sha256_folder, write_text
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from drtune.config import load_config
 from drtune.contracts import Score
 from drtune.errors import UserError
-from drtune.files import sha256_bytes
-from drtune.gate import Limits, Policy, Rules, StudyRules, decide, refuse_unmeasured
+from drtune.files.local import sha256_bytes
+from drtune.publishing.gate import Limits, Policy, Rules, StudyRules, decide, refuse_unmeasured
 from tests.reports import report_of, score, standing, study_of
 
 NAN = math.nan

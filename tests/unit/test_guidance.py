@@ -9,9 +9,9 @@ import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 from torch import Tensor
 
-from drtune.bases.sdxl import StableDiffusionXL
 from drtune.config import SamplerConfig, TuningSamplerConfig
-from drtune.guidance import GuidedDenoiser
+from drtune.methods.guidance import GuidedDenoiser
+from drtune.models.sdxl import StableDiffusionXL
 from tests.tiny import UNGUIDED, conditions_of, denoiser_of, tiny_base, tunable_base
 
 LATENTS = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

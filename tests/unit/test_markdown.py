@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from drtune.markdown import plain
+from drtune.evaluation.report.markdown import plain
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 MARKUP = [*"\\\\`*_[]()<>|#~!&;:-+=.1a \n{}\"'$^", "- ", "1. ", "2) ", "---", "***", "==", "<b>", "&lt;", "![x](y)"]

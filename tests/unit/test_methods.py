@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drtune.config import MethodConfig
-from drtune.methods import Plan, draw_plan
+from drtune.methods.plans import Plan, draw_plan
 
 SEEDS = st.integers(0, 2**32)
 

@@ -13,8 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from drtune.config import Config, load_config
 from drtune.contracts import DataSource, PromptSet, TunedModel
 from drtune.errors import UserError
-from drtune.metrics import MetricLog, UpdateMetrics, check_wandb, mean_reward, read_metrics
-from drtune.summary import resume_command, summarise
+from drtune.training.metrics import MetricLog, UpdateMetrics, check_wandb, mean_reward, read_metrics
+from drtune.training.summary import resume_command, summarise
 
 CONFIG = load_config(None, ["steps=6", "rewards.symmetry=1.0", "rewards.preference.weight=0.5"])
 

@@ -5,10 +5,10 @@ from typing import get_args
 
 import yaml
 
-from drtune.bases import BASES
 from drtune.config import MethodConfig, load_config
 from drtune.contracts import Decision, EvaluationReport, TunedModel
-from drtune.model_card import KINDS, METHODS, render_model_card
+from drtune.models.loading import BASES
+from drtune.publishing.model_card import KINDS, METHODS, render_model_card
 from tests.folders import Folders, make_folders
 
 
@@ -80,7 +80,7 @@ def test_the_snippet_is_python_for_each_kind_of_base(tmp_path: Path) -> None:
         assert "\n    num_inference_steps=12,\n    guidance_scale=3.0,\n)" in snippet
         assert "prompt=" not in snippet
         assert "height" not in snippet
-    assert "from_pretrained(drtune.miniature.CHECKPOINT, dtype=torch.float32)" in miniature
+    assert "from_pretrained(drtune.models.miniature.CHECKPOINT, dtype=torch.float32)" in miniature
     assert 'from_pretrained("owner/base", dtype=torch.float32)' in hub
     assert '"owner/base", revision="fp16", dtype=torch.float32' in pinned
 

@@ -25,8 +25,8 @@ from components.monitor.run import judge
 from components.monitor.verdict import Outcome, as_html, as_markdown, in_order, in_words, outcome_of
 from drtune.contracts import DriftCheck, DriftVerdict, Observed
 from drtune.errors import UserError
-from drtune.prompts import Prompt
-from pipelines.monitor_command import EXIT_CODES
+from drtune.prompts.prepare import Prompt
+from pipelines.cli.monitor import EXIT_CODES
 
 POLICY = MonitorPolicy.read(Path(__file__).parents[2] / "configs/monitor.yaml").model_copy(
     update={"min_prompts": 20, "min_scores": 20}

@@ -11,8 +11,8 @@ import pytest
 from components.monitor.run import judge
 from components.monitor.sources import read_prompts, read_scores
 from drtune.errors import UserError
-from drtune.files import sha256_file
-from drtune.prompts import prepare
+from drtune.files.local import sha256_file
+from drtune.prompts.prepare import prepare
 
 
 def test_a_folder_is_read_whole_and_what_is_not_taken_is_counted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from drtune.config import OptimizerConfig
-from drtune.optimization import DivergenceError, check_finite, learning_rate
+from drtune.training.optimization import DivergenceError, check_finite, learning_rate
 
 
 def rates(config: OptimizerConfig, num_steps: int) -> list[float]:

@@ -10,7 +10,7 @@ import torch
 
 from drtune.config import RewardTerm
 from drtune.errors import UserError
-from drtune.files import sha256_file
+from drtune.files.local import sha256_file
 from drtune.rewards import Reward, WeightedSum, load_reward
 from drtune.rewards.own import keep_files
 

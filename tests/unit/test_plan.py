@@ -12,24 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from drtune.bases import load_base
-from drtune.commands import main
+from drtune.cli.main import main
 from drtune.config import Config, load_config
 from drtune.errors import UserError
-from drtune.miniature.world import scenes
-from drtune.plan.architectures import published, shell
-from drtune.plan.autocast import cuda_autocast
-from drtune.plan.estimate import Estimate, estimate, remedy
-from drtune.plan.memory import measure
-from drtune.plan.meter import LiveBytes, SavedBytes, bytes_of
-from drtune.plan.rewards import networks, reward_shell
-from drtune.plan.sharded import gathered_bytes
-from drtune.plan.table import as_text
-from drtune.plan.units import UNITS, parse_bytes
-from drtune.plan.work import Count, count_work, drawn_plans
-from drtune.processes import Processes
-from drtune.prompts import prepare
-from drtune.trainer import Trainer
+from drtune.models.loading import load_base
+from drtune.models.miniature.world import scenes
+from drtune.prompts.prepare import prepare
+from drtune.training.plan.architectures import published, shell
+from drtune.training.plan.autocast import cuda_autocast
+from drtune.training.plan.estimate import Estimate, estimate, remedy
+from drtune.training.plan.memory import measure
+from drtune.training.plan.meter import LiveBytes, SavedBytes, bytes_of
+from drtune.training.plan.rewards import networks, reward_shell
+from drtune.training.plan.sharded import gathered_bytes
+from drtune.training.plan.table import as_text
+from drtune.training.plan.units import UNITS, parse_bytes
+from drtune.training.plan.work import Count, count_work, drawn_plans
+from drtune.training.processes import Processes
+from drtune.training.trainer import Trainer
 from tests.pipelines import save_pipeline
 
 SHORT = ("batch_size=2", "sampler.steps=6", "method.trained_steps=3", "method.early_stop=2")

@@ -15,8 +15,8 @@ from components.prepare_prompts.component import prepare_prompts as component
 from components.prepare_prompts.run import prepare_prompts
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files import sha256_file
-from drtune.prompts import Prompt, load_prompts
+from drtune.files.local import sha256_file
+from drtune.prompts.prepare import Prompt, load_prompts
 
 FIRST = '{"text": "a cat", "split": "train"}\n{"text": "a dog", "split": "eval"}\n'
 SECOND = FIRST + '{"text": "a fox", "split": "train"}\n'

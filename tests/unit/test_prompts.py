@@ -18,9 +18,9 @@ from pyarrow import parquet
 
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files import sha256_file
-from drtune.prompts import EVAL_FRACTION, MAX_CHARACTERS, Prompt, load_prompts, parse, prepare, split_of
-from drtune.records import SUFFIXES
+from drtune.files.local import sha256_file
+from drtune.prompts.prepare import EVAL_FRACTION, MAX_CHARACTERS, Prompt, load_prompts, parse, prepare, split_of
+from drtune.prompts.records import SUFFIXES
 
 NUMBERS = [f"prompt number {number}" for number in range(60)]
 

@@ -17,11 +17,10 @@ from PIL import Image
 from drtune.config import Config
 from drtune.contracts import BenchmarkRow, Check, Decision, EvaluationReport, Highlight
 from drtune.errors import UserError
-from drtune.images import contact_sheet, resized
-from drtune.report import metrics, write_pages
-from drtune.report.pages import number, scales, signed
-from drtune.report.published import STYLES
-from drtune.report.signs import signs
+from drtune.evaluation.report.pages import metrics, number, scales, signed, write_pages
+from drtune.evaluation.report.published import STYLES
+from drtune.evaluation.report.signs import signs
+from drtune.files.images import contact_sheet, resized
 from tests.reports import report_of, score, standing, study_of
 
 HOSTILE = """"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & </style>"""

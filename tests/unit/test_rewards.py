@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from drtune.config import METRICS, REWARDS
-from drtune.images import to_pil
-from drtune.miniature.world import draw, scenes
+from drtune.files.images import to_pil
+from drtune.models.miniature.world import draw, scenes
 from drtune.rewards import Reward, load_reward
 
 FROM_THE_HUB = {"hps", "hps_v2", "pickscore", "clipscore", "aesthetic", "imagereward"}

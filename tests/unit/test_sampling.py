@@ -12,7 +12,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscr
 from torch import Tensor
 
 from drtune.errors import UserError
-from drtune.sampling import Sampler, Scheduler, make_scheduler, read_sampler
+from drtune.models.sampler import Sampler, Scheduler, make_scheduler, read_sampler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Euler of diffusers
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from drtune.statistics import Paired, bootstrap, compare_paired, holm, sign_flip_test, wilson
+from drtune.evaluation.statistics import Paired, bootstrap, compare_paired, holm, sign_flip_test, wilson
 
 numbers = st.floats(-10, 10, width=32)
 pairs = st.lists(st.tuples(numbers, numbers), min_size=1, max_size=30)

@@ -11,14 +11,15 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import drtune.study
-from drtune.commands import main
+from drtune.cli.main import main
 from drtune.contracts import Study, StudyPair, StudyResult
 from drtune.errors import UserError
-from drtune.files import sha256_file
-from drtune.statistics import wilson
-from drtune.study.measures import Judgement, agreement, krippendorff_alpha, self_consistency, win_rate
-from drtune.study.strengths import fit, strengths
+from drtune.evaluation.statistics import wilson
+from drtune.evaluation.study.build import make as make_study
+from drtune.evaluation.study.measures import Judgement, agreement, krippendorff_alpha, self_consistency, win_rate
+from drtune.evaluation.study.strengths import fit, strengths
+from drtune.evaluation.study.tally import count as count_votes
+from drtune.files.local import sha256_file
 from tests.studies import numbered, prefer, votes_of, write_report, write_votes
 
 wins = st.sampled_from([0.0, 0.5, 1.0])
@@ -160,7 +161,7 @@ def test_strengths_of_equals_are_zero() -> None:
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     report = write_report(tmp_path / "report", numbered(20))
-    drtune.study.make(report, tmp_path / "study", repeat=0.2)
+    make_study(report, tmp_path / "study", repeat=0.2)
     return tmp_path / "study"
 
 
@@ -174,7 +175,7 @@ def test_a_study_is_counted_from_its_files_to_the_contract(tmp_path: Path, study
     ann = write_votes(tmp_path / "1.json", votes_of(key, prefer("candidate"), rater="ann"))
     bob = write_votes(tmp_path / "2.json", votes_of(key, half, rater="bob"))
     cy = write_votes(tmp_path / "3.json", votes_of(key, lambda _: "left", rater="cy"))
-    result = drtune.study.count([cy, ann, bob], study, tmp_path / "result")
+    result = count_votes([cy, ann, bob], study, tmp_path / "result")
 
     ties = sum(index % 2 for index in by_prompt.values())
     preference = result.preference("candidate", "base")
@@ -190,13 +191,13 @@ def test_a_study_is_counted_from_its_files_to_the_contract(tmp_path: Path, study
     assert result.study_sha256 == sha256_file(study / "manifest.json")
     assert result.report_sha256 == sha256_file(tmp_path / "report" / "manifest.json")
     assert StudyResult.load(tmp_path / "result") == result
-    again = drtune.study.count([ann, bob, cy], study, tmp_path / "again")
+    again = count_votes([ann, bob, cy], study, tmp_path / "again")
     assert again == result
 
 
 def test_a_preference_can_be_asked_for_from_either_side(tmp_path: Path, study: Path) -> None:
     votes = write_votes(tmp_path / "votes.json", votes_of(Study.load(study), prefer("candidate")))
-    result = drtune.study.count([votes], study, tmp_path / "result")
+    result = count_votes([votes], study, tmp_path / "result")
     there, back = result.preference("candidate", "base"), result.preference("base", "candidate")
     assert there is not None
     assert back is not None
@@ -209,15 +210,15 @@ def test_a_preference_can_be_asked_for_from_either_side(tmp_path: Path, study: P
 def test_three_contestants_get_strengths_and_only_those_that_met_a_preference(tmp_path: Path) -> None:
     names = ("candidate", "base", "midjourney")
     report = write_report(tmp_path / "report", numbered(12), contestants=names)
-    key = drtune.study.make(report, tmp_path / "study", contestants=names, count=12, repeat=0)
+    key = make_study(report, tmp_path / "study", contestants=names, count=12, repeat=0)
     votes = votes_of(key, lambda pair: "left" if names.index(pair.left) < names.index(pair.right) else "right")
-    result = drtune.study.count([write_votes(tmp_path / "v.json", votes)], tmp_path / "study", tmp_path / "result")
+    result = count_votes([write_votes(tmp_path / "v.json", votes)], tmp_path / "study", tmp_path / "result")
     assert [found.contestant for found in result.strengths] == list(names)
     assert [found.win_rate for found in result.preferences] == [1, 1, 1]
     assert (result.alpha, result.agreement, result.self_consistency) == (None, None, None)
 
     votes["votes"] = votes["votes"][:1]
-    few = drtune.study.count([write_votes(tmp_path / "few.json", votes)], tmp_path / "study", tmp_path / "few")
+    few = count_votes([write_votes(tmp_path / "few.json", votes)], tmp_path / "study", tmp_path / "few")
     assert len(few.preferences) == 1
     assert len(few.strengths) == 3
 
@@ -257,4 +258,4 @@ def test_votes_are_never_overwritten_by_their_result(tmp_path: Path, study: Path
     votes = write_votes(tmp_path / "votes.json", votes_of(Study.load(study), prefer("candidate")))
     for place in (votes, study):
         with pytest.raises(UserError, match="is what it would be made from"):
-            drtune.study.count([votes], study, place, overwrite=True)
+            count_votes([votes], study, place, overwrite=True)

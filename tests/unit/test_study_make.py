@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import drtune.study
 from drtune.contracts import Study, StudyPair
 from drtune.errors import UserError
-from drtune.files import sha256_file
-from drtune.study.build import MAX_PAGE_BYTES
-from drtune.study.design import design
-from drtune.study.page import encode, render
+from drtune.evaluation.study.build import MAX_PAGE_BYTES
+from drtune.evaluation.study.build import make as make_study
+from drtune.evaluation.study.design import design
+from drtune.evaluation.study.page import encode, render
+from drtune.files.local import sha256_file
 from tests.studies import COLOURS, numbered, write_report
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> ${alert(3)} {{ 7 * 7 }} \u2028 <!-- &lt;"
@@ -142,14 +142,14 @@ def test_any_study_asks_what_it_was_told_to(count: int, repeat: float, seed: int
 
 def test_the_same_report_and_seed_make_the_same_study_and_others_another(tmp_path: Path) -> None:
     report = write_report(tmp_path / "report", numbered(12))
-    one, again = (drtune.study.make(report, tmp_path / name, seed=5) for name in ("one", "again"))
+    one, again = (make_study(report, tmp_path / name, seed=5) for name in ("one", "again"))
     assert one == again == Study.load(tmp_path / "one")
     assert (tmp_path / "one" / "index.html").read_bytes() == (tmp_path / "again" / "index.html").read_bytes()
     assert one.page_sha256 == sha256_file(tmp_path / "one" / "index.html")
     assert one.report_sha256 == sha256_file(report / "manifest.json")
-    other_seed = drtune.study.make(report, tmp_path / "seed", seed=6)
+    other_seed = make_study(report, tmp_path / "seed", seed=6)
     (report / "manifest.json").write_text("another", encoding="utf-8")
-    other_report = drtune.study.make(report, tmp_path / "report2", seed=5)
+    other_report = make_study(report, tmp_path / "report2", seed=5)
     sides = [[pair.left for pair in study.pairs] for study in (one, other_seed, other_report)]
     assert len({study.id for study in (one, other_seed, other_report)}) == 3
     assert sides[0] != sides[1]
@@ -158,7 +158,7 @@ def test_the_same_report_and_seed_make_the_same_study_and_others_another(tmp_pat
 
 def test_the_page_holds_no_names_files_sides_or_digests(tmp_path: Path) -> None:
     report = write_report(tmp_path / "report", numbered(8), contestants=("candidate", "base", "midjourney"))
-    study = drtune.study.make(report, tmp_path / "study", contestants=("candidate", "base", "midjourney"), count=9)
+    study = make_study(report, tmp_path / "study", contestants=("candidate", "base", "midjourney"), count=9)
     text = (tmp_path / "study" / "index.html").read_text(encoding="utf-8")
     for told in ("candidate", "midjourney", '"base"', "0000-0", study.report_sha256, '"repeats"', "shapes"):
         assert told not in text
@@ -172,7 +172,7 @@ def test_the_page_holds_no_names_files_sides_or_digests(tmp_path: Path) -> None:
 
 def test_the_page_shows_each_pair_on_the_sides_that_the_key_tells(tmp_path: Path) -> None:
     report = write_report(tmp_path / "report", numbered(8))
-    study = drtune.study.make(report, tmp_path / "study", repeat=0.5)
+    study = make_study(report, tmp_path / "study", repeat=0.5)
     data = Page((tmp_path / "study" / "index.html").read_text(encoding="utf-8")).data
     shown = {pair["id"]: pair for part in data["parts"] for pair in part}
     assert list(shown) == [pair.id for pair in study.pairs]
@@ -207,7 +207,7 @@ def test_pictures_of_different_sizes_come_in_one_format(tmp_path: Path) -> None:
     report = write_report(tmp_path / "report", numbered(4))
     for path in (report / "images" / "base").iterdir():
         Image.new("RGB", (300, 300), "orange").save(path)
-    drtune.study.make(report, tmp_path / "study", side=100)
+    make_study(report, tmp_path / "study", side=100)
     data = Page((tmp_path / "study" / "index.html").read_text(encoding="utf-8")).data
     assert {uri.partition(",")[0] for uri in data["pictures"]} == {"data:image/jpeg;base64"}
     sizes = {Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).size for uri in data["pictures"]}
@@ -263,7 +263,7 @@ def test_what_cannot_be_made_is_refused_in_one_line_and_writes_nothing(
 ) -> None:
     report = write_report(tmp_path / "report", numbered(8))
     with pytest.raises(UserError, match=message) as raised:
-        drtune.study.make(report, tmp_path / "study", **arguments)
+        make_study(report, tmp_path / "study", **arguments)
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "study").exists()
 
@@ -273,21 +273,21 @@ def test_a_report_that_is_not_whole_is_refused_by_the_name_of_what_is_wrong(tmp_
     broken = report / "images" / "base" / "0001-0.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"0001-0\.png: is no picture"):
-        drtune.study.make(report, out)
+        make_study(report, out)
     broken.unlink()
     with pytest.raises(UserError, match=r"0001-0\.png: is missing"):
-        drtune.study.make(report, out)
+        make_study(report, out)
     (report / "scores.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):
-        drtune.study.make(report, out)
+        make_study(report, out)
     pd.DataFrame({"prompt": ["a red circle"], "reward": ["symmetry"]}).to_parquet(report / "scores.parquet")
     with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):
-        drtune.study.make(report, out)
+        make_study(report, out)
     (report / "scores.parquet").unlink()
     with pytest.raises(UserError, match=r"scores\.parquet: cannot be read"):
-        drtune.study.make(report, out)
+        make_study(report, out)
     with pytest.raises(UserError, match="no report to read here"):
-        drtune.study.make(tmp_path / "nothing", out)
+        make_study(tmp_path / "nothing", out)
 
 
 def test_contestants_without_a_prompt_in_common_are_refused() -> None:
@@ -303,9 +303,9 @@ def test_a_page_that_mail_would_not_take_is_refused_with_settings_that_fit(tmp_p
         path.write_bytes(one.read_bytes())
     refusal = r"would take \d+ MB, more than the 18 MB that can be mailed; give --side (\d+) or --count (\d+)$"
     with pytest.raises(UserError, match=refusal) as raised:
-        drtune.study.make(report, tmp_path / "study", side=1000)
+        make_study(report, tmp_path / "study", side=1000)
     side, count = map(int, re.findall(r"--\w+ (\d+)", str(raised.value)))
-    drtune.study.make(report, tmp_path / "smaller", side=side)
-    drtune.study.make(report, tmp_path / "fewer", side=1000, count=count)
+    make_study(report, tmp_path / "smaller", side=side)
+    make_study(report, tmp_path / "fewer", side=1000, count=count)
     sizes = [(tmp_path / name / "index.html").stat().st_size for name in ("smaller", "fewer")]
     assert all(0.7 * MAX_PAGE_BYTES < size < 1.01 * MAX_PAGE_BYTES for size in sizes)

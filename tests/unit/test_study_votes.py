@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from drtune.contracts import Study, StudyPair
 from drtune.errors import UserError
-from drtune.files import sha256_file
-from drtune.study.votes import MAX_FILE_BYTES, read_ballots
+from drtune.evaluation.study.votes import MAX_FILE_BYTES, read_ballots
+from drtune.files.local import sha256_file
 from tests.studies import prefer, votes_of, write_votes
 
 

@@ -12,19 +12,19 @@ import torch
 from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from drtune.adapter import without_adapter
-from drtune.bases.sdxl import StableDiffusionXL
 from drtune.config import ComputeSection, MethodConfig, TuningSamplerConfig
-from drtune.draws import generator_of
-from drtune.guidance import GuidedDenoiser
-from drtune.loss_scale import scaled
-from drtune.methods import Plan, draw_plan
-from drtune.miniature.networks import make_scheduler
-from drtune.penalty import BasePenalty
-from drtune.sampling import Sampler, read_sampler
-from drtune.supervision import Task, supervise
+from drtune.methods.draws import generator_of
+from drtune.methods.guidance import GuidedDenoiser
+from drtune.methods.loss_scale import scaled
+from drtune.methods.penalty import BasePenalty
+from drtune.methods.plans import Plan, draw_plan
+from drtune.methods.supervision import Task, supervise
+from drtune.models.adapter import without_adapter
+from drtune.models.sampler import Sampler, read_sampler
+from drtune.models.sdxl import StableDiffusionXL
 from tests.oracle import loss_of
 from tests.tiny import UNGUIDED, conditions_of, denoiser_of, tunable_base
+from tools.miniature.networks import make_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Euler of diffusers
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from drtune.config import TuningSamplerConfig
-from drtune.methods import Plan
-from drtune.miniature.networks import make_scheduler
-from drtune.sampling import Sampler, read_sampler
-from drtune.sweep import roll_out, score, sweep_back
+from drtune.methods.plans import Plan
+from drtune.methods.sweep import roll_out, score, sweep_back
+from drtune.models.sampler import Sampler, read_sampler
 from tests.tiny import UNGUIDED, denoiser_of, tunable_base
+from tools.miniature.networks import make_scheduler
 
 NOISE = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(5))
 

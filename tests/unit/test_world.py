@@ -6,8 +6,8 @@ import random
 
 import torch
 
-from drtune.miniature.preference import misread
-from drtune.miniature.world import BACKGROUNDS, COLOURS, IMAGE_SIZE, PLACES, Scene, Thing, draw, scenes
+from drtune.models.miniature.world import BACKGROUNDS, COLOURS, IMAGE_SIZE, PLACES, Scene, Thing, draw, scenes
+from tools.miniature.preference import misread
 
 
 def scene_of(*things: Thing, background: str = "white") -> Scene:

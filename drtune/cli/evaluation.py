@@ -1,0 +1,108 @@
+"""The commands `drtune evaluate` and `drtune decide`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from drtune.cli.console import OVERWRITE, PATH
+from drtune.files.local import claim, replacing
+
+
+@click.command()
+@click.option("--model", type=PATH, default="runs/train", show_default=True, help="A tuned model.")
+@click.option("--prompts", type=PATH, help="A prompt set, whose held-out prompts are used.  [default: MODEL.prompts]")
+@click.option(
+    "--champion", type=PATH, help="The tuned model that it would replace, as `drtune registry pull` gives it."
+)
+@click.option(
+    "--reference",
+    "references",
+    metavar="NAME=PLACE",
+    multiple=True,
+    help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv (image, prompt). "
+    "Repeatable.",
+)
+@click.option("--out", type=PATH, default="runs/report", show_default=True, help="Folder for the report.")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change one evaluation.* key of the model's configuration, as in evaluation.max_prompts=64. Repeatable.",
+)
+@OVERWRITE
+def evaluate(
+    model: Path,
+    prompts: Path | None,
+    champion: Path | None,
+    references: tuple[str, ...],
+    out: Path,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Compare a tuned model with its base and others on the same prompts and seeds; OUT/report.html shows the result.
+
+    One that was ended goes on where it stopped when it is started again in the same way.
+    """
+    places = [given.partition("=")[::2] for given in references]
+    for name, place in places:
+        if not name or not place:
+            raise click.UsageError("--reference: wanted NAME=PLACE, as in --reference midjourney=references/mj.zip")
+    if len(dict(places)) < len(places):
+        raise click.UsageError("--reference: two have one name; give each its own")
+    from drtune.evaluation.report.pages import PAGE
+    from drtune.evaluation.run import evaluate as compare
+
+    report = compare(
+        model,
+        prompts or Path(f"{model}.prompts"),
+        out,
+        champion=champion,
+        references=dict(places),
+        overrides=overrides,
+        overwrite=overwrite,
+    )
+    for contestant in report.contestants:
+        for reason, count in contestant.problems.items():
+            click.echo(f"{contestant.name}: {count} {reason}, named in {out / 'problems.jsonl'}", err=True)
+    for score in report.scores:
+        if score.category is None and score.measure in {one.name for one in report.measures if one.is_reward}:
+            click.echo(
+                f"{score.measure} against {score.opponent}: {score.opponent_mean:.3f} -> {score.candidate_mean:.3f}, "
+                f"better on {score.win_rate:.0%} of {score.num_prompts} prompts"
+            )
+    click.echo(f"report: {out / PAGE}")
+
+
+@click.command()
+@click.option("--report", type=PATH, default="runs/report", show_default=True, help="An evaluation report.")
+@click.option("--policy", type=PATH, default="configs/gate.yaml", show_default=True, help="What must be achieved.")
+@click.option(
+    "--study",
+    type=PATH,
+    help="What people said (`drtune study count`), for a policy with a study section.",
+)
+@click.option("--out", type=PATH, default="runs/decision", show_default=True, help="Folder for the decision.")
+@OVERWRITE
+@click.pass_context
+def decide(ctx: click.Context, report: Path, policy: Path, study: Path | None, out: Path, overwrite: bool) -> None:
+    """Hold a report against a policy; OUT/report.html is the report with the verdict on top.
+
+    Exit code 0: worth publishing, 1: refused; the reasons are printed.
+    """
+    from drtune.contracts import EvaluationReport, StudyResult
+    from drtune.evaluation.report.pages import PAGE, write_pages
+    from drtune.publishing.gate import Policy
+    from drtune.publishing.gate import decide as judge
+
+    claim(out, overwrite=overwrite, inputs=[report, study])
+    result = StudyResult.load(study) if study else None
+    decision = judge(EvaluationReport.load(report), Policy.read(policy), result)
+    with replacing(out) as folder:
+        write_pages(report, folder, decision, result)
+        decision.save(folder)
+    click.echo("\n".join([*decision.reasons, f"report: {out / PAGE}"]))
+    click.echo("publish" if decision.publish else "do not publish")
+    ctx.exit(0 if decision.publish else 1)

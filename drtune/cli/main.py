@@ -1,0 +1,276 @@
+"""The command line of the library: every step of the pipeline, alone.
+
+Each command imports what it needs itself, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from drtune.cli import evaluation, registry, score, study
+from drtune.cli.console import OVERRIDES, OVERWRITE, PATH, CommandGroup
+from drtune.errors import InterruptionError, UserError
+from drtune.files.local import claim, sha256_file, write_text
+
+
+@click.group(cls=CommandGroup)
+@click.version_option(package_name="drtune")
+def main() -> None:
+    """Tune a text-to-image diffusion model on a reward, and decide whether the result deserves to be published.
+
+    The steps in their order are prompts, train, evaluate, decide and publish; the output of one is by default the input
+    of the next. `drtune-pipeline run` does them all.
+
+    Exit codes: 0 done, 1 failed, 2 something given cannot be used; a training that was told to end by SIGTERM or Ctrl-C
+    saves its state first and gives 143 or 130.
+    """
+
+
+@main.command()
+@click.argument("source", type=PATH)
+@click.option("--out", type=PATH, required=True, help="Folder for the prompt set.")
+@click.option("--held-out", is_flag=True, help="Take them all to evaluate on, as those of a benchmark.")
+@OVERWRITE
+def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
+    """Check, de-duplicate and split the prompts in SOURCE (.txt, .csv, .tsv, .json, .jsonl or .parquet)."""
+    from drtune.prompts.prepare import prepare
+
+    prepared = prepare(source, out, held_out=held_out, overwrite=overwrite)
+    click.echo(prepared.told)
+    click.echo(f"prompt set: {out}")
+
+
+@main.command()
+@click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
+@click.option(
+    "--prompts",
+    type=PATH,
+    help="A prompt set, or a raw prompts file, which is prepared into OUT.prompts first. "
+    "[default: captions of the miniature's world]",
+)
+@click.option(
+    "--reward",
+    "rewards",
+    metavar="NAME[=WEIGHT]",
+    multiple=True,
+    help="Tune on this reward instead of the configuration's; your own is FILE.py:FUNCTION. Repeatable.",
+)
+@OVERRIDES
+@click.option("--out", type=PATH, default="runs/train", show_default=True, help="Folder for the tuned model.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT, or start if there is none.")
+@click.option(
+    "--mirror",
+    metavar="URI",
+    help="Keep a copy of OUT at s3://bucket/prefix or in a folder. At the start OUT is made equal to it, if there is "
+    "one; at each checkpoint and at the end the copy is made equal to OUT. It implies --resume.",
+)
+@OVERWRITE
+def train(
+    config: Path | None,
+    prompts: Path | None,
+    rewards: tuple[str, ...],
+    overrides: tuple[str, ...],
+    out: Path,
+    resume: bool,
+    mirror: str | None,
+    overwrite: bool,
+) -> None:
+    """Tune a LoRA, or with weights=full the whole network, on the rewards of the configuration.
+
+    With processes=N in the configuration it starts N data-parallel processes on this machine; on a cluster torchrun
+    starts it as `torchrun -m drtune train` with the same options.
+    """
+    from drtune.config import load_config
+
+    resume = resume or mirror is not None
+    if resume and overwrite:
+        raise click.UsageError("--resume and --mirror keep what stands at the output, --overwrite replaces it")
+    if rewards:  # before the others, which may bend them
+        overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)))}", *overrides)
+    settings = load_config(config, overrides)
+    if "WORLD_SIZE" not in os.environ:  # nobody has started processes for us yet
+        claim(out, overwrite=resume or overwrite)
+        prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model, overwrite=overwrite)
+        if settings.processes > 1:
+            options = [f"--config={config}"] if config else []
+            options += [f"--set={override}" for override in overrides]
+            options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
+            options += [f"--mirror={mirror}"] if mirror else []
+            _start_processes(settings.processes, [*options, f"--prompts={prompts}", f"--out={out}"])
+            return
+    if prompts is None:
+        raise click.UsageError("--prompts: started by torchrun it needs a prompt set, which `drtune prompts` makes")
+    from drtune.training.summary import SUMMARY
+    from drtune.training.trainer import train as tune
+
+    model = tune(settings, prompts, out, resume=resume, overwrite=overwrite, mirror=mirror)
+    if os.environ.get("RANK", "0") == "0":
+        if (out / SUMMARY).exists():
+            click.echo((out / SUMMARY).read_text(encoding="utf-8"))
+        click.echo(f"tuned model: {out} ({model.step} updates, reward {model.reward:.3f})")
+
+
+def _reward_term(given: str) -> tuple[str, dict[str, str]]:
+    """NAME or NAME=WEIGHT as an entry of `rewards` in the configuration, which checks both."""
+    name, equals, weight = given.partition("=")
+    return name, {"weight": weight} if equals else {}
+
+
+def _prompt_set(given: Path | None, out: Path, base_model: str, *, overwrite: bool) -> Path:
+    """The folder of the prompt set to train on; a raw file is prepared into `out`."""
+    from drtune.contracts import MANIFEST, PromptSet
+    from drtune.prompts.prepare import prepare
+
+    if given is None:
+        if base_model != "miniature":
+            raise UserError(f"base_model={base_model!r} has no prompts of its own: give --prompts")
+        from drtune.models.miniature.world import scenes
+
+        given = Path(f"{out}.txt")
+        captions = "".join(f"{scene.caption}\n" for scene in scenes(seed=7, count=1000))
+        if not given.exists():
+            write_text(given, captions)
+        elif given.read_text(encoding="utf-8", errors="replace") != captions:
+            raise UserError(f"{given}: holds something else than the captions to be written there; give another --out")
+    if (given / MANIFEST).exists():
+        return given
+    if (out / MANIFEST).exists() and given.is_file() and PromptSet.load(out).source.sha256 == sha256_file(given):
+        return out  # the same prompts, prepared before
+    prepare(given, out, overwrite=overwrite)
+    return out
+
+
+def _start_processes(processes: int, options: list[str]) -> None:
+    """Run `drtune train` in data-parallel processes on this machine; end as the first that failed did."""
+    from drtune.training.torchrun import ProcessesFailedError, run_processes
+
+    try:
+        run_processes(processes, options, options=["--standalone"])
+    except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why
+        raise SystemExit(ended.exit_code) from None
+
+
+@main.command()
+@click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
+@OVERRIDES
+@click.option("--gpu", metavar="SIZE", help="Memory of one GPU, as in 80GiB: tell whether the run fits.")
+@click.option("--processes", type=int, help="GPUs of the run, on all its nodes.  [default: as the configuration says]")
+@click.option("--json", "in_json", is_flag=True, help="Print all numbers as JSON, in bytes.")
+@click.pass_context
+def plan(
+    ctx: click.Context,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    gpu: str | None,
+    processes: int | None,
+    in_json: bool,
+) -> None:
+    """Tell what a run will cost, in work and memory, without its weights and without a GPU.
+
+    With --gpu the exit code is 0 if the run fits and 1 if it does not; then changes that make it fit are looked for.
+    """
+    from drtune.config import load_config
+    from drtune.training.plan.units import parse_bytes
+
+    if processes is not None:
+        overrides = (*overrides, f"processes={processes}")
+    settings = load_config(config, overrides)
+    size = parse_bytes(gpu) if gpu is not None else None
+    from drtune.training.plan.estimate import estimate, remedy
+    from drtune.training.plan.table import as_json, as_text, verdict
+
+    made = estimate(settings)
+    if not in_json:
+        click.echo(as_text(made))
+    fits = size is None or made.fits(size)
+    found = None if size is None or fits else remedy(made, size, lambda text: click.echo(text, err=True))
+    if in_json:
+        click.echo(as_json(made, size, found))
+    elif size is not None:
+        click.echo(verdict(made, size, found))
+    ctx.exit(0 if fits else 1)
+
+
+@main.command()
+@click.option("--model", type=PATH, help="A tuned model.  [default: runs/train]")
+@click.option("--base-model", metavar="NAME", help="Draw with this base alone: a hub id, a folder, or miniature.")
+@click.option("--prompt", "texts", metavar="TEXT", multiple=True, help="Draw this. Repeatable.")
+@click.option("--prompts", type=PATH, help="A file with prompts, in any format of `drtune prompts`.")
+@click.option("--out", type=PATH, default="runs/samples", show_default=True, help="Folder for the pictures.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of the noise.")
+@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures of each prompt.")
+@click.option("--steps", type=click.IntRange(1, 1000), help="Sampler steps.  [default: as in the model's evaluation]")
+@click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance.  [default: likewise]")
+@click.option("--lora-scale", type=float, default=1.0, show_default=True, help="0 is the base, 1 the tuned model.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: as it was tuned]")
+@click.option("--compare", is_flag=True, help="Draw with the base as well, and put both side by side in OUT/grid.png.")
+@click.option("--grid", is_flag=True, help="Put all pictures on one sheet, OUT/grid.png.")
+@OVERWRITE
+def sample(
+    model: Path | None,
+    base_model: str | None,
+    texts: tuple[str, ...],
+    prompts: Path | None,
+    out: Path,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Draw pictures with a tuned model, or with a base alone. The same options draw the same pictures."""
+    if model is not None and base_model is not None:
+        raise click.UsageError("--model brings its base with it: give --model or --base-model")
+    if base_model is not None and settings["compare"]:
+        raise click.UsageError("--compare holds a tuned model against its base: give --model")
+    if bool(texts) == (prompts is not None):
+        raise click.UsageError("give what to draw: --prompt TEXT, once or more, or --prompts FILE")
+    from drtune.models.drawing import SampleSettings
+    from drtune.models.drawing import sample as draw
+    from drtune.prompts.prepare import read_prompts
+
+    drawn = draw(
+        read_prompts(prompts) if prompts else texts,
+        out,
+        SampleSettings(**settings),
+        model_folder=None if base_model else model or Path("runs/train"),
+        base_model=base_model,
+        overwrite=overwrite,
+    )
+    click.echo(f"pictures: {len(drawn.pictures)} in {out}")
+
+
+@main.command()
+@click.option("--model", type=PATH, default="runs/train", show_default=True, help="A tuned model.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["diffusers", "kohya", "merged"]),
+    required=True,
+    help="A LoRA file for diffusers, one for ComfyUI and others, or a whole pipeline.",
+)
+@click.option("--out", type=PATH, required=True, help="The .safetensors file, or for `merged` the folder.")
+@OVERWRITE
+def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
+    """Write a tuned model in a format of other programs."""
+    from drtune.models.export import export as write
+
+    write(model, form, out, overwrite=overwrite)
+    click.echo(f"{form}: {out}")
+
+
+for command in (
+    evaluation.evaluate,
+    evaluation.decide,
+    score.score,
+    study.study,
+    registry.publish,
+    registry.registry,
+):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main(prog_name="drtune")

@@ -1,0 +1,60 @@
+"""The command `drtune score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from drtune.cli.console import OVERWRITE, PATH
+
+NAMED_AT_MOST = 20
+"""Pictures that are named for each reason why pictures were not scored; the table names them all."""
+
+
+@click.command()
+@click.argument("images", type=PATH)
+@click.option("--prompts", type=PATH, required=True, help="The prompts' file, in any format of `drtune prompts`.")
+@click.option(
+    "--reward",
+    "rewards",
+    metavar="NAME,...",
+    multiple=True,
+    required=True,
+    help="Score by this reward, or by these; your own is FILE.py:FUNCTION. Repeatable.",
+)
+@click.option("--out", type=PATH, default="runs/scores.csv", show_default=True, help="The table, .csv or .parquet.")
+@click.option("--antialias/--no-antialias", default=True, show_default=True, help="Of the rewards that resize.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at once.")
+@OVERWRITE
+def score(
+    images: Path,
+    prompts: Path,
+    rewards: tuple[str, ...],
+    out: Path,
+    antialias: bool,
+    batch_size: int,
+    overwrite: bool,
+) -> None:
+    """Score the pictures below the folder IMAGES, and write a table with a row a picture.
+
+    A field `image` or `file` beside each prompt names its picture. Without one, the pictures in the order of their
+    names belong to the prompts in theirs: a number in a name counts as a number, and there must be as many.
+
+    Pictures that are missing, cannot be opened or have no prompt are named, and stand in the table without scores.
+    """
+    from drtune.evaluation.score import score as write_scores
+
+    names = [name for given in rewards for name in given.split(",")]
+    scores = write_scores(images, prompts, names, out, antialias=antialias, batch_size=batch_size, overwrite=overwrite)
+    for reason, unscored in scores.problems.items():
+        for image in unscored[:NAMED_AT_MOST]:
+            click.echo(f"{reason}: {image}" if image else reason, err=True)
+        if len(unscored) > NAMED_AT_MOST:
+            click.echo(f"{reason}: {len(unscored) - NAMED_AT_MOST} more, see {out}", err=True)
+    for name, provenance in scores.provenance.items():
+        if provenance:
+            click.echo(f"{name}: {provenance}")
+    means = ", ".join(f"{name} {mean:.4f}" for name, mean in scores.means.items())
+    left_out = ", ".join(f"{len(unscored)} {reason}" for reason, unscored in scores.problems.items())
+    click.echo(f"{scores.num_scored} pictures: {means}; not scored: {left_out or 'none'}; table: {out}")

@@ -1,0 +1,146 @@
+"""Scores of pictures from anywhere: a table with a row a picture and a column a reward, written as they are read."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+from torch import Tensor
+from tqdm import tqdm
+
+from drtune.config import reward_name
+from drtune.errors import UserError
+from drtune.evaluation.pictures import Entry, UnusablePictureError, matched, open_picture, scored
+from drtune.files.local import claim, replacing
+from drtune.rewards import Reward, load_reward
+
+TABLES = (".csv", ".parquet")
+
+
+@dataclass
+class Scores:
+    """What was scored and what was not, and what the scores hang on."""
+
+    provenance: dict[str, str]
+    num_scored: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    """Pictures that were not scored, by the reason."""
+
+    def add(self, batch: Sequence[Entry], columns: Mapping[str, Sequence[float]]) -> None:
+        """Count a batch, with its scores by reward, or with none."""
+        for entry in batch:
+            if entry.problem:
+                self.problems.setdefault(entry.problem, []).append(entry.image)
+            else:
+                self.num_scored += 1
+        for name, values in columns.items():
+            self.sums[name] += sum(values)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """By reward, over the pictures that were scored."""
+        return {name: total / self.num_scored for name, total in self.sums.items()}
+
+
+def score(
+    images: Path,
+    prompts: Path,
+    names: Sequence[str],
+    out: Path,
+    *,
+    antialias: bool = True,
+    batch_size: int = 16,
+    overwrite: bool = False,
+) -> Scores:
+    """Score the pictures below the folder `images` by the rewards `names` and write the table `out`.
+
+    Args:
+        images: a folder, with folders in it or not.
+        prompts: a file as for `drtune prompts`. Where a field `image` or `file` names the picture of each prompt, it
+            counts; else the pictures in the order of their names belong to the prompts in theirs.
+        names: of REWARDS, or your own as `file.py:function`.
+        out: .csv or .parquet, with the columns image, prompt, category, one a reward, and problem: "", or why the row
+            has no scores (missing, corrupt, surplus, or what is wrong with the prompt).
+        antialias: whether rewards resize with antialias.
+        batch_size: pictures at once; only pictures of one size are scored together.
+        overwrite: replace what stands at `out`.
+
+    Raises:
+        UserError: something given cannot be used, no picture can be scored, or a score is not finite.
+    """
+    if out.suffix not in TABLES:
+        raise UserError(f"output {out}: unknown suffix {out.suffix!r}; give a file that ends in {' or '.join(TABLES)}")
+    claim(out, overwrite=overwrite)
+    names = [_checked(name) for name in dict.fromkeys(names)]
+    entries = matched(images, prompts)
+    if not any(not entry.problem for entry in entries):
+        raise UserError(f"images {images}: none of its pictures has a prompt in {prompts}; see that the names agree")
+    rewards = [load_reward(name, antialias=antialias) for name in names]
+    scores = Scores({reward.name: reward.provenance for reward in rewards}, sums=dict.fromkeys(names, 0.0))
+    with replacing(out) as written, _table(written, names) as write, tqdm(total=len(entries), unit="image") as progress:
+        for batch, images_BCHW in _batches(images, entries, batch_size):
+            columns = {} if images_BCHW is None else _scored(rewards, images_BCHW, batch)
+            rows = [{name: values[index] for name, values in columns.items()} for index in range(len(batch))]
+            write([asdict(entry) | row for entry, row in zip(batch, rows, strict=True)])
+            scores.add(batch, columns)
+            progress.update(len(batch))
+        if not scores.num_scored:
+            raise UserError(f"images {images}: not one of its pictures can be opened; give others")
+    return scores
+
+
+def _checked(name: str) -> str:
+    try:
+        return reward_name(name)
+    except ValueError as error:
+        raise UserError(f"--reward: {error}") from None
+
+
+def _batches(folder: Path, entries: Iterable[Entry], batch_size: int) -> Iterator[tuple[list[Entry], Tensor | None]]:
+    """Entries in their order with their images (B, 3, H, W) in [0, 1], or None for entries with a problem."""
+    opened = (_opened(folder, entry) for entry in entries)
+    for _, group in groupby(opened, key=lambda pair: None if pair[1] is None else pair[1].shape):
+        while batch := list(islice(group, batch_size)):
+            pictures = [picture for _, picture in batch if picture is not None]
+            yield [entry for entry, _ in batch], torch.stack(pictures) if pictures else None
+
+
+def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:
+    """The entry and its picture (3, H, W) in [0, 1]; or the entry with its problem."""
+    if entry.problem:
+        return entry, None
+    try:
+        return entry, open_picture(folder / entry.image)
+    except UnusablePictureError as unusable:
+        return replace(entry, problem=str(unusable)), None
+
+
+@torch.no_grad()
+def _scored(rewards: Sequence[Reward], images_BCHW: Tensor, batch: Sequence[Entry]) -> dict[str, list[float]]:
+    """Scores of the batch by reward."""
+    images_BCHW = images_BCHW.to("cuda" if torch.cuda.is_available() else "cpu")
+    return scored(rewards, images_BCHW, [entry.prompt for entry in batch], [entry.image for entry in batch])
+
+
+@contextmanager
+def _table(path: Path, names: Sequence[str]) -> Iterator[Callable[[list[dict[str, Any]]], Any]]:
+    """A function that appends rows to a new .csv or .parquet file."""
+    columns = ["image", "prompt", "category", *names, "problem"]
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            yield writer.writerows
+    else:
+        schema = pa.schema([(column, pa.float64() if column in names else pa.string()) for column in columns])
+        with parquet.ParquetWriter(path, schema) as writer:
+            yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema))

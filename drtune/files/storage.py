@@ -1,0 +1,287 @@
+"""Where published files live: a folder or an S3 bucket behind one small interface.
+
+Keys are relative paths with forward slashes. Every write is whole or absent, on both kinds of store.
+The secrets of S3 come from the environment, under the names that every S3 client knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from urllib.parse import unquote, urlsplit
+from xml.etree.ElementTree import ParseError
+
+from drtune.errors import UserError
+from drtune.files.local import replacing, sha256_file
+
+if TYPE_CHECKING:
+    from minio.error import S3Error
+
+AWS_ENDPOINT = "https://s3.amazonaws.com"
+
+_REFUSED_CREDENTIALS = frozenset(
+    {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+)
+# 412 when the key is taken; 409 when another conditional write of the same key is under way.
+_TAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict"})
+
+
+class Storage(Protocol):
+    """Files below one URI.
+
+    Every method raises UserError for what the user can mend (secrets, a missing bucket, a server out of reach, a full
+    or read-only disk) and OSError for the rest, each with one line. Reading a key that is not there raises
+    FileNotFoundError.
+    """
+
+    uri: str
+    """Without a slash at the end."""
+
+    def upload(self, key: str, source: Path) -> None:
+        """Store a file under `key`, in place of what is there."""
+
+    def write(self, key: str, content: bytes) -> None:
+        """Store `content` under `key`, in place of what is there."""
+
+    def create(self, key: str, content: bytes) -> bool:
+        """Store `content` under `key` unless something is there; of several callers at once exactly one gets True."""
+
+    def read(self, key: str) -> bytes:
+        """Return the content of a small file."""
+
+    def download(self, key: str, target: Path) -> None:
+        """Copy a file to the new local file `target`."""
+
+    def delete(self, key: str) -> None:
+        """Remove what is stored under `key`, if there is something."""
+
+    def sha256(self, key: str) -> str:
+        """Return the digest of what the store holds, found by reading it back."""
+
+    def keys(self, folder: str = "") -> list[str]:
+        """List all keys below `folder`, at any depth, sorted; none when there is no such folder."""
+
+
+def open_storage(uri: str, environment: Mapping[str, str] = os.environ) -> Storage:
+    """Open the store at `file:///absolute/folder`, a bare path, or `s3://bucket/prefix`.
+
+    S3 reads from `environment`: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN (optional), AWS_REGION
+    (optional) and AWS_ENDPOINT_URL (default: AWS). The server must honour `If-None-Match: *`, as AWS, SeaweedFS, MinIO
+    and Ceph do. Nothing is contacted yet.
+
+    Raises:
+        UserError: the URI is of another kind, or a variable is missing.
+    """
+    parts = urlsplit(uri)
+    if not parts.scheme:
+        return _FileStorage(Path(uri))
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return _FileStorage(Path(unquote(parts.path)))
+    if parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc):
+        return _S3Storage(parts.netloc, parts.path.strip("/"), environment)
+    raise UserError(f"storage {uri!r}: wanted a folder, file:///absolute/folder or s3://bucket/prefix")
+
+
+class _FileStorage:
+    """A folder; it is made by the first write."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.uri = self.root.as_uri()
+
+    def upload(self, key: str, source: Path) -> None:
+        with self._explained(self.root / key), replacing(self.root / key) as written:
+            shutil.copyfile(source, written)
+
+    def write(self, key: str, content: bytes) -> None:
+        with self._explained(self.root / key), replacing(self.root / key) as written:
+            written.write_bytes(content)
+
+    def create(self, key: str, content: bytes) -> bool:
+        path = self.root / key
+        with self._explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
+                written = Path(scratch) / path.name
+                written.write_bytes(content)
+                try:
+                    # Unlike a rename, a link fails when the name is taken; unlike O_EXCL, the content is there at once.
+                    path.hardlink_to(written)
+                except FileExistsError:
+                    return False
+        return True
+
+    def read(self, key: str) -> bytes:
+        with self._explained(self.root / key):
+            return (self.root / key).read_bytes()
+
+    def download(self, key: str, target: Path) -> None:
+        with self._explained(f"{self.root / key} to {target}"):
+            shutil.copyfile(self.root / key, target)
+
+    def delete(self, key: str) -> None:
+        with self._explained(self.root / key):
+            (self.root / key).unlink(missing_ok=True)
+
+    def sha256(self, key: str) -> str:
+        with self._explained(self.root / key):
+            return sha256_file(self.root / key)
+
+    def keys(self, folder: str = "") -> list[str]:
+        found = []
+        for where, folders, names in os.walk(self.root / folder):
+            # What begins with a dot is a write under way.
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            found += [(Path(where) / name).relative_to(self.root).as_posix() for name in names]
+        return sorted(found)
+
+    @contextmanager
+    def _explained(self, subject: str | Path) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise UserError(f"storage {subject}: {error.strerror}; mend it or give another place") from None
+
+
+class _S3Storage:
+    """A prefix in a bucket of any S3 server."""
+
+    def __init__(self, bucket: str, prefix: str, environment: Mapping[str, str]) -> None:
+        import urllib3
+        from minio import Minio
+
+        self.bucket = bucket
+        self.prefix = f"{prefix}/" if prefix else ""
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(name)]
+        if missing:
+            raise UserError(f"storage {self.uri}: {' and '.join(missing)} not set; export the keys of the S3 server")
+        self.endpoint, host, secure = _endpoint(environment.get("AWS_ENDPOINT_URL") or AWS_ENDPOINT)
+        self._client = Minio(
+            host,
+            access_key=environment["AWS_ACCESS_KEY_ID"],
+            secret_key=environment["AWS_SECRET_ACCESS_KEY"],
+            session_token=environment.get("AWS_SESSION_TOKEN") or None,
+            region=environment.get("AWS_REGION") or None,
+            secure=secure,
+            # minio's own patience is five minutes, six times over. This gives up on a dead server within 20 seconds.
+            http_client=urllib3.PoolManager(
+                timeout=urllib3.Timeout(connect=4, read=8),
+                retries=urllib3.Retry(
+                    total=3, connect=1, read=1, backoff_factor=0.3, status_forcelist=(500, 502, 503, 504)
+                ),
+            ),
+        )
+
+    def upload(self, key: str, source: Path) -> None:
+        with self._explained(key):
+            self._client.fput_object(self.bucket, self.prefix + key, str(source))
+
+    def write(self, key: str, content: bytes) -> None:
+        self._put(key, content, {})
+
+    def create(self, key: str, content: bytes) -> bool:
+        return self._put(key, content, {"If-None-Match": "*"})
+
+    def read(self, key: str) -> bytes:
+        with self._open(key) as stream:
+            return stream.read()
+
+    def download(self, key: str, target: Path) -> None:
+        with self._open(key) as stream, target.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self._client.remove_object(self.bucket, self.prefix + key)
+
+    def sha256(self, key: str) -> str:
+        digest = hashlib.sha256()
+        with self._open(key) as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def keys(self, folder: str = "") -> list[str]:
+        prefix = f"{self.prefix}{folder}/" if folder else self.prefix
+        with self._explained(folder):
+            objects = self._client.list_objects(self.bucket, prefix=prefix, recursive=True)
+            return sorted(cast(str, item.object_name).removeprefix(self.prefix) for item in objects)
+
+    def _put(self, key: str, content: bytes, headers: dict[str, str]) -> bool:
+        """Store a small object in one request; False when a condition in `headers` forbids it."""
+        from minio.error import S3Error
+
+        with self._explained(key):
+            try:
+                # The public put_object turns every header into metadata, so a condition has to go in one floor below.
+                self._client._put_object(self.bucket, self.prefix + key, content, {**headers})
+            except S3Error as error:
+                if error.code in _TAKEN:
+                    return False
+                raise
+        return True
+
+    @contextmanager
+    def _open(self, key: str) -> Iterator[BinaryIO]:
+        with self._explained(key):
+            response = self._client.get_object(self.bucket, self.prefix + key)
+            try:
+                yield cast(BinaryIO, response)
+            finally:
+                response.close()
+                response.release_conn()
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        """Turn every failure of S3 into one line without secrets."""
+        from minio.error import MinioException, S3Error
+        from urllib3.exceptions import HTTPError, MaxRetryError
+
+        try:
+            yield
+        except S3Error as error:
+            raise self._explain(key, error) from None
+        except (MinioException, ParseError):
+            raise UserError(
+                f"storage {self.uri}: what answers at {self.endpoint} is not S3; correct AWS_ENDPOINT_URL"
+            ) from None
+        except HTTPError as error:
+            reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+            raise UserError(
+                f"storage {self.uri}: no answer from {self.endpoint} ({type(reason).__name__}); "
+                f"start the server or correct AWS_ENDPOINT_URL"
+            ) from None
+
+    def _explain(self, key: str, error: S3Error) -> Exception:
+        if error.code == "NoSuchKey":
+            return FileNotFoundError(f"{self.uri}/{key}: not there")
+        if error.code == "NoSuchBucket":
+            return UserError(
+                f"storage {self.uri}: no bucket {self.bucket} at {self.endpoint}; create it or name another"
+            )
+        if error.code in _REFUSED_CREDENTIALS:
+            return UserError(
+                f"storage {self.uri}: {self.endpoint} refuses the credentials ({error.code}); correct "
+                f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or have them allowed to use the bucket"
+            )
+        return OSError(f"{self.uri}/{key}: {self.endpoint} answered {error.code}: {error.message}")
+
+
+def _endpoint(url: str) -> tuple[str, str, bool]:
+    """Split an endpoint into its URL to show to people, its host with port, and whether it is encrypted."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    if parts.scheme not in ("http", "https") or not host or host != parts.netloc or parts.path.strip("/"):
+        shown = parts._replace(netloc=host).geturl()
+        raise UserError(f"AWS_ENDPOINT_URL={shown}: wanted http://host:port or https://host:port, and nothing else")
+    return f"{parts.scheme}://{host}", host, parts.scheme == "https"

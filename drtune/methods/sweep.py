@@ -1,0 +1,175 @@
+"""The adjoint sweep: the reward's exact gradient through the sampling chain, at the memory of one network call.
+
+Three passes (docs/method.md). Roll out without a graph, keeping the latents of the steps to come back to. Score the
+clean latents, and keep nothing of that but the gradient at them. Sweep back: with the adjoint
+
+    lam = d loss / d x
+
+known at the clean end, each visited step owes the network's output b * lam, and the step before it a * lam.
+
+Shapes: B batch, C H W latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from drtune.methods.plans import Plan
+from drtune.models.sampler import Sampler
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""`denoiser(latents_BCHW, timesteps_B)`: the network's output after guidance, conditioned on one batch of prompts.
+
+Given n times as many latents, it takes them as n whole batches laid end to end.
+"""
+Penalty = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""`penalty(output, latents, timesteps)`: d penalty / d output of trained steps, to be added to what they owe."""
+DrawNoise = Callable[..., Tensor]
+"""`draw_noise(*key)`: unit noise (B, C, H, W) that depends on the key alone."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Clean latents, and for each trained step what the network saw there."""
+
+    clean_BCHW: Tensor
+    inputs: dict[int, Tensor]
+    """Requires grad where the adjoint goes on through the network to an earlier trained step."""
+    graphs: dict[int, Tensor]
+    """Outputs of trained steps whose graph is kept."""
+
+
+@torch.no_grad()
+def roll_out(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    latents_BCHW: Tensor,
+    plan: Plan,
+    *,
+    draw_noise: DrawNoise | None = None,
+    keep_graphs: int = 0,
+) -> Rollout:
+    """Sample from `plan.start` to `plan.stop`; short of the last step, jump from there to clean latents.
+
+    Without a graph, but for those of the last `keep_graphs` trained steps. `draw_noise` is needed where eta is not 0.
+    """
+    latents = latents_BCHW
+    inputs: dict[int, Tensor] = {}
+    graphs: dict[int, Tensor] = {}
+    kept = plan.trained[max(0, len(plan.trained) - keep_graphs) :]
+    for index in range(plan.start, plan.stop + 1):
+        step = sampler.steps[index]
+        seen = step.scale * latents
+        if index in plan.trained:
+            inputs[index] = seen.requires_grad_(plan.alpha > 0 and index > plan.trained[0])
+        with torch.set_grad_enabled(index in kept):
+            output = denoiser(seen, step.timesteps(seen))
+        if index in kept:
+            graphs[index] = output
+        a, b = _taken(sampler, index, plan)
+        latents = a * latents + b * output
+        if step.fresh and not _jumps(sampler, index, plan):
+            assert draw_noise is not None
+            latents = latents + step.fresh * draw_noise("fresh", index)
+    return Rollout(latents, inputs, graphs)
+
+
+def sample(
+    denoiser: Denoiser, sampler: Sampler, latents_BCHW: Tensor, *, draw_noise: DrawNoise | None = None
+) -> Tensor:
+    """Clean latents at the end of the whole chain, in which nothing trains; the rest is as in `roll_out`."""
+    whole = Plan(stop=len(sampler.steps) - 1, trained=(), alpha=0.0)
+    return roll_out(denoiser, sampler, latents_BCHW, whole, draw_noise=draw_noise).clean_BCHW
+
+
+def score(
+    rewards_of: Callable[[Tensor, slice], Tensor], clean_BCHW: Tensor, batch_size: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rewards (B,) of clean latents, and the gradient of the loss, minus their mean, at those latents.
+
+    `rewards_of(clean, rows)` is given at most `batch_size` latents, and which of the batch they are.
+    """
+    batch = len(clean_BCHW)
+    at_once = batch_size or batch
+    rewards: list[Tensor] = []
+    gradients: list[Tensor] = []
+    for start in range(0, batch, at_once):
+        rows = slice(start, start + at_once)
+        clean = clean_BCHW[rows].detach().requires_grad_()
+        part = rewards_of(clean, rows)
+        gradients += torch.autograd.grad(-part.sum() / batch, clean)
+        rewards.append(part.detach())
+    return torch.cat(rewards), torch.cat(gradients)
+
+
+def sweep_back(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    rollout: Rollout,
+    gradient_BCHW: Tensor,
+    plan: Plan,
+    *,
+    penalty: Penalty | None = None,
+    replay_batch: int = 1,
+) -> None:
+    """Add d loss / d weights to the weights' `.grad`, one network graph at a time, from the clean end to the noise.
+
+    `gradient_BCHW` is d loss / d clean latents. Only trained steps run the network again; an untrained step's output
+    counts as a constant, so that the adjoint passes it by its linear part alone. Where the input is detached no step
+    waits for another, and `replay_batch` of them run in one forward.
+    """
+    adjoint = gradient_BCHW
+    waiting: dict[int, Tensor] = {}
+    for index, (a, b) in reversed(_path(sampler, plan)):
+        owed, adjoint = b * adjoint, a * adjoint
+        if index not in plan.trained:
+            continue
+        seen = rollout.inputs[index]
+        if not seen.requires_grad and index not in rollout.graphs:
+            waiting[index] = owed
+            continue
+        _pay(denoiser, sampler, rollout, {index: owed}, penalty)
+        if seen.grad is not None:
+            adjoint = adjoint + plan.alpha * sampler.steps[index].scale * seen.grad
+    for start in range(0, len(waiting), replay_batch):
+        _pay(denoiser, sampler, rollout, dict(list(waiting.items())[start : start + replay_batch]), penalty)
+
+
+def _pay(
+    denoiser: Denoiser, sampler: Sampler, rollout: Rollout, owed: dict[int, Tensor], penalty: Penalty | None
+) -> None:
+    """Give the outputs of trained steps what they are owed, in one forward and backward for all of them.
+
+    A step whose graph was kept comes alone and is not run again.
+    """
+    first = next(iter(owed))
+    seen = torch.cat([rollout.inputs[index] for index in owed])
+    timesteps = torch.cat([sampler.steps[index].timesteps(rollout.inputs[index]) for index in owed])
+    output = rollout.graphs.pop(first) if first in rollout.graphs else denoiser(seen, timesteps)
+    gradient = torch.cat(list(owed.values()))
+    if penalty is not None:
+        gradient = gradient + penalty(output.detach(), seen.detach(), timesteps)
+    output.backward(gradient)
+
+
+def _path(sampler: Sampler, plan: Plan) -> list[tuple[int, tuple[float, float]]]:
+    """The steps that the gradient passes, noisiest first, each with the weights of its latents and output."""
+    if plan.leaps:
+        *firsts, last = plan.trained
+        leaps = [(index, sampler.leap(index, end)) for index, end in zip(firsts, plan.trained[1:], strict=True)]
+        return [*leaps, (last, sampler.steps[last].jump)]
+    return [(index, _taken(sampler, index, plan)) for index in range(min(plan.trained), plan.stop + 1)]
+
+
+def _taken(sampler: Sampler, index: int, plan: Plan) -> tuple[float, float]:
+    """The weights of latents and output: of the jump where sampling stops early, else of the sampler's own step."""
+    step = sampler.steps[index]
+    return step.jump if _jumps(sampler, index, plan) else step.move
+
+
+def _jumps(sampler: Sampler, index: int, plan: Plan) -> bool:
+    return index == plan.stop < len(sampler.steps) - 1

@@ -1,0 +1,63 @@
+"""The adapter: a LoRA on the base's network, put on, taken off for a moment, and saved as diffusers loads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save
+from torch import Tensor
+
+from drtune.config import LoraSection
+from drtune.errors import UserError
+from drtune.models.base import Base
+
+
+def add_adapter(base: Base, lora: LoraSection, seed: int) -> dict[str, torch.nn.Parameter]:
+    """Put a fresh LoRA on the base's frozen network; returns its weights by name, the only ones that train, in fp32.
+
+    Raises:
+        UserError: none of the targets is a layer of the network.
+    """
+    targets = list(lora.targets or base.lora_targets)
+    start: bool | str = True if lora.init == "zeros" else lora.init
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, init_lora_weights=start)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            base.network.add_adapter(config)
+        except ValueError as error:
+            raise UserError(f"lora.targets={targets}: {str(error).splitlines()[0]}") from None
+    weights = {name: weight for name, weight in base.network.named_parameters() if weight.requires_grad}
+    for weight in weights.values():
+        weight.data = weight.data.float()
+    return weights
+
+
+@contextmanager
+def without_adapter(base: Base) -> Iterator[None]:
+    """The base as it was before tuning."""
+    base.network.disable_adapters()
+    try:
+        yield
+    finally:
+        base.network.enable_adapters()
+
+
+def save_adapter(base: Base, folder: Path) -> None:
+    """Write `folder/ADAPTER_FILE` in diffusers' format. Its metadata keep alpha, which the format alone would lose."""
+    settings = base.network.peft_config["default"].to_dict()
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set, ordered differently in every process
+    about = json.dumps({f"{base.network_name}.{key}": value for key, value in settings.items()}, sort_keys=True)
+
+    def write(tensors: dict[str, Tensor], path: str) -> None:
+        # One entry alone: safetensors writes several in an order that chance decides, and equal adapters would differ.
+        Path(path).write_bytes(save(tensors, {LORA_ADAPTER_METADATA_KEY: about}))
+
+    layers = {f"{base.network_name}_lora_layers": get_peft_model_state_dict(base.network)}
+    base.pipeline_class.save_lora_weights(folder, **layers, save_function=write)

@@ -1,0 +1,186 @@
+"""What the tuner has to know of a base model, and what all of them share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from torch import Tensor
+
+from drtune.config import ComputeSection, SamplerConfig, TuningSamplerConfig
+from drtune.errors import UserError
+from drtune.models.sampler import Sampler, Scheduler, make_scheduler, read_sampler
+
+Conditions = Mapping[str, Tensor]
+"""What conditions the denoiser on B prompts: tensors (B, ...) by the names of the pipeline."""
+
+
+class Base(ABC):
+    """A frozen text-to-image pipeline of diffusers as the tuner sees it: prompts to conditions, latents to images.
+
+    Latents are (B, C, H, W) for every base; one that packs them does so inside `predict`.
+    """
+
+    pipeline_class: ClassVar[type[DiffusionPipeline]]
+    network_name: ClassVar[str]
+    """The part of the pipeline that denoises: `unet` or `transformer`."""
+    samplers: ClassVar[tuple[str, ...]]
+    """Samplers that fit its noise schedule, the default first."""
+    lora_targets: tuple[str, ...]
+    """Layers that get an adapter when the configuration names none."""
+    embeds_guidance: ClassVar[bool] = False
+    """The network is told the guidance scale or knows but one, and is never run twice."""
+    patch: ClassVar[int] = 1
+    """Side of the squares of latents that the network takes as one token."""
+    load_arguments: ClassVar[Mapping[str, Any]] = {}
+    """For `from_pretrained`: parts of the pipeline to leave out."""
+
+    def __init__(self, pipeline: DiffusionPipeline, *, height: int | None = None, width: int | None = None) -> None:
+        self.pipeline = pipeline
+        self.network: ModelMixin = getattr(pipeline, self.network_name)
+        self.dtype: torch.dtype = self.network.dtype
+        """Of the frozen weights; what trains may be kept in another."""
+        self.factor: int = pipeline.vae_scale_factor
+        """Pixels of the image for each latent, along one side."""
+        self.height = self._side("height", height)
+        self.width = self._side("width", width)
+
+    def _side(self, name: str, given: int | None) -> int:
+        side = self.native_side if given is None else given
+        if side % (multiple := self.factor * self.patch):
+            raise UserError(f"{name}={side}: give a multiple of {multiple} for a {type(self.pipeline).__name__}")
+        return side
+
+    @property
+    def native_side(self) -> int:
+        """Height and width in pixels of the images that the base was made for."""
+        return int(self.network.config.sample_size) * self.factor
+
+    @property
+    def num_channels(self) -> int:
+        """C, channels of the latents."""
+        return int(self.network.config.in_channels)
+
+    @property
+    def latents_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.num_channels, self.height // self.factor, self.width // self.factor
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches of the latents."""
+        return self.latents_shape[1] * self.latents_shape[2] // self.patch**2
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        device: torch.device = self.network.device
+        return device
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Conditions:
+        """Conditions of the prompts, by the pipeline's own text encoders, without a graph."""
+
+    def encode_negative(self, prompt: str) -> Conditions:
+        """Conditions (B = 1) of what guidance leads away from, as the pipeline itself would make them."""
+        return self.encode([prompt])
+
+    @abstractmethod
+    def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, guidance: float) -> Tensor:
+        """The network's output (B, C, H, W); `guidance` is read by a base that `embeds_guidance`."""
+
+    def set_timesteps(self, scheduler: Scheduler, num_steps: int) -> None:
+        """Set the timesteps as the pipeline itself would."""
+        scheduler.set_timesteps(num_steps)
+
+    def sampler(self, settings: SamplerConfig) -> Sampler:
+        """The steps of the sampler that `settings` ask for.
+
+        Raises:
+            UserError: the base has no such sampler.
+        """
+        name, eta = self.samplers[0], 0.0
+        if isinstance(settings, TuningSamplerConfig):
+            name, eta = settings.name or name, settings.eta
+        if name not in self.samplers or (eta and name != "ddim"):
+            wanted = f"sampler.name={name}" if name not in self.samplers else f"sampler.eta={eta}"
+            raise UserError(
+                f"{wanted}: not for a {type(self.pipeline).__name__}; its samplers are {', '.join(self.samplers)}, "
+                "and eta is for ddim"
+            )
+        scheduler = make_scheduler(name, self.pipeline.scheduler.config)
+        self.set_timesteps(scheduler, settings.steps)
+        return read_sampler(scheduler, eta)
+
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, height, width) in [0, 1]; a pixel beyond that range is clamped and has no gradient."""
+        vae = self.pipeline.vae
+        latents = latents_BCHW / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+        images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        return (images.to(latents_BCHW.dtype) / 2 + 0.5).clamp(0, 1)
+
+    def prepare(self, compute: ComputeSection) -> None:
+        """Make network and VAE ready to be tuned, after the weights that train were put on.
+
+        In fp16 the VAE computes in fp32: SDXL's overflows, and the gradient of a single pixel vanishes in any.
+
+        Raises:
+            UserError: the network is to be compiled, and there is no C++ compiler.
+        """
+        vae = self.pipeline.vae
+        if compute.precision == "fp16":
+            vae.to(torch.float32)
+        if compute.gradient_checkpointing:
+            self.network.enable_gradient_checkpointing()
+            vae.enable_gradient_checkpointing()
+        if compute.compile:
+            compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+            if shutil.which(compiler) is None:
+                raise UserError(
+                    f"compute.compile=True: no C++ compiler {compiler} here; install one, or name it in CXX"
+                )
+            self.network.compile()  # where it is, so that the weights keep their names
+
+    def free_text_encoders(self) -> None:
+        """Give back the memory of the text encoders, when every prompt is encoded."""
+        for name in self.pipeline.components:
+            if name.startswith("text_encoder"):
+                setattr(self.pipeline, name, None)
+
+
+def shift_of(scheduler: Scheduler, num_tokens: int) -> float:
+    """mu, which shifts a flow's schedule towards the noise (Esser et al. 2024, arXiv 2403.03206, section 5.3.2).
+
+    It is linear in the number of tokens; a schedule without dynamic shifting does not read it.
+    """
+    config = scheduler.config
+    sizes = config.base_image_seq_len, config.max_image_seq_len
+    return float(calculate_shift(num_tokens, *sizes, config.base_shift, config.max_shift))
+
+
+class EncodedPrompts:
+    """The conditions of many prompts, each encoded once and kept in main memory."""
+
+    def __init__(self, base: Base, prompts: Mapping[int, str], batch_size: int = 16) -> None:
+        self.device = base.device
+        self.rows = {index: row for row, index in enumerate(prompts)}
+        texts = list(prompts.values())
+        # All batches are of one size: how many prompts are encoded together changes the last bits, and a run must not
+        # hang on how many updates it was asked for.
+        padded = texts + [""] * (-len(texts) % batch_size)
+        batches = [base.encode(padded[start : start + batch_size]) for start in range(0, len(padded), batch_size)]
+        self.conditions = {
+            name: torch.cat([batch[name].cpu() for batch in batches])[: len(texts)] for name in batches[0]
+        }
+
+    def __getitem__(self, indices: Sequence[int]) -> Conditions:
+        """The conditions of some prompts as one batch, where the network is."""
+        rows = [self.rows[index] for index in indices]
+        return {name: tensor[rows].to(self.device) for name, tensor in self.conditions.items()}

@@ -1,0 +1,77 @@
+"""FLUX.1: a transformer that takes latents as 2 x 2 patches and is told the guidance scale, on a flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from drtune.models.base import Base, Conditions, shift_of
+from drtune.models.sampler import Scheduler
+from drtune.models.sd3 import JOINT_TARGETS
+
+
+class Flux(Base):
+    """`FluxPipeline`: FLUX.1-dev, and FLUX.1-schnell, which has no guidance: its scale changes nothing there."""
+
+    pipeline_class = FluxPipeline
+    network_name = "transformer"
+    samplers = ("flow_euler",)
+    embeds_guidance = True
+    patch = 2
+
+    def __init__(self, pipeline: FluxPipeline, *, height: int | None = None, width: int | None = None) -> None:
+        super().__init__(pipeline, height=height, width=width)
+        # The network's own proj_out is left alone, as everywhere else: kohya's readers know no adapter on it.
+        blocks = range(self.network.config.num_single_layers)
+        proj_outs = (f"single_transformer_blocks.{block}.proj_out" for block in blocks)
+        self.lora_targets = (*JOINT_TARGETS, "add_q_proj", "proj_mlp", *proj_outs)
+
+    @property
+    def native_side(self) -> int:
+        """As `Base`."""
+        return int(self.pipeline.default_sample_size) * self.factor
+
+    @property
+    def num_channels(self) -> int:
+        """As `Base`: of the latents before they are packed."""
+        return int(self.network.config.in_channels) // self.patch**2
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditions:
+        """`prompt_embeds` (B, L, D) of T5 and `pooled_prompt_embeds` (B, P) of CLIP."""
+        embeds, pooled, _ = self.pipeline.encode_prompt(list(prompts), device=self.device)
+        return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+
+    def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, guidance: float) -> Tensor:
+        """As `Base`."""
+        patches_BCHW = pixel_unshuffle(latents_BCHW, self.patch)
+        height, width = patches_BCHW.shape[2:]
+        embeds = conditions["prompt_embeds"]
+        told = latents_BCHW.new_full((len(latents_BCHW),), guidance) if self.network.config.guidance_embeds else None
+        packed_BLC: Tensor = self.network(
+            patches_BCHW.flatten(2).mT,
+            encoder_hidden_states=embeds,
+            pooled_projections=conditions["pooled_prompt_embeds"],
+            timestep=timesteps_B.to(latents_BCHW.dtype) / 1000,
+            guidance=told,
+            txt_ids=embeds.new_zeros(embeds.shape[1], 3),
+            img_ids=_positions(height, width).to(embeds),
+            return_dict=False,
+        )[0]
+        return pixel_shuffle(packed_BLC.mT.unflatten(2, (height, width)), self.patch)
+
+    def set_timesteps(self, scheduler: Scheduler, num_steps: int) -> None:
+        """As `Base`."""
+        sigmas = np.linspace(1.0, 1 / num_steps, num_steps)
+        scheduler.set_timesteps(sigmas=sigmas, mu=shift_of(scheduler, self.num_tokens))
+
+
+def _positions(height: int, width: int) -> Tensor:
+    """Where each patch is: (height * width, 3) with zero, row and column."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1)

@@ -1,0 +1,50 @@
+"""A tuned model taken up again: checked against its manifest, and put on its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from drtune.config import Config, load_config
+from drtune.contracts import CONFIG, TunedModel
+from drtune.errors import UserError
+from drtune.files.local import sha256_file
+from drtune.models.base import Base
+from drtune.models.tensors import load_tensors
+
+
+def open_tuned(model_folder: str | Path) -> tuple[TunedModel, Config]:
+    """The manifest and the configuration of a TunedModel folder, after its files were compared with the manifest.
+
+    Raises:
+        UserError: there is no model, or its files are not those that the manifest names.
+    """
+    folder = Path(model_folder)
+    model = TunedModel.load(folder)
+    _verify(folder / CONFIG, model.config_sha256)
+    _verify(folder / model.weights_file, model.weights_sha256)
+    for path, sha256 in model.reward_files.items():
+        _verify(folder / path, sha256)
+    return model, load_config(folder / CONFIG)
+
+
+def put_on(base: Base, model_folder: str | Path, model: TunedModel) -> None:
+    """Make the base the tuned model, for good: an adapter is loaded onto its network, full weights replace it."""
+    path = Path(model_folder) / model.weights_file
+    if model.weights == "lora":
+        base.pipeline.load_lora_weights(path.parent, weight_name=path.name)
+    else:
+        weights, _ = load_tensors(path)
+        base.network.load_state_dict(weights)
+
+
+def _verify(path: Path, expected: str) -> None:
+    """Refuse a file of the model whose digest is not the one in the manifest."""
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); take another copy of the model") from None
+    if found != expected:
+        raise UserError(
+            f"{path}: changed after it was written (sha256 {found[:12]}..., the manifest says {expected[:12]}...); "
+            f"take another copy of the model"
+        )

@@ -1,0 +1,285 @@
+"""Prompts: from a file as users bring it to a checked, de-duplicated set that is split once and for all.
+
+    prompts.csv -> manifest.json (a PromptSet), prompts.jsonl (what was taken), problems.jsonl (what was not, and why)
+
+Nothing is dropped silently: every record of the source is either taken or stands in problems.jsonl.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from drtune.contracts import DataSource, PromptSet
+from drtune.errors import UserError
+from drtune.files.local import claim, replacing, sha256_bytes
+from drtune.prompts.records import (
+    CATEGORY_FIELDS,
+    IMAGE_FIELDS,
+    SPLIT_FIELDS,
+    TEXT_FIELDS,
+    Record,
+    field_name,
+    read_records,
+)
+
+MAX_CHARACTERS = 2000
+"""Longest prompt that is taken, after normalisation; text encoders read far less."""
+EVAL_FRACTION = 1 / 6
+"""Share of prompts that is held out for evaluation."""
+PROMPTS = "prompts.jsonl"
+PROBLEMS = "problems.jsonl"
+
+Split = Literal["train", "eval"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an image is asked for with, and the category that scores are broken down by ("" for none)."""
+
+    text: str
+    category: str
+
+
+@dataclass(frozen=True)
+class PicturePrompt(Prompt):
+    """What a picture was asked for with, the name of its file ("" for none), and why the prompt is not taken, if so."""
+
+    where: str
+    image: str
+    refused: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A record that was not taken: `where` is its line in a text file, else its position, both counted from 1."""
+
+    where: str
+    reason: str
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class SplitPrompt(Prompt):
+    """A prompt with the side that it belongs to."""
+
+    split: Split
+
+
+class _RefusedError(Exception):
+    """One record is not taken; the message is the reason."""
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    data: DataSource | None = None,
+    held_out: bool = False,
+    overwrite: bool = False,
+) -> PromptSet:
+    """Read, check, de-duplicate and split the prompts of `source` into a PromptSet folder at `out`.
+
+    Args:
+        source: A file with one of `SUFFIXES`, in UTF-8.
+        out: Folder that is written, whole or not at all.
+        data: Where `source` came from, if it stands for another file than itself, as a version of data under DVC does.
+        held_out: All prompts are to evaluate on, as those of a benchmark are.
+        overwrite: Replace what stands at `out`.
+
+    Raises:
+        UserError: the file cannot be read as what its suffix says, has no field with prompts, or yields no prompt for
+            train or for eval; or `out` cannot be written.
+    """
+    claim(out, overwrite=overwrite, inputs=[source])
+    try:
+        content = Path(source).read_bytes()
+    except OSError as error:
+        raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
+    data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
+    prompts, problems = parse(content, data.path)
+    if held_out:
+        prompts = [replace(prompt, split="eval") for prompt in prompts]
+    _check_split(prompts, problems, data.path, {"eval"} if held_out else {"train", "eval"})
+
+    lines = _to_jsonl(prompts)
+    prompt_set = PromptSet(
+        sha256=sha256_bytes(lines),
+        num_train=sum(prompt.split == "train" for prompt in prompts),
+        num_eval=sum(prompt.split == "eval" for prompt in prompts),
+        categories=dict(sorted(Counter(prompt.category for prompt in prompts).items())),
+        problems=_count(problems),
+        source=data,
+    )
+    with replacing(out) as folder:
+        folder.mkdir()
+        (folder / PROMPTS).write_bytes(lines)
+        (folder / PROBLEMS).write_bytes(_to_jsonl(problems))
+        prompt_set.save(folder)
+    return prompt_set
+
+
+def load_prompts(folder: str | Path, split: Split) -> list[Prompt]:
+    """Load the prompts of one side of a PromptSet folder, in the order of their source.
+
+    Raises:
+        UserError: the folder is no PromptSet, or its prompts are not those that the manifest states.
+    """
+    path = Path(folder) / PROMPTS
+    prompt_set = PromptSet.load(folder)
+    try:
+        lines = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the prompts again") from None
+    if sha256_bytes(lines) != prompt_set.sha256:
+        raise UserError(f"{path}: changed after it was written (sha256 differs); prepare the prompts again")
+    rows = [json.loads(line) for line in lines.splitlines()]
+    return [Prompt(row["text"], row["category"]) for row in rows if row["split"] == split]
+
+
+def split_of(text: str) -> Split:
+    """Choose the side of a prompt by its own hash alone, so that adding prompts never moves others.
+
+    Letter case does not count, as it does not for duplicates.
+    """
+    digest = hashlib.sha256(text.casefold().encode()).digest()
+    return "eval" if int.from_bytes(digest[:8], "big") < EVAL_FRACTION * 2**64 else "train"
+
+
+def parse(content: bytes, name: str) -> tuple[list[SplitPrompt], list[Problem]]:
+    """Take or refuse each record of a prompts file: the two lists add up to its records.
+
+    Args:
+        content: The whole file.
+        name: What the file is called in errors; its suffix decides how the content is read.
+
+    Raises:
+        UserError: the file as a whole cannot be read as what its suffix says, or has no column with prompts.
+    """
+    prompts: dict[str, SplitPrompt] = {}
+    problems = []
+    for record in read_records(content, name):
+        try:
+            prompt = _taken(record)
+            if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
+                raise _RefusedError("duplicate")
+        except _RefusedError as refused:
+            problems.append(Problem(record.where, str(refused), str(record.value)[:100]))
+    return list(prompts.values()), problems
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file, in any of the formats of `drtune prompts`, each once.
+
+    Raises:
+        UserError: it cannot be read, or holds no prompt.
+    """
+    try:
+        prompts, _ = parse(path.read_bytes(), str(path))
+    except OSError as error:
+        raise UserError(f"prompts {path}: cannot be read ({error.strerror}); give the path of a file") from None
+    if not prompts:
+        raise UserError(f"prompts {path}: holds no prompt that can be used; give one a line")
+    return [prompt.text for prompt in prompts]
+
+
+def parse_pictures(content: bytes, name: str) -> list[PicturePrompt]:
+    """The prompt of each picture, in the order of the file and as often as it stands there; blank lines do not count.
+
+    Args and Raises: as `parse`.
+    """
+    pictures = []
+    for record in read_records(content, name):
+        if record.value == "":
+            continue
+        fields = _fields(record.value) if isinstance(record.value, Mapping) else {}
+        image = str(_first(fields, IMAGE_FIELDS, default=""))
+        try:
+            prompt = _taken(record)
+            pictures.append(PicturePrompt(prompt.text, prompt.category, record.where, image, refused=""))
+        except _RefusedError as refused:
+            pictures.append(PicturePrompt("", "", record.where, image, str(refused)))
+    return pictures
+
+
+def _taken(record: Record) -> SplitPrompt:
+    if record.refused:
+        raise _RefusedError(record.refused)
+    return _to_prompt(record.value)
+
+
+def _to_prompt(value: object) -> SplitPrompt:
+    """Check one record: a string, or a mapping of fields whose names count in any case."""
+    if isinstance(value, str):
+        value = {TEXT_FIELDS[0]: value}
+    if not isinstance(value, Mapping):
+        raise _RefusedError("wrong type")
+    fields = _fields(value)
+    if (text := _first(fields, TEXT_FIELDS)) is None:
+        raise _RefusedError("no text field")
+    if not (text := _clean(text)):
+        raise _RefusedError("empty")
+    category = _first(fields, CATEGORY_FIELDS, default="")
+    category = _clean(str(category) if isinstance(category, int) else category)
+    match _clean(_first(fields, SPLIT_FIELDS, default="")).casefold():
+        case "":
+            return SplitPrompt(text, category, split_of(text))
+        case "train" | "eval" as split:
+            return SplitPrompt(text, category, split)
+    raise _RefusedError("unknown split")
+
+
+def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {field_name(key): content for key, content in record.items()}
+
+
+def _first(fields: Mapping[str, Any], names: Iterable[str], default: Any = None) -> Any:
+    """Return what the first of the named fields that is not null holds."""
+    return next((fields[name] for name in names if fields.get(name) is not None), default)
+
+
+# Bytes that are not UTF-8 are decoded to lone surrogates; U+FFFD stands where another program already lost some.
+_NOT_DECODED = re.compile(r"[\ud800-\udfff\ufffd]")
+# Everything of Unicode's class Cc but tab, newlines and feeds, which are white space.
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+
+
+def _clean(value: object) -> str:
+    """Normalise to NFC with single spaces, and refuse what no text encoder should see."""
+    if not isinstance(value, str):
+        raise _RefusedError("wrong type")
+    if _NOT_DECODED.search(value):
+        raise _RefusedError("wrong encoding")
+    if _CONTROL.search(value):
+        raise _RefusedError("control characters")
+    text = " ".join(unicodedata.normalize("NFC", value).split())
+    if len(text) > MAX_CHARACTERS:
+        raise _RefusedError("too long")
+    return text
+
+
+def _check_split(prompts: list[SplitPrompt], problems: list[Problem], name: str, wanted: set[Split]) -> None:
+    """Refuse a set without prompts, or without any on a side that is wanted."""
+    if not prompts:
+        counts = ", ".join(f"{number} {reason}" for reason, number in _count(problems).items()) or "no records at all"
+        raise UserError(f"prompts {name}: not one usable prompt ({counts}); give a UTF-8 file with a prompt a record")
+    for missing in wanted - {prompt.split for prompt in prompts}:
+        raise UserError(
+            f"prompts {name}: none of its {len(prompts)} prompts is for {missing}; add prompts (about 1 in "
+            f"{1 / EVAL_FRACTION:.0f} is for eval), or give records a field split that says train or eval"
+        )
+
+
+def _count(problems: list[Problem]) -> dict[str, int]:
+    return dict(sorted(Counter(problem.reason for problem in problems).items()))
+
+
+def _to_jsonl(rows: Iterable[SplitPrompt] | Iterable[Problem]) -> bytes:
+    return "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()

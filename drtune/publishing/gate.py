@@ -1,0 +1,248 @@
+"""The gate before the registry: a report and a policy go in, a decision with its reasons comes out.
+
+What the policy wants *gained* must hold at the low end of the 95 % interval: chance must not publish a model. What it
+wants *kept* must hold for the mean: noise on a reward that nobody tuned must not refuse a good one. All rules must
+hold, so that many of them make a wrong publication less likely, not more, and need no correction for their number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from drtune.config import Config
+from drtune.config.sections import PolicyFile, Section
+from drtune.contracts import Check, Decision, EvaluationReport, Score, StudyResult
+from drtune.errors import UserError
+from drtune.files.local import sha256_bytes
+
+
+class Rules(Section):
+    """What one reward must fulfil against one opponent, in its own units; equality with a bound passes."""
+
+    min_gain: float | None = None
+    """The low end of the gain's interval must reach this."""
+    min_win_rate: float | None = Field(default=None, ge=0, le=1)
+    """The low end of the win rate's interval must reach this."""
+    max_drop: float | None = Field(default=None, ge=0)
+    """The mean gain must not lie below minus this."""
+    max_drop_in_category: float | None = Field(default=None, ge=0)
+    """The same for the mean gain in each category; without categories all prompts count as one."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError(f"holds no rule: give one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class Limits(Section):
+    """What must be kept whatever was tuned, against the base; these show a reward that is hacked."""
+
+    max_held_out_drop: float | None = Field(default=None, ge=0)
+    """No reward that was not tuned on may fall by more, in standard deviations of the base's prompts."""
+    min_diversity: float | None = Field(default=None, ge=0)
+    """Diversity, within a prompt and across prompts, must keep this share of the base's."""
+    max_drift: float | None = Field(default=None, ge=0, le=2)
+    """The mean distance from the base's pictures of the same noise, 1 - cosine, must not exceed this."""
+    max_look_change: float | None = Field(default=None, ge=0)
+    """Luminance, contrast, saturation and sharpness may move by so many standard deviations of the base's prompts."""
+
+
+class StudyRules(Section):
+    """What people must have said, in a human study of the same report."""
+
+    opponent: str = "base"
+    min_win_rate: float = Field(default=0.5, ge=0, le=1)
+    """The low end of the interval of the candidate's win rate must reach this."""
+    min_votes: int = Field(default=1, ge=1)
+    min_raters: int = Field(default=1, ge=1)
+
+
+class Policy(PolicyFile):
+    """When a tuned model may be published."""
+
+    min_prompts: int = Field(ge=1)
+    """The report must rest on at least so many prompts."""
+    against: dict[str, dict[str, Rules]] = Field(min_length=1)
+    """Rules by opponent and reward. An opponent or a reward that the report lacks fails; only `champion` may be absent,
+    as it is until something is published."""
+    limits: Limits = Limits()
+    study: StudyRules | None = None
+
+    @model_validator(mode="after")
+    def _names_a_reward(self) -> Self:
+        if "candidate" in self.against:
+            raise ValueError("against.candidate: is who is judged; name an opponent, such as base")
+        for opponent, rules in self.against.items():
+            if not rules:
+                raise ValueError(f"against.{opponent}: holds no reward: name one with its rules, or leave it out")
+        return self
+
+
+def refuse_unmeasured(policy: Policy, config: Config) -> None:
+    """Refuse a policy with rules on rewards that the evaluation of this configuration will not have.
+
+    Raises:
+        UserError: naming one; better before a training than after it.
+    """
+    measured = {*config.rewards, *config.evaluation.rewards}
+    for opponent, rewards in policy.against.items():
+        for reward in rewards:
+            if reward not in measured:
+                raise UserError(
+                    f"policy: against.{opponent}.{reward} is not among the rewards of the configuration "
+                    f"({', '.join(sorted(measured))}); add it to evaluation.rewards, or give another policy"
+                )
+
+
+def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None = None) -> Decision:
+    """Publish when every rule of the policy passes. Pure; a number that is NaN never passes.
+
+    A candidate that is at least as good in every number is never refused where a worse one was published.
+
+    Args:
+        report: the evaluation.
+        policy: what it must fulfil.
+        study: what people said of the pictures of the same report, if they were asked.
+
+    Raises:
+        UserError: the study is of another report, or the policy has nothing to say of studies.
+    """
+    if study is not None:
+        if policy.study is None:
+            raise UserError("study: the policy has no section `study` that could count it; add one, or leave it out")
+        if study.report_sha256 != sha256_bytes(report.manifest().encode()):
+            raise UserError("study: is of another report; count one that was made from this report")
+    checks = [
+        Check(
+            passed=report.num_prompts >= policy.min_prompts,
+            reason=f"{report.num_prompts} prompts, at least {policy.min_prompts} wanted",
+        ),
+        *(
+            check
+            for opponent, rewards in policy.against.items()
+            for check in _against(opponent, rewards, report, policy.min_prompts)
+        ),
+        *_limits(policy.limits, report),
+        *(_study(policy.study, study) if policy.study else []),
+    ]
+    return Decision(
+        publish=all(check.passed for check in checks),
+        checks=tuple(sorted(checks, key=lambda check: check.passed)),
+        report_sha256=sha256_bytes(report.manifest().encode()),
+        policy_sha256=sha256_bytes(policy.model_dump_json().encode()),
+        study_sha256=sha256_bytes(study.manifest().encode()) if study else None,
+    )
+
+
+def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport, min_prompts: int) -> Iterator[Check]:
+    """The checks against one opponent, in the order of its rules."""
+    if opponent not in {contestant.name for contestant in report.contestants}:
+        if opponent == "champion":
+            yield Check(passed=True, reason="champion: the report has none, so there is nothing to beat")
+        else:
+            reason = f"{opponent}: not in the report; give the evaluation --reference {opponent}=FOLDER"
+            yield Check(passed=False, reason=reason)
+        return
+    for name, rules in rewards.items():
+        overall = report.score(name, opponent)
+        if overall is None:
+            reason = f"{name} against {opponent}: not in the report; add it to evaluation.rewards"
+            yield Check(passed=False, reason=reason)
+        elif overall.num_prompts < min_prompts:  # a reference may share a few prompts only
+            reason = f"{name} against {opponent}: {overall.num_prompts} common prompts, at least {min_prompts} wanted"
+            yield Check(passed=False, reason=reason)
+        else:
+            categories = [
+                score
+                for score in report.scores
+                if (score.measure, score.opponent) == (name, opponent) and score.category is not None
+            ]
+            yield from _reward(f"{name} against {opponent}", rules, overall, categories)
+
+
+def _reward(name: str, rules: Rules, overall: Score, categories: Sequence[Score]) -> Iterator[Check]:
+    if (bound := rules.min_gain) is not None:
+        interval = f"95 % interval {overall.gain_low:.4f} to {overall.gain_high:.4f}"
+        reason = f"{name}: gain {overall.gain:.4f} ({interval}), at least {bound:g} wanted at its low end"
+        yield Check(passed=overall.gain_low >= bound, reason=reason)
+    if (bound := rules.min_win_rate) is not None:
+        interval = f"95 % interval {overall.win_low:.4f} to {overall.win_high:.4f}"
+        reason = f"{name}: win rate {overall.win_rate:.4f} ({interval}), at least {bound:g} wanted at its low end"
+        yield Check(passed=overall.win_low >= bound, reason=reason)
+    if (bound := rules.max_drop) is not None:
+        reason = f"{name}: mean gain {overall.gain:.4f}, at least {-bound:g} wanted"
+        yield Check(passed=overall.gain >= -bound, reason=reason)
+    if (bound := rules.max_drop_in_category) is not None:
+        worst = _lowest(categories or [overall], [score.gain for score in categories or [overall]])
+        where = "all prompts" if worst.category is None else f"category {worst.category!r}"
+        reason = f"{name}: mean gain {worst.gain:.4f} in {where}, the worst, at least {-bound:g} wanted"
+        yield Check(passed=worst.gain >= -bound, reason=reason)
+
+
+def _lowest(scores: Sequence[Score], numbers: Sequence[float]) -> Score:
+    """The score with the lowest number; NaN is the lowest of all, and min() alone would overlook it."""
+    return min(zip(scores, numbers, strict=True), key=lambda pair: (not math.isnan(pair[1]), pair[1]))[0]
+
+
+def _limits(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
+    """The checks of what must be kept, against the base."""
+    if (bound := limits.max_held_out_drop) is not None:
+        held_out = _of_kind(report, "held_out")
+        if not held_out:
+            reason = "held-out rewards: the report has none; add one that was not tuned on to evaluation.rewards"
+            yield Check(passed=False, reason=reason)
+        for score in held_out:
+            reason = f"{score.measure}, not tuned on: gain {score.effect:.2f} deviations, at least {-bound:g} wanted"
+            yield Check(passed=score.effect >= -bound, reason=reason)
+    if (bound := limits.min_diversity) is not None:
+        diversity = _of_kind(report, "diversity")
+        if not diversity:
+            yield Check(passed=False, reason="diversity: not in the report; set evaluation.features")
+        for score in diversity:
+            kept = score.candidate_mean / score.opponent_mean if score.opponent_mean else math.nan
+            reason = f"{score.measure}: {100 * kept:.0f} % of the base's, at least {100 * bound:g} % wanted"
+            yield Check(passed=kept >= bound, reason=reason)
+    if (bound := limits.max_drift) is not None:
+        drift = report.standing("drift")
+        if drift is None:
+            yield Check(passed=False, reason="drift: not in the report; set evaluation.features")
+        else:
+            reason = f"drift: {drift.mean:.3f} from the base, at most {bound:g} wanted"
+            yield Check(passed=drift.mean <= bound, reason=reason)
+    if (bound := limits.max_look_change) is not None:
+        for score in _of_kind(report, "look"):
+            reason = f"{score.measure}: moved by {score.effect:+.2f} deviations, at most {bound:g} either way wanted"
+            yield Check(passed=abs(score.effect) <= bound, reason=reason)
+
+
+def _of_kind(report: EvaluationReport, kind: str) -> list[Score]:
+    """The comparisons with the base in all measures of one kind."""
+    names = [measure.name for measure in report.measures if measure.kind == kind]
+    return [score for name in names if (score := report.score(name)) is not None]
+
+
+def _study(rules: StudyRules, study: StudyResult | None) -> Iterator[Check]:
+    """The checks of what people said."""
+    if study is None:
+        yield Check(passed=False, reason="study: the policy wants one, and none was given; see `drtune study`")
+        return
+    preference = study.preference("candidate", rules.opponent)
+    if preference is None:
+        yield Check(passed=False, reason=f"study: nobody compared the candidate with {rules.opponent}")
+        return
+    name = f"people against {rules.opponent}"
+    reason = (
+        f"{name}: win rate {preference.win_rate:.4f} (95 % interval {preference.win_low:.4f} to "
+        f"{preference.win_high:.4f}), at least {rules.min_win_rate:g} wanted at its low end"
+    )
+    yield Check(passed=preference.win_low >= rules.min_win_rate, reason=reason)
+    for number, bound, what in (
+        (preference.num_votes, rules.min_votes, "votes"),
+        (preference.num_raters, rules.min_raters, "raters"),
+    ):
+        yield Check(passed=number >= bound, reason=f"{name}: {number} {what}, at least {bound} wanted")

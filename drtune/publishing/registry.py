@@ -1,0 +1,304 @@
+"""The registry: immutable versions of published models, and `production`, the one in use.
+
+    <name>/files/<id>/...      the files of one publication, each verified, under a fresh id
+    <name>/versions/v1.json    RegistryEntry: the one atomic write that makes those files a version
+    <name>/production.json     Production: the version in use and those before it; written last
+
+Only production.json is ever written twice. A publisher that dies leaves files that no version points at.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from drtune.config import load_config
+from drtune.contracts import CONFIG, MANIFEST, SCORES, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
+from drtune.errors import UserError
+from drtune.evaluation.report.pages import PAGE
+from drtune.files.local import claim, replacing, sha256_bytes, sha256_file, sha256_folder
+from drtune.files.storage import Storage, open_storage
+from drtune.publishing.model_card import render_model_card
+
+PRODUCTION = "production"
+REPORT = f"evaluation/{MANIFEST}"
+PICTURES = f"evaluation/{SCORES}"
+
+
+class Production(Contract):
+    """Which version is in use, and which ones were before it, oldest first.
+
+    >>> Production(version="v3", history=("v1", "v2"))
+    """
+
+    version: str
+    history: tuple[str, ...] = ()
+
+
+class Registry:
+    """Published models at `file:///folder`, a bare path, `s3://bucket/prefix`, or in an open storage.
+
+    A model's name is made of lower-case letters, digits and dashes; a version is v1, v2, ... or "production".
+    Methods raise UserError for names and versions that are not there, and what their storage raises.
+    """
+
+    def __init__(self, place: str | Storage) -> None:
+        self.storage = open_storage(place) if isinstance(place, str) else place
+
+    def publish(
+        self, name: str, model_folder: str | Path, report_folder: str | Path, decision_folder: str | Path
+    ) -> RegistryEntry:
+        """Make a model a version and put it into production; content published before is found again, not repeated.
+
+        Raises:
+            UserError: the decision is against it, or model, report and decision do not belong together.
+        """
+        _check_name(name)
+        model, report, decision = _load(model_folder, report_folder, decision_folder)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            _gather(folder, model, Path(model_folder), Path(report_folder), Path(decision_folder))
+            _check_digests(sha256_folder(folder), model, report, decision)
+            card = render_model_card(name, model, report, decision, load_config(folder / CONFIG))
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            files = sha256_folder(folder)
+            entry = _with_digest(self.list(name), _digest(files))
+            if entry is None:
+                uri = self._upload(name, folder, files)
+                entry = self._make_visible(name, uri, files, model, decision)
+        self._point(name, entry.version)
+        return entry
+
+    def list(self, name: str | None = None) -> list[RegistryEntry]:
+        """All versions of one model or of all, by name and number."""
+        if name is not None:
+            _check_name(name)
+        keys = self.storage.keys(f"{name}/versions" if name is not None else "")
+        found = [match for key in keys if (match := re.fullmatch(r"([^/]+)/versions/v([1-9][0-9]*)\.json", key))]
+        versions = sorted((match[1], int(match[2])) for match in found)
+        return [self._entry(model, f"v{number}") for model, number in versions]
+
+    def show(self, name: str, version: str = PRODUCTION) -> RegistryEntry:
+        """One version: where it is, its digests, what it was tuned on and why it was published."""
+        _check_name(name)
+        if version != PRODUCTION:
+            return self._entry(name, version)
+        return self._entry(name, self._in_production(name).version)
+
+    def production(self, name: str) -> Production | None:
+        """Which version is in use; None: nothing was published under that name."""
+        _check_name(name)
+        try:
+            return Production.model_validate_json(self.storage.read(_production_key(name)))
+        except FileNotFoundError:
+            return None
+        except ValidationError:
+            raise UserError(
+                f"registry {self.storage.uri}: {_production_key(name)} is damaged; delete it and roll back to a version"
+            ) from None
+
+    def rollback(self, name: str, version: str | None = None) -> RegistryEntry:
+        """Put `version` into production; without one, the version that was in production before.
+
+        Repeated calls without a version go back further and further; a call with one can be undone like a publication.
+        """
+        if version is not None:
+            entry = self.show(name, version)
+            self._point(name, entry.version)
+            return entry
+        _check_name(name)
+        production = self._in_production(name)
+        if not production.history:
+            raise UserError(
+                f"registry {self.storage.uri}: {name!r} had no version in production before {production.version}; "
+                f"name the version to go to"
+            )
+        *history, previous = production.history
+        entry = self._entry(name, previous)
+        self._write(name, Production(version=previous, history=tuple(history)))
+        return entry
+
+    def pull(self, name: str, version: str, out: str | Path, *, overwrite: bool = False) -> RegistryEntry:
+        """Fetch a version into the folder `out`, whole or not at all, each file verified against its sha256.
+
+        The folder is that of a TunedModel again, with the model card and the evaluation beside it.
+
+        Raises:
+            UserError: `out` is taken, or a stored file is missing or was changed after publication.
+        """
+        entry = self.show(name, version)
+        out = claim(out, overwrite=overwrite)
+        # The id, not the whole URI: a registry that was moved to another bucket or folder stays whole.
+        files_folder = f"{name}/files/{PurePosixPath(entry.uri).name}"
+        with replacing(out) as written:
+            for path, sha256 in entry.files.items():
+                target = written / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    self.storage.download(f"{files_folder}/{path}", target)
+                except FileNotFoundError:
+                    raise UserError(f"{entry.uri}/{path}: is missing in the storage; take another version") from None
+                if (found := sha256_file(target)) != sha256:
+                    raise UserError(
+                        f"{entry.uri}/{path}: was changed after publication (sha256 {found}, published was {sha256}); "
+                        f"take another version"
+                    )
+        return entry
+
+    def _upload(self, name: str, folder: Path, files: Mapping[str, str]) -> str:
+        """Store the files under a fresh id and read each of them back; returns their URI."""
+        files_folder = f"{name}/files/{uuid.uuid4().hex}"
+        for path, sha256 in files.items():
+            key = f"{files_folder}/{path}"
+            self.storage.upload(key, folder / path)
+            if (stored := self.storage.sha256(key)) != sha256:
+                raise OSError(f"{self.storage.uri}/{key}: stored with sha256 {stored}, sent was {sha256}")
+        return f"{self.storage.uri}/{files_folder}"
+
+    def _make_visible(
+        self, name: str, uri: str, files: dict[str, str], model: TunedModel, decision: Decision
+    ) -> RegistryEntry:
+        """Take the next version number for uploaded files.
+
+        Whoever takes a number has looked at all versions before it, so equal content never gets two.
+        """
+        digest = _digest(files)
+        while True:
+            versions = self.list(name)
+            if published := _with_digest(versions, digest):
+                return published
+            newest = int(versions[-1].version.removeprefix("v")) if versions else 0
+            entry = RegistryEntry(
+                name=name,
+                version=f"v{newest + 1}",
+                uri=uri,
+                digest=digest,
+                files=files,
+                model=model,
+                decision=decision,
+            )
+            if self.storage.create(_version_key(name, entry.version), entry.manifest().encode()):
+                return entry
+
+    def _entry(self, name: str, version: str) -> RegistryEntry:
+        if not re.fullmatch(r"v[1-9][0-9]*", version):
+            raise UserError(f"version {version!r}: wanted v1, v2, ... or {PRODUCTION}")
+        try:
+            entry = RegistryEntry.model_validate_json(self.storage.read(_version_key(name, version)))
+        except FileNotFoundError:
+            raise UserError(
+                f"registry {self.storage.uri}: {name!r} has no version {version}; {self._known(name)}"
+            ) from None
+        except ValidationError:
+            raise UserError(
+                f"registry {self.storage.uri}: {_version_key(name, version)} is not one of this version of drtune"
+            ) from None
+        outside = any(path.startswith("/") or ".." in path.split("/") for path in entry.files)
+        if (entry.name, entry.version, entry.digest) != (name, version, _digest(entry.files)) or outside:
+            raise UserError(
+                f"registry {self.storage.uri}: {_version_key(name, version)} was changed after publication; "
+                f"take another version"
+            )
+        return entry
+
+    def _known(self, name: str) -> str:
+        """Tell what there is instead, for error messages."""
+        if versions := [entry.version for entry in self.list(name)]:
+            return f"its versions are {', '.join(versions)}"
+        names = sorted({entry.name for entry in self.list()})
+        return f"the models here are {', '.join(names)}" if names else "nothing is published here"
+
+    def _in_production(self, name: str) -> Production:
+        production = self.production(name)
+        if production is None:
+            raise UserError(f"registry {self.storage.uri}: {name!r} has nothing in production; {self._known(name)}")
+        return production
+
+    def _point(self, name: str, version: str) -> None:
+        """Put a version into production, remembering the one before."""
+        production = self.production(name)
+        if production is None:
+            self._write(name, Production(version=version))
+        elif production.version != version:
+            self._write(name, Production(version=version, history=(*production.history, production.version)))
+
+    def _write(self, name: str, production: Production) -> None:
+        self.storage.write(_production_key(name), production.manifest().encode())
+
+
+def _load(
+    model_folder: str | Path, report_folder: str | Path, decision_folder: str | Path
+) -> tuple[TunedModel, EvaluationReport, Decision]:
+    """Read the three manifests; refuse a decision against publishing and a report on another model."""
+    model = TunedModel.load(model_folder)
+    report = EvaluationReport.load(report_folder)
+    decision = Decision.load(decision_folder)
+    if not decision.publish:
+        failed = "; ".join(check.reason for check in decision.checks if not check.passed)
+        raise UserError(f"decision {decision_folder}: is against publishing: {failed}")
+    if report.model != model:
+        raise UserError(f"report {report_folder}: is about another model than {model_folder}; evaluate this one")
+    return model, report, decision
+
+
+def _gather(folder: Path, model: TunedModel, model_folder: Path, report_folder: Path, decision_folder: Path) -> None:
+    """Copy what is published into one folder."""
+    sources = {
+        MANIFEST: model_folder / MANIFEST,
+        **{path: model_folder / path for path in model.files},
+        REPORT: report_folder / MANIFEST,
+        PICTURES: report_folder / SCORES,
+        "evaluation/report.html": decision_folder / PAGE,
+        "decision.json": decision_folder / MANIFEST,
+    }
+    for path, source in sources.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        try:
+            shutil.copyfile(source, folder / path)
+        except OSError as error:
+            raise UserError(f"{source}: cannot be copied for publication ({error.strerror})") from None
+
+
+def _check_digests(files: Mapping[str, str], model: TunedModel, report: EvaluationReport, decision: Decision) -> None:
+    """Refuse files that are not those that the manifests name."""
+    wanted = [
+        (model.weights_file, model.weights_sha256, "the model's manifest"),
+        (CONFIG, model.config_sha256, "the model's manifest"),
+        *((path, sha256, "the model's manifest") for path, sha256 in model.reward_files.items()),
+        (REPORT, decision.report_sha256, "the decision"),
+        (PICTURES, report.scores_sha256, "the report"),
+    ]
+    for path, sha256, owner in wanted:
+        if files[path] != sha256:
+            raise UserError(
+                f"{path}: is not the one that {owner} names (sha256 {files[path]}, named is {sha256}): "
+                f"it was corrupted or replaced; make it again"
+            )
+
+
+def _digest(files: Mapping[str, str]) -> str:
+    """Return the sha256 of what `sha256sum` prints for the files in order of their paths."""
+    return sha256_bytes("".join(f"{files[path]}  {path}\n" for path in sorted(files)).encode())
+
+
+def _with_digest(entries: Iterable[RegistryEntry], digest: str) -> RegistryEntry | None:
+    return next((entry for entry in entries if entry.digest == digest), None)
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > 63:
+        raise UserError(f"name {name!r}: wanted at most 63 lower-case letters, digits and dashes, as in my-model-2")
+
+
+def _version_key(name: str, version: str) -> str:
+    return f"{name}/versions/{version}.json"
+
+
+def _production_key(name: str) -> str:
+    return f"{name}/production.json"

@@ -1,9 +1,0 @@
-"""Studies with people: a blinded page that asks which of two pictures is better, and what the votes say.
-
-EvaluationReport -> make -> Study -> raters -> votes -> count -> StudyResult
-"""
-
-from drtune.study.build import make
-from drtune.study.tally import count
-
-__all__ = ["count", "make"]

@@ -1,0 +1,149 @@
+"""What a run says while it goes on: metrics.jsonl, TensorBoard, Weights & Biases, and a line with the time left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from drtune.config import Config
+from drtune.errors import UserError
+from drtune.files.local import write_text
+
+METRICS = "metrics.jsonl"
+WINDOW = 10
+"""Updates over which a reward is averaged."""
+
+
+@dataclass(frozen=True)
+class UpdateMetrics:
+    """One optimizer update."""
+
+    step: int
+    """Updates done, this one included."""
+    reward: float
+    """Mean over the batch of the weighted sum that is maximised."""
+    rewards: dict[str, float]
+    """Mean of each part, before it is bent and weighted."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    stop: int
+    """The last sampler step that ran, from 0."""
+    trained: tuple[int, ...]
+    """The sampler steps that carried gradient."""
+    seconds: float
+    """Of the update alone, without samples and checkpoint."""
+    held_out: float | None = None
+    """Mean of the held-out reward after this update, if it was checked then."""
+
+    def scalars(self) -> dict[str, float]:
+        """What is plotted, by name."""
+        scalars = {f"train/{name}": getattr(self, name) for name in ("reward", "grad_norm", "learning_rate", "seconds")}
+        return scalars | {f"reward/{name}": value for name, value in self.rewards.items()}
+
+
+def read_metrics(folder: Path) -> list[UpdateMetrics]:
+    """The updates in `folder/metrics.jsonl`, the first one first."""
+    with (folder / METRICS).open(encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    return [UpdateMetrics(**{**line, "trained": tuple(line["trained"])}) for line in lines]
+
+
+def mean_reward(updates: Sequence[UpdateMetrics]) -> float:
+    """Mean reward over the last ten updates."""
+    return fmean(update.reward for update in updates[-WINDOW:])
+
+
+class MetricLog:
+    """Writes each update; on resume, forgets what was logged after the checkpoint."""
+
+    def __init__(self, folder: Path, start: int, config: Config) -> None:
+        path = folder / METRICS
+        write_text(path, "".join(_first_lines(path, start)))
+        self.updates = read_metrics(folder)
+        """All of the run, those before a resume included."""
+        self.file = path.open("a", encoding="utf-8")
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self.wandb = _start_wandb(folder, config) if config.wandb_project else None
+        self.progress = tqdm(total=config.steps, initial=start, desc="train", unit="update", mininterval=1.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+        self.board.close()
+        self.progress.close()
+        if self.wandb:
+            self.wandb.finish()
+
+    def write(self, metrics: UpdateMetrics) -> None:
+        """Log one update everywhere."""
+        self.file.write(json.dumps(asdict(metrics)) + "\n")
+        self.file.flush()
+        for name, value in metrics.scalars().items():
+            self.board.add_scalar(name, value, metrics.step)
+        if self.wandb:
+            self.wandb.log(metrics.scalars(), step=metrics.step)
+        self.updates.append(metrics)
+        self.progress.set_postfix(reward=f"{mean_reward(self.updates):.3f}", refresh=False)
+        self.progress.update()
+
+    def samples(self, step: int, picture: Image.Image, held_out: float | None) -> None:
+        """Show the samples after `step` updates and their held-out reward, if the run has one."""
+        self.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+        if held_out is not None:
+            self.board.add_scalar("train/held_out", held_out, step)
+        if self.wandb:
+            import wandb
+
+            self.wandb.log({"samples": wandb.Image(picture), "train/held_out": held_out}, step=step)
+
+
+def check_wandb(config: Config) -> None:
+    """Refuse to begin what could not be logged.
+
+    Raises:
+        UserError: Weights & Biases is asked for and not installed.
+    """
+    if not config.wandb_project:
+        return
+    try:
+        version("wandb")  # the package itself: a folder of its logs could be imported by that name too
+    except PackageNotFoundError:
+        raise UserError(
+            f"wandb_project={config.wandb_project}: Weights & Biases is not installed: pip install wandb"
+        ) from None
+
+
+def _start_wandb(folder: Path, config: Config) -> Any:
+    """The run's page, the same one again after a resume."""
+    import wandb
+
+    id_file = folder / "wandb-id.txt"
+    run = wandb.init(
+        project=config.wandb_project,
+        id=id_file.read_text(encoding="utf-8") if id_file.exists() else None,
+        resume="allow",
+        dir=folder,
+        config=config.model_dump(mode="json"),
+    )
+    write_text(id_file, run.id)
+    return run
+
+
+def _first_lines(path: Path, count: int) -> list[str]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [line for line in file if line.endswith("\n")][:count]

@@ -1,0 +1,163 @@
+"""What a node of a training on a cluster runs: `python -m drtune.training.node s3://bucket/prefix/RUN/train`.
+
+It fetches what is asked there, runs its share of the processes by torchrun, which finds the other nodes by the PET_*
+variables that the cluster sets, and keeps their folder mirrored there. Its exit code tells the cluster what to do:
+
+    0      the model is made
+    1, 2   failed, or given what cannot be used: starting again would not help
+    3      nobody waits for the model any more
+    > 127  ended by a signal, or by another node that went away: start again, it goes on from the newest checkpoint
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+
+from drtune.contracts import CONFIG, PromptSet
+from drtune.errors import InterruptionError, UserError
+from drtune.files.local import sha256_file
+from drtune.files.storage import Storage, open_storage
+from drtune.training.mirror import LAUNCHER, MODEL, REQUEST, Mirror
+from drtune.training.torchrun import ProcessesFailedError, run_processes
+
+ALONE = 3
+"""Exit code when the launcher is gone."""
+HOST_SECONDS = 600.0
+"""How long the name of the first node may be unknown: it is known only once its pod has started."""
+SAVING_SECONDS = 15
+"""What this process needs itself, of its grace, after its processes have ended."""
+REDRAW_SECONDS = 10.0
+"""A progress bar is written as a line, at most so often."""
+
+
+@click.command()
+@click.argument("uri")
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for all that is fetched and made.")
+@click.option("--processes", type=int, default=1, show_default=True, help="Processes of this node.")
+@click.option("--grace-seconds", type=int, default=30, show_default=True, help="Time to save and end after SIGTERM.")
+@click.option("--alone-seconds", type=int, help="End when the launcher was not heard of for so long.")
+def main(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None) -> None:
+    """Train what is asked at URI, as one of the nodes that do."""
+    signal.signal(signal.SIGTERM, _end)  # the first process of a container has no default
+    with _Lines():
+        sys.exit(_run(uri, work, processes, grace_seconds, alone_seconds))
+
+
+def _run(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None) -> int:
+    """The node's work; returns its exit code and says what led to it."""
+    is_alone = threading.Event()
+    try:
+        storage = open_storage(uri)
+        request = _fetch_request(storage, work)
+        _wait_for_the_first_node()
+        if alone_seconds:
+            threading.Thread(target=_listen, args=(storage, alone_seconds, is_alone), daemon=True).start()
+        arguments = [f"--config={request / CONFIG}", f"--prompts={request / 'prompts'}", f"--out={work / MODEL}"]
+        shutdown = max(1, grace_seconds - SAVING_SECONDS)
+        run_processes(processes, [*arguments, f"--mirror={uri}/{MODEL}"], options=[f"--shutdown-timeout={shutdown}"])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UserError.exit_code
+    except (ProcessesFailedError, InterruptionError) as ended:
+        print(ended, file=sys.stderr)
+        return ALONE if is_alone.is_set() else ended.exit_code
+    return 0
+
+
+def _fetch_request(storage: Storage, work: Path) -> Path:
+    """The folder with what is asked: config.yaml and prompts/."""
+    folder = work / REQUEST
+    Mirror(folder, open_storage(f"{storage.uri}/{REQUEST}")).fetch()
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{storage.uri}/{REQUEST}: nothing is asked here; the launcher writes it first")
+    prompts = folder / "prompts"
+    if sha256_file(prompts / "prompts.jsonl") != PromptSet.load(prompts).sha256:
+        raise UserError(f"{storage.uri}/{REQUEST}/prompts: changed after it was written; start the run again")
+    return folder
+
+
+def _wait_for_the_first_node() -> None:
+    # The training operator gives MASTER_ADDR where torchrun looks for PET_MASTER_ADDR.
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if name in os.environ:
+            os.environ.setdefault(f"PET_{name}", os.environ[name])
+    host = os.environ.get("PET_RDZV_ENDPOINT", "").partition(":")[0] or os.environ.get("PET_MASTER_ADDR")
+    give_up = time.monotonic() + HOST_SECONDS
+    while host:
+        try:
+            socket.getaddrinfo(host, None)
+            return
+        except OSError as error:
+            if time.monotonic() > give_up:
+                raise InterruptionError(f"no node has the name {host}: {error}", signal.SIGTERM) from None
+            time.sleep(2)
+
+
+def _listen(storage: Storage, alone_seconds: int, is_alone: threading.Event) -> None:
+    """End this process by SIGTERM, which saves, when the launcher's word stays the same for `alone_seconds`."""
+    word, unheard = b"", 0.0
+    pause = alone_seconds / 20
+    while unheard < alone_seconds:
+        time.sleep(pause)
+        try:
+            heard = storage.read(LAUNCHER)
+        except (UserError, OSError):
+            continue  # of a store that is away nothing can be concluded
+        unheard = unheard + pause if heard == word else 0.0
+        word = heard
+    print(f"the launcher was not heard of for {alone_seconds} s: nobody waits for this training", file=sys.stderr)
+    is_alone.set()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end(number: int, _frame: object) -> None:
+    raise InterruptionError(f"stopped by {signal.Signals(number).name} before the training began", number)
+
+
+class _Lines:
+    """Within, what this process and its children write goes out as lines: a progress bar too, but not each redrawing.
+
+    What collects the logs of a container knows lines only, and would hold a bar back until it is long.
+    """
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        self.out = os.dup(1)
+        read, write = os.pipe()
+        for number in (1, 2):
+            os.dup2(write, number)
+        os.close(write)
+        self.thread = threading.Thread(target=self._pass_on, args=(read,), daemon=True)
+        self.thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number in (1, 2):
+            os.dup2(self.out, number)
+        self.thread.join(5)  # children that were left behind may hold the pipe open
+
+    def _pass_on(self, read: int) -> None:
+        rest, drawn_at = b"", 0.0
+        while chunk := os.read(read, 1 << 16):
+            *parts, rest = re.split(rb"(?<=[\r\n])", rest + chunk)
+            for part in parts:
+                if part.endswith(b"\n"):
+                    os.write(self.out, part)
+                elif part != b"\r" and time.monotonic() - drawn_at >= REDRAW_SECONDS:
+                    os.write(self.out, part[:-1] + b"\n")
+                    drawn_at = time.monotonic()
+        os.write(self.out, rest)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A base without weights: every part built by its own class, on tensors that have a shape and no content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+import yaml
+from diffusers import SchedulerMixin
+from torch import Tensor
+from transformers import BatchEncoding, PreTrainedModel
+
+from drtune.config import Config
+from drtune.errors import UserError
+from drtune.models.base import Base
+from drtune.models.loading import BASES, DTYPES
+from drtune.models.miniature import CHECKPOINT
+
+CONFIG_FILES = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+"""What the configuration of a part is called where it is not config.json; text_encoder_2 is like text_encoder."""
+
+
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+class Ruler:
+    """Stands in for a tokenizer: every prompt is as long as it may be."""
+
+    added_tokens_encoder: Mapping[str, int] = {}
+
+    def __init__(self, model_max_length: int) -> None:
+        self.model_max_length = model_max_length
+
+    def __call__(self, prompts: list[str], *, padding: Any, max_length: int | None = None, **_: Any) -> BatchEncoding:
+        """Token ids (B, L), all zero; one token where the prompts are not padded."""
+        length = (max_length or self.model_max_length) if padding == "max_length" else 1
+        tokens = torch.zeros(len(prompts), length, dtype=torch.int64)
+        return BatchEncoding({"input_ids": tokens, "attention_mask": tokens})
+
+    def tokenize(self, _prompt: str) -> list[str]:
+        """No tokens: nothing in a prompt stands for a textual inversion."""
+        return []
+
+
+def shell(config: Config) -> Base:
+    """The base of a configuration, on the device `meta`.
+
+    Raises:
+        UserError: the architecture is neither known nor in a local folder, is no base that can be tuned, or the size
+            does not fit.
+    """
+    configs = _configs(config.base_model)
+    index = configs["model_index"]
+    kind = index["_class_name"]
+    if kind not in BASES:
+        raise UserError(f"base_model={config.base_model!r}: is a {kind}; one of {', '.join(BASES)} can be tuned")
+    precision = config.compute.precision
+    network_precision = "fp32" if config.weights == "full" else precision
+    parts: dict[str, Any] = {}
+    with torch.device("meta"):
+        for name, value in index.items():
+            if name in configs:
+                its_precision = network_precision if name == BASES[kind].network_name else precision
+                library, part_kind = value
+                parts[name] = _part(library, part_kind, configs[name], DTYPES[its_precision])
+            elif not name.startswith("_"):
+                parts[name] = None if isinstance(value, list) else value  # a part that is left out, or a setting
+    return BASES[kind](BASES[kind].pipeline_class(**parts), height=config.height, width=config.width)
+
+
+def _part(library: str, kind: str, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    if "Tokenizer" in kind:
+        return Ruler(config["model_max_length"])
+    part_class = getattr(diffusers if library == "diffusers" else transformers, kind)
+    if issubclass(part_class, SchedulerMixin):
+        with torch.device("cpu"):
+            return part_class.from_config(config)
+    if issubclass(part_class, PreTrainedModel):
+        part = part_class(part_class.config_class.from_dict(dict(config)))
+    else:
+        part = part_class.from_config(config)
+    part.to(dtype).requires_grad_(False).eval()
+    if dtype == torch.float16:  # in which T5 overflows; from_pretrained sees to it
+        for name, module in part.named_modules():
+            if name.rpartition(".")[2] in (part_class._keep_in_fp32_modules or ()):
+                module.float()
+    return part
+
+
+@cache
+def published() -> dict[str, dict[str, Any]]:
+    """What is known without a download: `models`, for each hub id the configuration of every part, and `parts`."""
+    known: dict[str, dict[str, Any]] = yaml.safe_load(
+        files("drtune.training.plan").joinpath("architectures.yaml").read_text(encoding="utf-8")
+    )
+    return known
+
+
+def _configs(base_model: str) -> dict[str, Any]:
+    folder = CHECKPOINT if base_model == "miniature" else Path(base_model)
+    if not (folder / "model_index.json").is_file():
+        if base_model not in (models := published()["models"]):
+            raise UserError(
+                f"base_model={base_model!r}: no folder of a pipeline, and its architecture is not known without a "
+                f"download; known are {', '.join(models)}"
+            )
+        known: dict[str, Any] = models[base_model]
+        return known
+    index = _read(folder / "model_index.json")
+    configs = {"model_index": index}
+    for name, value in index.items():
+        if isinstance(value, list) and (folder / name).is_dir():
+            kind = name.rstrip("_0123456789")
+            if value != [None, None] and kind not in LEFT_OUT:
+                configs[name] = _read(folder / name / CONFIG_FILES.get(kind, "config.json"))
+    return configs
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give the folder of a whole pipeline") from None
+
+
+def give_content(module: torch.nn.Module) -> None:
+    """Put fresh tensors of the current mode in place of those on `meta`; what was shared stays shared."""
+    made: dict[int, Tensor] = {}
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    if id(tensor) not in made:
+                        made[id(tensor)] = _fresh(tensor)
+                    tensors[name] = made[id(tensor)]  # type: ignore[assignment]  # a parameter for a parameter
+
+
+def _fresh(tensor: Tensor) -> Tensor:
+    content = torch.empty(tensor.shape, dtype=tensor.dtype)
+    if isinstance(tensor, torch.nn.Parameter):
+        return torch.nn.Parameter(content, requires_grad=tensor.requires_grad)
+    return content

@@ -1,0 +1,224 @@
+"""How many bytes a run holds: its own code, run on fake tensors, while every byte that is alive is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException
+
+from drtune.config import Config, SamplerConfig
+from drtune.errors import UserError
+from drtune.methods.guidance import GuidedDenoiser
+from drtune.methods.plans import Plan
+from drtune.methods.sweep import roll_out, score, sweep_back
+from drtune.models.adapter import add_adapter
+from drtune.models.base import Base, EncodedPrompts
+from drtune.models.loading import DTYPES
+from drtune.models.sampler import Sampler
+from drtune.models.tensors import optimizer_tensors
+from drtune.rewards import WeightedSum
+from drtune.training.optimization import make_optimizer
+from drtune.training.plan.architectures import give_content
+from drtune.training.plan.autocast import cuda_autocast
+from drtune.training.plan.meter import LiveBytes, SavedBytes, bytes_of
+from drtune.training.plan.rewards import networks, reward_shell
+from drtune.training.plan.sharded import gathered_bytes
+from drtune.training.samples import NUM_SAMPLES
+
+NUM_PROMPTS = 64
+"""Enough to fill the batches in which prompts are encoded."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run, in bytes on the device."""
+
+    standing: int
+    """Weights and what belongs to them."""
+    in_flight: int
+    """The most that it holds beyond that at any moment."""
+    saved: int
+    """Of that, the most that autograd keeps for a backward pass."""
+
+    @property
+    def peak(self) -> int:
+        """The most at any moment."""
+        return self.standing + self.in_flight
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What one process holds, in bytes: on its device, but for the prompts."""
+
+    parameters: dict[str, int]
+    """How many each part has in all; the text encoders are freed when the prompts are encoded."""
+    weights: dict[str, int]
+    """What stands while training: weights that are frozen, and those that train with all that follows them."""
+    prompt: int
+    """One encoded prompt; all of them are kept in main memory."""
+    phases: dict[str, Phase]
+
+    @property
+    def peak(self) -> int:
+        """The most at any moment of the run."""
+        return max(phase.peak for phase in self.phases.values())
+
+
+def measure(config: Config, base: Base, sampler: Sampler, plans: Sequence[Plan]) -> Memory:
+    """The memory of a run on as many processes as the configuration says; `base` is a shell, and is used up."""
+    names = [*config.rewards, *([config.held_out.reward] if config.held_out else [])]
+    rewards = {name: reward_shell(name, antialias=config.reward_antialias) for name in names}
+    total = WeightedSum({}, antialias=config.reward_antialias)
+    total.terms = [(rewards[name], term) for name, term in config.rewards.items()]
+    total.collected = {name: [] for name in config.rewards}
+    learned = networks(rewards.values())
+    encoders = [part for name, part in _modules(base).items() if name.startswith("text_encoder")]
+    parameters = {
+        "network": _count(base.network),
+        "VAE": _count(base.pipeline.vae),
+        "text encoders": _count(*encoders),
+        "rewards": _count(*learned),
+    }
+    if config.weights == "lora":
+        add_adapter(base, config.lora, config.seed)
+    else:
+        base.network.requires_grad_()
+    base.prepare(config.compute.model_copy(update={"compile": False}))
+    parameters["trained"] = sum(weight.numel() for weight in _trained(base))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in (*_modules(base).values(), *learned):
+            give_content(module)
+        return _Run(config, base, sampler, plans, total, learned).measure(parameters)
+
+
+class _Run:
+    """A run on fake tensors, as far as its memory goes."""
+
+    def __init__(
+        self,
+        config: Config,
+        base: Base,
+        sampler: Sampler,
+        plans: Sequence[Plan],
+        reward: WeightedSum,
+        learned: Sequence[torch.nn.Module],
+    ) -> None:
+        self.config, self.base, self.sampler, self.plans, self.reward = config, base, sampler, plans, reward
+        trained = _trained(base)
+        for weight in trained:
+            weight.grad = torch.zeros_like(weight)
+        self.shards = config.processes if config.weights == "full" else 1
+        self.gathered = gathered_bytes(base.network) if self.shards > 1 else 0
+        self.weights = self._weights(trained, learned)
+        modules = _modules(base).values()
+        self.loaded = bytes_of(_tensors(*modules))
+        standing = [*_tensors(*modules, *learned), *(weight.grad for weight in trained if weight.grad is not None)]
+        self.live, self.saved = LiveBytes(standing), SavedBytes(standing)
+
+    def _weights(self, trained: Sequence[Tensor], learned: Sequence[torch.nn.Module]) -> dict[str, int]:
+        optimizer = make_optimizer({str(index): weight for index, weight in enumerate(trained)}, self.config.optimizer)
+        optimizer.step()
+        state = bytes_of(optimizer_tensors(optimizer).values())
+        train = bytes_of(trained)
+        return {
+            "network, frozen": bytes_of(_tensors(self.base.network)) - train,
+            "VAE": bytes_of(_tensors(self.base.pipeline.vae)),
+            "rewards": bytes_of(_tensors(*learned)),
+            "trained": train // self.shards,
+            "gradients": train // self.shards,
+            "optimizer": state // self.shards,
+            "running mean": train // self.shards if self.config.ema_decay else 0,
+        }
+
+    def measure(self, parameters: dict[str, int]) -> Memory:
+        """Go through the phases of a run in their order."""
+        with self.live, self.saved, cuda_autocast():
+            encoded = EncodedPrompts(self.base, dict.fromkeys(range(NUM_PROMPTS), ""))
+            prompt = bytes_of(encoded.conditions.values()) // NUM_PROMPTS
+            self.one = encoded[[0]]
+            del encoded  # they are in main memory
+            self.negative = self.base.encode_negative("")
+            self.base.free_text_encoders()
+            phases = {"encode prompts": self._phase(self.loaded)}
+            phases |= self._update()
+            phases |= self._samples()
+        return Memory(parameters, self.weights, prompt, phases)
+
+    def _phase(self, standing: int, gathered: int = 0) -> Phase:
+        """What was held since the last phase."""
+        return Phase(standing, self.live.take_peak() + gathered, self.saved.take_peak())
+
+    def _update(self) -> dict[str, Phase]:
+        """One update with no more steps than its memory needs."""
+        config, compute = self.config, self.config.compute
+        share = config.batch_size // config.processes
+        batch = min(compute.micro_batch_size or share, share)
+        denoiser = self._denoiser(batch, config.sampler)
+        plan = self._short_plan()
+        standing = sum(self.weights.values())
+
+        latents = torch.randn(batch, *self.base.latents_shape)
+        rollout = roll_out(denoiser, self.sampler, latents, plan, keep_graphs=compute.keep_graphs)
+        phases = {"roll out": self._phase(standing, self.gathered)}
+
+        def rewards_of(clean_BCHW: Tensor, _rows: slice) -> Tensor:
+            return self.reward(self.base.decode(clean_BCHW), [""] * len(clean_BCHW))
+
+        try:
+            _, gradient = score(rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
+        except DataDependentOutputException as error:
+            raise UserError(
+                f"rewards {', '.join(config.rewards)}: one of them looks at values ({error}), and pictures have none "
+                "in a plan; plan with another reward"
+            ) from None
+        self.reward.take_means()
+        phases["decode and reward"] = self._phase(standing)
+        sweep_back(denoiser, self.sampler, rollout, gradient, plan, replay_batch=compute.replay_batch)
+        phases["sweep back"] = self._phase(standing, 2 * self.gathered)  # gradients are whole before they are shared
+        return phases
+
+    def _denoiser(self, batch: int, settings: SamplerConfig) -> GuidedDenoiser:
+        conditions = {name: torch.cat([tensor] * batch) for name, tensor in self.one.items()}
+        arithmetic = DTYPES[self.config.compute.precision]
+        return GuidedDenoiser(self.base, conditions, self.negative, settings, arithmetic=arithmetic)
+
+    def _short_plan(self) -> Plan:
+        """The plan with the most trained steps, less those that hold nothing that others do not."""
+        longest = max(self.plans, key=lambda plan: len(plan.trained))
+        # A gradient passes through the input of all trained steps but the first.
+        compute = self.config.compute
+        wanted = max(compute.replay_batch, compute.keep_graphs + 1, 2 if longest.alpha else 1)
+        count = min(len(longest.trained), wanted)
+        return replace(longest, start=0, stop=count - 1, trained=tuple(range(count)))
+
+    @torch.no_grad()
+    def _samples(self) -> dict[str, Phase]:
+        """One step and the decoding of sample pictures."""
+        settings = self.config.evaluation
+        batch = min(settings.batch_size, NUM_SAMPLES)
+        denoiser = self._denoiser(batch, settings.sampler)
+        latents = torch.randn(batch, *self.base.latents_shape)
+        clean = roll_out(denoiser, self.sampler, latents, Plan(stop=0, trained=(), alpha=0.0)).clean_BCHW
+        self.base.decode(clean)
+        return {"samples": self._phase(sum(self.weights.values()), self.gathered)}
+
+
+def _modules(base: Base) -> dict[str, torch.nn.Module]:
+    """The networks of the pipeline by name."""
+    return {name: part for name, part in base.pipeline.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def _trained(base: Base) -> list[torch.nn.Parameter]:
+    return [weight for weight in base.network.parameters() if weight.requires_grad]
+
+
+def _tensors(*modules: torch.nn.Module) -> list[Tensor]:
+    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+
+def _count(*modules: torch.nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())

@@ -1,0 +1,79 @@
+"""Rewards without their weights: the published ones by their architecture, the others as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel, CLIPConfig, CLIPModel
+
+from drtune.rewards import Reward, load_reward
+from drtune.rewards.clip import Towers
+from drtune.rewards.head import Head
+from drtune.rewards.imagereward import TOKENS, ImageReward, Network
+from drtune.rewards.openai import Aesthetic, CLIPScore
+from drtune.rewards.preference import HumanPreferenceScore, HumanPreferenceScoreV20, MiniaturePreference, PickScore
+from drtune.training.plan.architectures import Ruler, published
+
+HEAD_WIDTH = 768
+
+
+def reward_shell(name: str, *, antialias: bool) -> Reward:
+    """The reward of that name; the network of one whose weights are on the hub is on the device `meta`."""
+    told = "no weights"
+    match name:
+        case "hps":
+            return HumanPreferenceScore(_towers("vit_h_14"), told, antialias=antialias)
+        case "hps_v2":
+            return HumanPreferenceScoreV20(_towers("vit_h_14"), told, antialias=antialias)
+        case "pickscore":
+            return PickScore(_towers("vit_h_14"), told, antialias=antialias)
+        case "clipscore":
+            return CLIPScore(_towers("vit_l_14"), told, antialias=antialias)
+        case "aesthetic":
+            with torch.device("meta"):
+                return Aesthetic(_clip("vit_l_14"), Head(HEAD_WIDTH), told, antialias=antialias)
+        case "imagereward":
+            return ImageReward(_blip(), Ruler(TOKENS), told, antialias=antialias)
+    return load_reward(name, antialias=antialias)
+
+
+def networks(rewards: Iterable[Reward]) -> list[nn.Module]:
+    """The networks among the rewards, in fp32 as pictures are, and held there: fake tensors cannot be moved."""
+    found = [network.float() for reward in rewards for network in _networks_of(reward)]
+    for network in found:
+        network.to = lambda *_: None
+    return found
+
+
+def _networks_of(reward: Reward) -> list[Any]:
+    match reward:
+        case HumanPreferenceScore() | PickScore() | CLIPScore() | MiniaturePreference():
+            return [reward.towers.model]
+        case Aesthetic():
+            return [reward.vision, reward.projection, reward.head]
+        case ImageReward():
+            return [reward.network.vision, reward.network.text, reward.network.head]
+    return []
+
+
+def _clip(architecture: str) -> CLIPModel:
+    with torch.device("meta"):
+        return CLIPModel(CLIPConfig.from_dict(published()["parts"][architecture]))
+
+
+def _towers(architecture: str) -> Towers:
+    model = _clip(architecture)
+    return Towers(model, Ruler(model.config.text_config.max_position_embeddings))
+
+
+def _blip() -> Network:
+    sizes = published()["parts"]["blip_l"]
+    with torch.device("meta"):
+        return Network(
+            BlipVisionModel(BlipVisionConfig(**sizes["vision_config"])),
+            BlipTextModel(BlipTextConfig(**sizes["text_config"]), add_pooling_layer=False),
+            Head(HEAD_WIDTH),
+        )

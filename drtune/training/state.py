@@ -1,0 +1,69 @@
+"""The state of a training run: all that one update hands to the next, and how one update changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from drtune.models.sharding import like
+from drtune.models.tensors import below, load_optimizer_tensors, named, optimizer_tensors
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """All that one update hands to the next."""
+
+    weights: Mapping[str, Tensor]
+    average: Mapping[str, Tensor]
+    """Running mean of the weights; empty without EMA."""
+    optimizer: torch.optim.Optimizer
+    held_out: dict[int, float] = field(default_factory=dict)
+    """Mean of the held-out reward after so many updates; 0 is the base."""
+
+    @torch.no_grad()
+    def step(self, learning_rate: float, ema_decay: float) -> None:
+        """One optimizer step, which uses up the gradients."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        for name, average in self.average.items():
+            average.lerp_(self.weights[name], 1 - ema_decay)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the state by name."""
+        return (
+            named("weights", self.weights)
+            | named("average", self.average)
+            | named("optimizer", optimizer_tensors(self.optimizer))
+        )
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `tensors` gave, into the same tensors in place."""
+        for part, mine in (("weights", self.weights), ("average", self.average)):
+            saved = below(part, tensors)
+            for name, tensor in mine.items():
+                tensor.copy_(like(tensor, saved[name]))
+        load_optimizer_tensors(self.optimizer, below("optimizer", tensors))
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the weights are those that a run saves: their running mean, where there is one."""
+        self._swap_average()
+        try:
+            yield
+        finally:
+            self._swap_average()
+
+    @torch.no_grad()
+    def _swap_average(self) -> None:
+        for name, average in self.average.items():
+            weight = self.weights[name]
+            kept = weight.clone()
+            weight.copy_(average)
+            average.copy_(kept)

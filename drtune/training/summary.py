@@ -1,0 +1,104 @@
+"""What came of a training run, for a person: printed at its end and kept as OUT/summary.md."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from statistics import fmean
+
+from drtune.config import Config, HeldOut
+from drtune.contracts import CONFIG, TunedModel
+from drtune.training.metrics import WINDOW, UpdateMetrics
+
+SUMMARY = "summary.md"
+
+
+def summarise(
+    model: TunedModel,
+    config: Config,
+    updates: Sequence[UpdateMetrics],
+    held_out: Mapping[int, float],
+    out: Path,
+    prompts: Path,
+) -> str:
+    """The summary in Markdown. `updates` are all that were made, `held_out` the checks that passed, 0 for the base."""
+    parts = [
+        f"# {config.base_model}, tuned on {' + '.join(config.rewards)}",
+        _what_happened(model, config, updates),
+        _table(config, updates),
+        *([_held_out(model, config.held_out, updates, held_out)] if config.held_out else []),
+        _what_now(model, config, out, prompts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def resume_command(out: Path, prompts: Path, *options: str) -> str:
+    """What goes on with the run in `out`, in a shell."""
+    command = ["drtune", "train", f"--config={out / CONFIG}", f"--prompts={prompts}", f"--out={out}", "--resume"]
+    return shlex.join([*command, *options])
+
+
+def _what_happened(model: TunedModel, config: Config, updates: Sequence[UpdateMetrics]) -> str:
+    seconds = sum(update.seconds for update in updates)
+    count = f"{len(updates)} updates" if len(updates) > 1 else "1 update"
+    done = (
+        f"{count} of {config.batch_size} prompts by {config.method.name} in {timedelta(seconds=round(seconds))}, "
+        f"{seconds / len(updates):.2f} s each."
+    )
+    if model.step == config.steps:
+        return done
+    saved = f"the state after update {model.step}" if model.step else "the base, unchanged"
+    return f"{done} Ended early because the held-out reward fell; saved is {saved}."
+
+
+def _table(config: Config, updates: Sequence[UpdateMetrics]) -> str:
+    """First and last updates side by side, in columns that line up."""
+    count = max(1, min(WINDOW, len(updates) // 2))
+
+    def means(part: Sequence[UpdateMetrics]) -> list[str]:
+        columns = [
+            [update.reward for update in part],
+            *([update.rewards[name] for update in part] for name in config.rewards),
+            [update.grad_norm for update in part],
+        ]
+        return [f"{fmean(column):.4g}" for column in columns]
+
+    names = [
+        "reward, the sum",
+        *(f"{name}, weight {term.weight:g}" for name, term in config.rewards.items()),
+        "gradient norm",
+    ]
+    first, last = means(updates[:count]), means(updates[-count:])
+    rows = [("", f"first {count}", f"last {count}"), *zip(names, first, last, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"| {row[0]:<{widths[0]}} | {row[1]:>{widths[1]}} | {row[2]:>{widths[2]}} |" for row in rows]
+    rule = f"| {'-' * widths[0]} | {'-' * (widths[1] - 1)}: | {'-' * (widths[2] - 1)}: |"
+    about = "Means over updates; each part is as the reward gave it, before weight, hinge and target:"
+    return "\n".join([about, "", lines[0], rule, *lines[1:]])
+
+
+def _held_out(
+    model: TunedModel, held_out: HeldOut, updates: Sequence[UpdateMetrics], passed: Mapping[int, float]
+) -> str:
+    lines = [f"Held-out reward {held_out.reward}, which may fall by {held_out.max_drop:g}:", ""]
+    checks = {0: passed[0]} | {update.step: update.held_out for update in updates if update.held_out is not None}
+    for step, value in checks.items():
+        name = f"after update {step}" if step else "base"
+        lines.append(f"- {name}: {value:.4g}{' (saved)' if step == model.step else ''}")
+    return "\n".join(lines)
+
+
+def _what_now(model: TunedModel, config: Config, out: Path, prompts: Path) -> str:
+    evaluate = shlex.join(["drtune", "evaluate", f"--model={out}", f"--prompts={prompts}"])
+    lines = [
+        f"- The tuned weights: `{out / model.weights_file}`",
+        f"- Samples of the same prompts, before, during and after: `{out / 'samples'}`",
+        f"- Plots: `{shlex.join(['tensorboard', f'--logdir={out}'])}`",
+        f"- Compare with the base: `{evaluate}`",
+    ]
+    if model.step == config.steps and config.optimizer.schedule == "constant":
+        more = resume_command(out, prompts, f"--set=steps={2 * config.steps}")
+        lines.append(f"- Go on from here: `{more}`")
+    return "\n".join(lines)

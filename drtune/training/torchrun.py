@@ -1,0 +1,53 @@
+"""Processes of one machine, started by torchrun from within this one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Sequence
+
+from drtune.errors import InterruptionError
+
+
+class ProcessesFailedError(Exception):
+    """A process ended with an exit code other than 0."""
+
+    def __init__(self, rank: int, exit_code: int) -> None:
+        super().__init__(f"rank {rank} ended with exit code {exit_code}")
+        self.rank = rank
+        """Of the process that failed first."""
+        self.exit_code = exit_code
+        """As shells count: 137 for a process that SIGKILL ended. torchrun's own would always be 1."""
+
+
+def run_processes(processes: int, arguments: Sequence[str], *, options: Sequence[str] = ()) -> None:
+    """Run `python -m drtune train` with `arguments` in `processes` processes of this machine.
+
+    `options` are torchrun's; others of its options may stand in the environment, such as PET_NNODES.
+
+    Raises:
+        ProcessesFailedError: a process failed, and has told why.
+        InterruptionError: a signal ended this process, which has passed it on; or the other machines cannot be reached.
+    """
+    from torch.distributed import DistError
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
+    from torch.distributed.run import parse_args, run
+
+    # The process that fails tells why itself, once.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # The cores are shared out; without this torchrun gives each process one thread, and says so in four lines.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    try:
+        run(parse_args([*options, f"--nproc-per-node={processes}", "-m", "drtune", "train", *arguments]))
+    except ChildFailedError as failed:
+        rank, failure = failed.get_first_failure()
+        code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
+        raise ProcessesFailedError(rank, code) from None
+    except SignalException as interrupted:
+        name = signal.Signals(interrupted.sigval).name
+        raise InterruptionError(f"stopped by {name}, and so are its processes", interrupted.sigval) from None
+    except (RendezvousError, DistError) as error:
+        raise InterruptionError(f"the other machines cannot be reached: {error}", signal.SIGTERM) from None

@@ -1,0 +1,1 @@
+"""The commands of `drtune-pipeline`, one file a group."""

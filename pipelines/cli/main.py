@@ -1,0 +1,109 @@
+"""The command line of the pipeline: run it here, or compile it for Kubeflow."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from drtune.cli.console import OVERWRITE, PATH, CommandGroup
+from drtune.files.local import write_text
+from pipelines.cli import server
+from pipelines.cli.monitor import monitor
+
+PACKAGE = Path(__file__).parents[1] / "tune.yaml"
+
+
+@click.group(cls=CommandGroup)
+@click.version_option(package_name="drtune")
+def main() -> None:
+    """Run the pipeline here, or on a Kubeflow server: prepare prompts, train, evaluate, decide, publish.
+
+    Exit codes: 0 done (published or not), 1 a step or run failed, 2 something given cannot be used; `monitor` has more.
+    """
+
+
+@main.command()
+@click.option("--prompts", help="Prompts file.  [default: data/miniature.jsonl]")
+@click.option("--data-revision", help="Commit, branch or tag whose version of the data is taken.")
+@click.option("--config", help="YAML file with what differs from the defaults.  [default: configs/miniature.yaml]")
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change one key of it. Repeatable.")
+@click.option(
+    "--reference",
+    "references",
+    metavar="NAME=PLACE",
+    multiple=True,
+    help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv. Repeatable.",
+)
+@click.option("--policy", help="What must be achieved to be published.  [default: configs/gate.yaml]")
+@click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")
+@click.option("--name", help="Name under which the model is published.  [default: miniature-symmetry]")
+@click.option("--out", type=PATH, help="Folder for everything the run makes.  [default: runs/ and the time]")
+@OVERWRITE
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    out: Path | None,
+    overwrite: bool,
+    overrides: tuple[str, ...],
+    references: tuple[str, ...],
+    **given: str | None,
+) -> None:
+    """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
+    from components.prepare_prompts.run import refuse_absent
+    from drtune.config import load_config
+    from drtune.publishing.gate import Policy, refuse_unmeasured
+    from pipelines.local.run import defaults, run_into
+    from pipelines.tune import tune
+
+    arguments = defaults(tune) | {key: value for key, value in given.items() if value is not None}
+    arguments |= {"overrides": list(overrides), "references": list(references)}
+    settings = load_config(arguments["config"], overrides)  # a mistake is best found before the first step
+    refuse_unmeasured(Policy.read(arguments["policy"]), settings)
+    refuse_absent(arguments["prompts"])
+    out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    duration = run_into(out, tune, arguments, ctx, overwrite=overwrite)
+    click.echo(_summary(out, duration))
+
+
+def _summary(out: Path, duration: str) -> str:
+    """What the run came to, in a few lines; the last one says whether the model is published."""
+    from drtune.contracts import Decision, RegistryEntry
+
+    decision = Decision.load(out / "decision")
+    lines = ["", *decision.reasons, f"report: {out / 'decision' / 'report.html'}", f"model: {out / 'model'}"]
+    if decision.publish:
+        entry = RegistryEntry.load(out / "entry")
+        return "\n".join([*lines, f"published in {duration}: {entry.name} {entry.version} at {entry.uri}"])
+    return "\n".join([*lines, f"not published, after {duration}: the decision is in {out / 'decision'}"])
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Only compare: exit code 1 when one of the files is out of date.")
+@click.pass_context
+def compile(ctx: click.Context, check: bool) -> None:
+    """Write pipelines/tune.yaml, monitor.yaml and retrain.yaml, which are what Kubeflow is given."""
+    from pipelines.local.run import compile_pipeline
+    from pipelines.monitor import monitor
+    from pipelines.retrain import retrain
+    from pipelines.tune import tune
+
+    for pipeline in (tune, monitor, retrain):
+        package = PACKAGE.with_name(f"{pipeline.name}.yaml")
+        compiled = compile_pipeline(pipeline)
+        if not check:
+            write_text(package, compiled)
+            click.echo(f"wrote {package}")
+        elif not package.exists() or package.read_text(encoding="utf-8") != compiled:
+            click.echo(f"error: {package} is out of date; run `drtune-pipeline compile` and commit it", err=True)
+            ctx.exit(1)
+
+
+for command in (monitor, *server.COMMANDS):
+    main.add_command(command)
+
+
+if __name__ == "__main__":
+    main(prog_name="drtune-pipeline")

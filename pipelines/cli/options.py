@@ -1,0 +1,121 @@
+"""What the commands that talk to a server share: options, and the job that they describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from drtune.cli.console import PATH
+
+if TYPE_CHECKING:
+    from pipelines.server.client import Client
+    from pipelines.server.package import Json, Package
+    from pipelines.server.runs import Job
+
+FOLDER = Path(__file__).parents[1]
+
+PACKAGE = click.option(
+    "-f",
+    "--package-file",
+    "path",
+    type=PATH,
+    default=FOLDER / "tune.yaml",
+    help="The compiled pipeline.  [default: tune.yaml of this installation]",
+)
+VERSION = click.option(
+    "--version", help="Run this version of the pipeline, uploaded before, instead of the file's content."
+)
+EXPERIMENT = click.option(
+    "-e",
+    "--experiment-name",
+    "experiment",
+    default="drtune",
+    show_default=True,
+    help="Experiment of the run; it is made if it is not there.",
+)
+NO_CACHE = click.option("--no-cache", is_flag=True, help="Run every step anew, also where Kubeflow knows its result.")
+SERVICE_ACCOUNT = click.option("--service-account", help="Kubernetes service account of the run.")
+ARGUMENTS = click.argument("assignments", metavar="[KEY=VALUE]...", nargs=-1)
+
+
+Server = Callable[[], AbstractContextManager["Client"]]
+"""Connects when it is entered, so that a mistake is told before a server is asked for anything."""
+
+
+def on_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options by which kfp's own command line finds a server; the command gets it as `server`."""
+
+    @wraps(command)
+    def run(*args: Any, endpoint: str | None, namespace: str, token: str | None, **given: Any) -> None:
+        def server() -> AbstractContextManager[Client]:
+            from pipelines.server.client import connected
+
+            return connected(endpoint, namespace, token)
+
+        command(*args, server=server, **given)
+
+    options = (
+        click.option(
+            "--existing-token",
+            "token",
+            envvar="KFP_EXISTING_TOKEN",
+            help="Bearer token; better in the environment as KFP_EXISTING_TOKEN, since others see a command line.",
+        ),
+        click.option(
+            "-n",
+            "--namespace",
+            envvar="KFP_NAMESPACE",
+            default="kubeflow",
+            show_default=True,
+            help="Your namespace, on a server for many users; or KFP_NAMESPACE.",
+        ),
+        click.option(
+            "--endpoint",
+            envvar=["KF_PIPELINES_ENDPOINT", "KFP_ENDPOINT"],
+            help="Address of Kubeflow Pipelines, such as http://localhost:8888; or KF_PIPELINES_ENDPOINT.",
+        ),
+    )
+    for option in options:
+        run = option(run)
+    return run
+
+
+@contextmanager
+def prepared(
+    server: Server,
+    path: Path,
+    version: str | None,
+    assignments: tuple[str, ...],
+    experiment: str,
+    no_cache: bool,
+    service_account: str | None,
+) -> Iterator[tuple[Client, Job]]:
+    """Check everything that can be checked here before the server is asked for anything."""
+    if version and no_cache:
+        raise click.UsageError("--no-cache changes the pipeline, and so cannot go with a --version as it stands")
+    from pipelines.server.package import Package
+    from pipelines.server.runs import Job
+    from pipelines.server.uploads import find_version
+
+    package, uploaded = Package.read(path), None
+    arguments = None if version else _checked(package, assignments)
+    with server() as client:
+        if version:
+            uploaded, package = find_version(client, package.name, version)
+            arguments = _checked(package, assignments)
+        package = package.without_cache() if no_cache else package
+        yield client, Job(package, arguments or {}, experiment, uploaded, service_account)
+
+
+def _checked(package: Package, assignments: tuple[str, ...]) -> Json:
+    from pipelines.server.package import check_files
+
+    arguments = package.arguments(assignments)
+    for unchecked in check_files(package, arguments):
+        click.echo(f"({unchecked})")
+    return arguments

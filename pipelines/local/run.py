@@ -1,0 +1,121 @@
+"""A pipeline on this machine: compiled to YAML, or run without containers by kfp.local."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+from kfp import compiler, local
+from kfp.dsl.graph_component import GraphComponent
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+
+from drtune.errors import UserError
+from drtune.files.local import claim
+from pipelines.local.display import Display, Failure
+
+STEPS = "steps"
+LOG = "pipeline.log"
+
+
+def defaults(pipeline: GraphComponent) -> dict[str, Any]:
+    """The pipeline's parameters and their default values."""
+    return {name: parameter.default for name, parameter in pipeline.component_spec.inputs.items()}
+
+
+def run_into(
+    out: Path, pipeline: GraphComponent, arguments: dict[str, Any], ctx: click.Context, *, overwrite: bool
+) -> str:
+    """Run the pipeline for a command: everything it makes is in `out`, with a link to each artifact that is a folder.
+
+    Args:
+        out: What an earlier run made there is replaced, and only that.
+        pipeline: As `run_here`.
+        arguments: As `run_here`.
+        ctx: The command, which ends here when a step fails: exit code 2 for a mistake of the user, else 1.
+        overwrite: Whether there may be an earlier run.
+
+    Returns:
+        How long it took, in words.
+
+    Raises:
+        UserError: `out` cannot be used.
+    """
+    _make_room(out, overwrite=overwrite)
+    started = time.monotonic()
+    with (out / LOG).open("w", encoding="utf-8") as log:
+        failure = run_here(pipeline, out / STEPS, arguments, sys.stdout, log)
+    _link_artifacts(out)
+    if failure:
+        click.echo(f"error: step {failure.step}: {failure.reason}", err=True)
+        click.echo(f"(everything it wrote: {out / LOG})", err=True)
+        ctx.exit(UserError.exit_code if failure.by_user else 1)
+    minutes, seconds = divmod(round(time.monotonic() - started), 60)
+    return f"{minutes} min {seconds} s"
+
+
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    """Remove what an earlier run made in `out`, and only that."""
+    claim(out, overwrite=overwrite)
+    out.mkdir(exist_ok=True)
+    for link in filter(Path.is_symlink, out.iterdir()):
+        link.unlink()
+    if (out / STEPS).exists():
+        shutil.rmtree(out / STEPS)
+
+
+def _link_artifacts(out: Path) -> None:
+    """Make `out`/<artifact> lead to where kfp.local put it: steps/<pipeline and time>/<step>/<artifact>."""
+    for artifact in (out / STEPS).glob("*/*/*"):
+        if artifact.is_dir():
+            (out / artifact.name).symlink_to(artifact.relative_to(out), target_is_directory=True)
+
+
+def run_here(
+    pipeline: GraphComponent, root: Path, arguments: dict[str, Any], terminal: TextIO, log: TextIO
+) -> Failure | None:
+    """Run the pipeline with every step as a process in this environment.
+
+    Args:
+        pipeline: What `@dsl.pipeline` made.
+        root: Folder for the artifacts: <pipeline and time>/<step>/<artifact>.
+        arguments: Values of the pipeline's parameters.
+        terminal: Where the steps and their output are shown.
+        log: Where everything is kept that the steps and kfp wrote.
+
+    Returns:
+        What stopped the run; None when it went through, whatever it came to.
+    """
+    with warnings.catch_warnings():
+        # kfp warns of every image without "python" in its name; the images are not used here.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.filterwarnings("ignore", "Task .*: settings .* have no effect")  # what pods get does not count here
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+        _forget_retries(pipeline.pipeline_spec)
+        with Display(terminal, log) as display:
+            try:
+                pipeline(**arguments)
+            except RuntimeError:
+                if display.failure is None:  # kfp itself failed, not a step
+                    raise
+    return display.failure
+
+
+def _forget_retries(spec: PipelineSpec) -> None:
+    """Here somebody looks at a step that failed; trying it again after a minute is for pods that went away."""
+    for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
+        for task in dag.tasks.values():
+            task.ClearField("retry_policy")
+
+
+def compile_pipeline(pipeline: GraphComponent) -> str:
+    """The pipeline as the YAML that Kubeflow is given."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(pipeline, str(path))
+        return path.read_text(encoding="utf-8")

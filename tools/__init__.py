@@ -1,0 +1,1 @@
+"""What made the embedded data and the embedded model."""

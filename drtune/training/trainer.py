@@ -58,7 +58,8 @@ def train(
 
     Under torchrun every process calls this and takes its share of each batch. With `resume` the run in `out` goes on
     from its newest checkpoint, or starts if there is none, and ends bit for bit as if it had never stopped; a finished
-    run is left as it is. A `mirror` is a URI at which `out` is kept too, for nodes that do not share a disk.
+    run is left as it is. A `mirror` is a URI at which `out` is kept too, for nodes that do not share a disk; it implies
+    `resume`.
 
     Raises:
         UserError: output that exists already, prompts or a checkpoint that do not fit, a training that diverges.
@@ -70,9 +71,12 @@ def train(
     out = Path(out).resolve() if Path(out).is_symlink() else Path(out)
     check_wandb(config)
     kept = Mirror(out, open_storage(mirror)) if mirror else None
+    resume = resume or kept is not None
     processes = Processes()
     with processes.failing_as_one():
         prepared = open_prompts(prompts)
+        # Asked here, so that a library call is refused before anything heavy; again below, because loading takes a while,
+        # and another run may have come. `drtune train` asks as well, before it prepares prompts beside `out`.
         if processes.is_main:
             _claim(out, prepared, overwrite=overwrite or resume)
         if kept:
@@ -83,7 +87,6 @@ def train(
             return model
         trainer = Trainer(config, prepared, out, processes, kept)
         if processes.is_main:
-            # Again: loading took a while, and another run may have come.
             _claim(out, prepared, overwrite=overwrite or resume)
             if out.exists() and not resume:
                 shutil.rmtree(out)

@@ -15,7 +15,7 @@ import torch
 from benchmarks.workbench import Workbench, seconds
 from drtune.methods.sweep import score
 from drtune.models.miniature.world import scenes
-from drtune.prompts.prepare import prepare
+from drtune.prompts.prepare import open_prompts, prepare
 from drtune.training.processes import Processes
 from drtune.training.trainer import Trainer
 
@@ -67,7 +67,7 @@ def make_trainer(folder: Path) -> Trainer:
     bench = Workbench(OVERRIDES)
     (folder / "prompts.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=100)))
     prepare(folder / "prompts.txt", folder / "prompts")
-    return Trainer(bench.config, folder / "prompts", folder / "out", Processes())
+    return Trainer(bench.config, open_prompts(folder / "prompts"), folder / "out", Processes())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from drtune.files.images import contact_sheet, to_pil
 from drtune.files.local import replacing, write_text
 from drtune.files.provenance import code_revision
 from drtune.methods.plans import Plan
-from drtune.prompts.prepare import load_prompts
+from drtune.prompts.prepare import open_prompts
 from drtune.training.optimization import DivergenceError
 from drtune.training.processes import Processes
 from drtune.training.trainer import Trainer
@@ -24,7 +24,7 @@ class WindowTrainer(Trainer):
     """A trainer in which always the same steps train, with their inputs detached, in a chain that runs to its end."""
 
     def __init__(self, window: tuple[int, ...], config: Config, prompts: Path, out: Path) -> None:
-        super().__init__(config, prompts, out, Processes())
+        super().__init__(config, open_prompts(prompts), out, Processes())
         self.window = window
 
     def plan(self, _step: int) -> Plan:
@@ -60,7 +60,7 @@ def run_cell(cell: Cell, scale: Scale, prompts: Path, out: Path) -> None:
     trainer = (
         WindowTrainer(cell.window, config, prompts, unused)
         if cell.window
-        else Trainer(config, prompts, unused, Processes())
+        else Trainer(config, open_prompts(prompts), unused, Processes())
     )
     in_training, in_deployment = exam.guidance_scales
     record: dict[str, Any] = {"cell": cell.as_json(), "config_sha256": config.sha256(), "code": code_revision()}
@@ -101,7 +101,7 @@ def is_done(cell: Cell, scale: Scale, out: Path) -> bool:
 @lru_cache(maxsize=1)
 def _exam(seed: int, scale: Scale, prompts: Path) -> Exam:
     """The examination of a seed, made once in each process."""
-    held_out = load_prompts(prompts, "eval")
+    held_out = open_prompts(prompts).eval
     own = held_out[seed * scale.prompts : (seed + 1) * scale.prompts]
     assert len(own) == scale.prompts, f"{len(held_out)} held-out prompts are too few for seed {seed}"
     return Exam(config_of(Cell("symmetry", (), 1e-3, seed), scale), own, seed)

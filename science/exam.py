@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +27,7 @@ class Exam:
     of examination, and an interval over seeds covers both.
     """
 
-    def __init__(self, config: Config, prompts: list[Prompt], seed: int) -> None:
+    def __init__(self, config: Config, prompts: Sequence[Prompt], seed: int) -> None:
         base = load_base(config.base_model)
         self.config = config
         self.shots = shots_of(prompts, config.evaluation.pictures_per_prompt)

@@ -15,11 +15,11 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
-from drtune.contracts import BESIDE_REWARDS, MANIFEST, Observed, PromptSet
+from drtune.contracts import BESIDE_REWARDS, MANIFEST, Observed
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 from drtune.files.storage import Storage, open_storage
-from drtune.prompts.prepare import PROMPTS, Prompt, Split, load_prompts, parse
+from drtune.prompts.prepare import PROMPTS, Prompt, open_prompts, parse
 from drtune.prompts.records import SUFFIXES
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def read_prompts(
     storage = _open_folder(side, uri, environment)
     keys = storage.keys()
     if {MANIFEST, PROMPTS}.issubset(keys):
-        return _read_prompt_set(storage, uri, ("train",) if side == "reference" else ("train", "eval"))
+        return _read_prompt_set(side, storage, uri)
     prompts: dict[str, Prompt] = {}
     digests: dict[str, str] = {}
     problems = Counter()
@@ -96,13 +96,13 @@ def read_prompts(
     return Prompts(list(prompts.values()), _observed(uri, digest, len(digests), len(prompts), problems))
 
 
-def _read_prompt_set(storage: Storage, uri: str, splits: tuple[Split, ...]) -> Prompts:
+def _read_prompt_set(side: Literal["reference", "incoming"], storage: Storage, uri: str) -> Prompts:
     with tempfile.TemporaryDirectory() as folder:
         for name in (MANIFEST, PROMPTS):
             storage.download(name, Path(folder) / name)
-        prompts = [prompt for split in splits for prompt in load_prompts(folder, split)]
-        sha256 = PromptSet.load(folder).sha256
-    return Prompts(prompts, _observed(uri, sha256, 1, len(prompts), Counter()))
+        prepared = open_prompts(folder)
+    prompts = [*prepared.train, *(() if side == "reference" else prepared.eval)]
+    return Prompts(prompts, _observed(uri, prepared.prompt_set.sha256, 1, len(prompts), Counter()))
 
 
 def read_scores(side: str, uri: str, environment: Mapping[str, str] = os.environ) -> Scores:

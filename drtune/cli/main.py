@@ -94,7 +94,7 @@ def train(
         overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)))}", *overrides)
     settings = load_config(config, overrides)
     if "WORLD_SIZE" not in os.environ:  # nobody has started processes for us yet
-        claim(out, overwrite=resume or overwrite)
+        claim(out, overwrite=resume or overwrite, inputs=[prompts])
         prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model, overwrite=overwrite)
         if settings.processes > 1:
             options = [f"--config={config}"] if config else []

@@ -16,7 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from drtune.config import Config, differences, load_config
-from drtune.contracts import CONFIG, SCORES, BenchmarkRow, Contestant, EvaluationReport, PromptSet, TunedModel
+from drtune.contracts import CONFIG, SCORES, BenchmarkRow, Contestant, EvaluationReport, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.benchmark import benchmark
 from drtune.evaluation.comparison import CANDIDATE, per_prompt, scores, standings, with_diversity
@@ -31,7 +31,7 @@ from drtune.files.local import claim, replacing, sha256_bytes, sha256_file, writ
 from drtune.files.provenance import code_revision
 from drtune.models.loading import quiet_libraries
 from drtune.models.tuned import open_tuned
-from drtune.prompts.prepare import Prompt, load_prompts
+from drtune.prompts.prepare import Prompt, open_prompts
 
 PROBLEMS = "problems.jsonl"
 HPS = "hps"
@@ -78,7 +78,8 @@ def evaluate(
     model_folder = Path(model_folder)
     model, tuned = open_tuned(model_folder)
     config = _overridden(tuned, model_folder / CONFIG, overrides)
-    prompts = choose_prompts(load_prompts(prompts_folder, "eval"), config.evaluation.max_prompts)
+    prepared = open_prompts(prompts_folder)
+    prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
     config, pipeline = _sized(config, model, prompts)
     with ExitStack() as unpacking:
         entrants = [
@@ -90,7 +91,7 @@ def evaluate(
         table = _table(entrants, prompts, config, gauges, folder)
     report = EvaluationReport(
         model=model,
-        prompts_sha256=PromptSet.load(prompts_folder).sha256,
+        prompts_sha256=prepared.prompt_set.sha256,
         num_prompts=len(prompts),
         pictures_per_prompt=config.evaluation.pictures_per_prompt,
         seed=config.evaluation.seed,

@@ -73,6 +73,16 @@ class SplitPrompt(Prompt):
     split: Split
 
 
+@dataclass(frozen=True)
+class PreparedPrompts:
+    """A PromptSet folder as it was when it was read: its manifest, and each side in the order of the source."""
+
+    folder: Path
+    prompt_set: PromptSet
+    train: tuple[Prompt, ...]
+    eval: tuple[Prompt, ...]
+
+
 class _RefusedError(Exception):
     """One record is not taken; the message is the reason."""
 
@@ -126,8 +136,8 @@ def prepare(
     return prompt_set
 
 
-def load_prompts(folder: str | Path, split: Split) -> list[Prompt]:
-    """Load the prompts of one side of a PromptSet folder, in the order of their source.
+def open_prompts(folder: str | Path) -> PreparedPrompts:
+    """Read a PromptSet folder.
 
     Raises:
         UserError: the folder is no PromptSet, or its prompts are not those that the manifest states.
@@ -140,8 +150,10 @@ def load_prompts(folder: str | Path, split: Split) -> list[Prompt]:
         raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the prompts again") from None
     if sha256_bytes(lines) != prompt_set.sha256:
         raise UserError(f"{path}: changed after it was written (sha256 differs); prepare the prompts again")
-    rows = [json.loads(line) for line in lines.splitlines()]
-    return [Prompt(row["text"], row["category"]) for row in rows if row["split"] == split]
+    sides: dict[Split, list[Prompt]] = {"train": [], "eval": []}
+    for row in map(json.loads, lines.splitlines()):
+        sides[row["split"]].append(Prompt(row["text"], row["category"]))
+    return PreparedPrompts(Path(folder), prompt_set, tuple(sides["train"]), tuple(sides["eval"]))
 
 
 def split_of(text: str) -> Split:

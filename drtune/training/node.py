@@ -22,10 +22,10 @@ from pathlib import Path
 
 import click
 
-from drtune.contracts import CONFIG, PromptSet
+from drtune.contracts import CONFIG
 from drtune.errors import InterruptionError, UserError
-from drtune.files.local import sha256_file
 from drtune.files.storage import Storage, open_storage
+from drtune.prompts.prepare import open_prompts
 from drtune.training.mirror import LAUNCHER, MODEL, REQUEST, Mirror
 from drtune.training.torchrun import ProcessesFailedError, run_processes
 
@@ -79,9 +79,7 @@ def _fetch_request(storage: Storage, work: Path) -> Path:
     Mirror(folder, open_storage(f"{storage.uri}/{REQUEST}")).fetch()
     if not (folder / CONFIG).exists():
         raise UserError(f"{storage.uri}/{REQUEST}: nothing is asked here; the launcher writes it first")
-    prompts = folder / "prompts"
-    if sha256_file(prompts / "prompts.jsonl") != PromptSet.load(prompts).sha256:
-        raise UserError(f"{storage.uri}/{REQUEST}/prompts: changed after it was written; start the run again")
+    open_prompts(folder / "prompts")  # refused here, and not by each of the processes
     return folder
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from drtune.config import Config
-from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
+from drtune.contracts import CONFIG, MANIFEST, TunedModel
 from drtune.errors import InterruptionError, UserError
 from drtune.files.images import grid
 from drtune.files.local import claim, replacing, sha256_file, write_text
@@ -30,7 +30,7 @@ from drtune.models.base import EncodedPrompts
 from drtune.models.loading import DTYPES, load_base, quiet_libraries
 from drtune.models.sharding import gather
 from drtune.models.tuned import open_tuned
-from drtune.prompts.prepare import load_prompts
+from drtune.prompts.prepare import PreparedPrompts, open_prompts
 from drtune.rewards import WeightedSum
 from drtune.rewards.own import keep_files
 from drtune.training.checkpoint import Checkpoints
@@ -58,7 +58,8 @@ def train(
 
     Under torchrun every process calls this and takes its share of each batch. With `resume` the run in `out` goes on
     from its newest checkpoint, or starts if there is none, and ends bit for bit as if it had never stopped; a finished
-    run is left as it is. A `mirror` is a URI at which `out` is kept too, for nodes that do not share a disk.
+    run is left as it is. A `mirror` is a URI at which `out` is kept too, for nodes that do not share a disk; it implies
+    `resume`.
 
     Raises:
         UserError: output that exists already, prompts or a checkpoint that do not fit, a training that diverges.
@@ -67,25 +68,26 @@ def train(
     >>> from drtune.config import load_config
     >>> model = train(load_config("configs/miniature.yaml", ["steps=80"]), "runs/prompts", "runs/model")
     """
-    out, prompts = Path(out).resolve() if Path(out).is_symlink() else Path(out), Path(prompts)
+    out = Path(out).resolve() if Path(out).is_symlink() else Path(out)
     check_wandb(config)
     kept = Mirror(out, open_storage(mirror)) if mirror else None
-    if kept is None and resume and (model := _finished(out, config, prompts)):
-        return model
+    resume = resume or kept is not None
     processes = Processes()
     with processes.failing_as_one():
+        prepared = open_prompts(prompts)
+        # Asked here, so that a library call is refused before anything heavy; again below, because loading takes a while,
+        # and another run may have come. `drtune train` asks as well, before it prepares prompts beside `out`.
         if processes.is_main:
-            _claim(out, prompts, overwrite=overwrite or resume)
+            _claim(out, prepared, overwrite=overwrite or resume)
         if kept:
             if processes.is_first_here:
                 kept.fetch()
             processes.wait()
-            if model := _finished(out, config, prompts):
-                return model
-        trainer = Trainer(config, prompts, out, processes, kept)
+        if resume and (model := _finished(out, config, prepared)):
+            return model
+        trainer = Trainer(config, prepared, out, processes, kept)
         if processes.is_main:
-            # Again: loading took a while, and another run may have come.
-            _claim(out, prompts, overwrite=overwrite or resume)
+            _claim(out, prepared, overwrite=overwrite or resume)
             if out.exists() and not resume:
                 shutil.rmtree(out)
             out.mkdir(parents=True, exist_ok=True)
@@ -93,18 +95,18 @@ def train(
         return trainer.run()
 
 
-def _claim(out: Path, prompts: Path, *, overwrite: bool) -> None:
-    if claim(out, overwrite=overwrite, inputs=[prompts]).is_file():
+def _claim(out: Path, prepared: PreparedPrompts, *, overwrite: bool) -> None:
+    if claim(out, overwrite=overwrite, inputs=[prepared.folder]).is_file():
         raise UserError(f"output {out}: is a file, and a model is a folder; give another place")
 
 
-def _finished(out: Path, config: Config, prompts: Path) -> TunedModel | None:
+def _finished(out: Path, config: Config, prepared: PreparedPrompts) -> TunedModel | None:
     """The model in `out`, if it is what this run would make."""
     try:
         model, _ = open_tuned(out)
     except UserError:
         return None  # none, or damaged: the newest checkpoint makes it anew
-    same = model.config_sha256 == config.sha256() and model.prompts == PromptSet.load(prompts)
+    same = model.config_sha256 == config.sha256() and model.prompts == prepared.prompt_set
     return model if same else None
 
 
@@ -112,15 +114,14 @@ class Trainer:
     """One run: everything it needs, loaded and in place."""
 
     def __init__(
-        self, config: Config, prompts_folder: Path, out: Path, processes: Processes, mirror: Mirror | None = None
+        self, config: Config, prompts: PreparedPrompts, out: Path, processes: Processes, mirror: Mirror | None = None
     ) -> None:
         quiet_libraries()
         self.config, self.out, self.processes, self.mirror = config, out, processes, mirror
         self.slots = processes.share(config.batch_size)
-        self.prompts_folder, self.prompt_set = prompts_folder, PromptSet.load(prompts_folder)
-        self.texts = [prompt.text for prompt in load_prompts(prompts_folder, "train")]
+        self.prompts, self.texts = prompts, [prompt.text for prompt in prompts.train]
         if not self.texts:
-            raise UserError(f"prompts {prompts_folder}: all are held out; prepare them again without --held-out")
+            raise UserError(f"prompts {prompts.folder}: all are held out; prepare them again without --held-out")
         # Before anything heavy: a reward of your own is tried at once.
         self.reward = WeightedSum(config.rewards, antialias=config.reward_antialias)
         self.interrupts = Interrupts()
@@ -138,8 +139,7 @@ class Trainer:
         self.base.pipeline.to(processes.device)
         self.draws = Draws(config.seed, len(self.texts), config.batch_size, self.base.latents_shape)
         self.sampler = self.base.sampler(config.sampler)
-        held_out = [prompt.text for prompt in load_prompts(prompts_folder, "eval")]
-        self.samples = Samples(self.base, held_out, config, self.draws)
+        self.samples = Samples(self.base, [prompt.text for prompt in prompts.eval], config, self.draws)
         self._encode_prompts()
 
         weights = open_weights(self.base, config, processes)
@@ -148,7 +148,7 @@ class Trainer:
         self.state = TrainState(weights, average, make_optimizer(weights, config.optimizer))
         in_fp16 = config.compute.precision == "fp16"
         self.loss_scale = partial(scaled, weights=weights.values(), mean=processes.mean) if in_fp16 else unscaled
-        self.checkpoints = Checkpoints(out / "checkpoints", config, self.prompt_set.sha256)
+        self.checkpoints = Checkpoints(out / "checkpoints", config, prompts.prompt_set.sha256)
 
     def _encode_prompts(self) -> None:
         """Encode what this process will show to the network, and free the text encoders."""
@@ -199,7 +199,7 @@ class Trainer:
             if self.stopped_by and step < steps:
                 raise InterruptionError(
                     f"stopped by {self.stopped_by.name} after update {step} of {steps}, which is saved; "
-                    f"go on with: {resume_command(self.out, self.prompts_folder)}",
+                    f"go on with: {resume_command(self.out, self.prompts.folder)}",
                     self.stopped_by,
                 )
         return steps
@@ -337,11 +337,11 @@ class Trainer:
             base_revision=self.config.base_revision,
             step=step,
             config_sha256=self.config.sha256(),
-            prompts=self.prompt_set,
+            prompts=self.prompts.prompt_set,
             code_revision=code_revision(),
             reward=mean_reward(updates[: max(step, 1)]),  # the first update is rewarded before it moves anything
             reward_files=self.reward_files,
         )
-        page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts_folder)
+        page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts.folder)
         write_text(self.out / SUMMARY, page)
         model.save(self.out)

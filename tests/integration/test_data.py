@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from drtune.files.local import sha256_folder
-from drtune.prompts.prepare import load_prompts, prepare, split_of
+from drtune.prompts.prepare import open_prompts, prepare, split_of
 
 ROOT = Path(__file__).parents[2]
 TRACKED = (".dvc/config", ".dvc/.gitignore", ".dvcignore", "data.dvc", "dvc-store")
@@ -64,5 +64,5 @@ def test_every_prompt_is_taken_and_stands_where_its_hash_puts_it(
 ) -> None:
     prepared = prepare(pulled / f"{name}.jsonl", tmp_path / "out")
     assert (prepared.num_train, prepared.num_eval, prepared.problems) == (num_train, num_eval, {})
-    assert {split_of(prompt.text) for prompt in load_prompts(tmp_path / "out", "eval")} == {"eval"}
-    assert {split_of(prompt.text) for prompt in load_prompts(tmp_path / "out", "train")} == {"train"}
+    assert {split_of(prompt.text) for prompt in open_prompts(tmp_path / "out").eval} == {"eval"}
+    assert {split_of(prompt.text) for prompt in open_prompts(tmp_path / "out").train} == {"train"}

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from drtune.config import Config, load_config
 from drtune.contracts import NETWORK, NETWORK_CONFIG, TunedModel
 from drtune.errors import UserError
+from drtune.prompts.prepare import open_prompts
 from drtune.training.processes import Processes
 from drtune.training.trainer import Trainer, train
 from tests.pipelines import save_pipeline
@@ -100,7 +101,7 @@ def test_two_processes_have_the_gradient_of_one_with_the_double_batch(
 
 def shares(config: Config, prompts: Path) -> tuple[int, int, list[str]]:
     """Numbers of weights that train, of those that this process keeps, and the plans of some updates."""
-    trainer = Trainer(config, prompts, Path("nowhere"), Processes())
+    trainer = Trainer(config, open_prompts(prompts), Path("nowhere"), Processes())
     weights = trainer.state.weights.values()
     kept = sum((weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in weights)
     plans = [repr(trainer.update(step).trained) for step in range(1, 4)]
@@ -133,7 +134,7 @@ class Sent(TorchDispatchMode):
 
 def sent(config: Config, prompts: Path) -> tuple[int, list[tuple[str, int]]]:
     """Bytes of the weights that train, and what an update sends."""
-    trainer = Trainer(config, prompts, Path("nowhere"), Processes())
+    trainer = Trainer(config, open_prompts(prompts), Path("nowhere"), Processes())
     with Sent() as calls:
         trainer.update(1)
     return sum(weight.nbytes for weight in trainer.state.weights.values()), calls.calls

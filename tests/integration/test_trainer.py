@@ -18,6 +18,7 @@ from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import sha256_file, sha256_folder
 from drtune.models.loading import load_base
+from drtune.prompts.prepare import open_prompts
 from drtune.training.metrics import UpdateMetrics, read_metrics
 from drtune.training.optimization import DivergenceError, learning_rate
 from drtune.training.processes import Processes
@@ -45,7 +46,7 @@ DARKER = [
 
 def trainer_of(overrides: list[str], prompts: Path, out: Path) -> Trainer:
     out.mkdir(exist_ok=True)
-    return Trainer(load_config(None, overrides), prompts, out, Processes())
+    return Trainer(load_config(None, overrides), open_prompts(prompts), out, Processes())
 
 
 class InterruptedTrainer(Trainer):
@@ -61,7 +62,7 @@ class InterruptedTrainer(Trainer):
 
 def interrupted_after(update: int, overrides: list[str], prompts: Path, out: Path) -> None:
     out.mkdir(exist_ok=True)
-    trainer = InterruptedTrainer(load_config(None, overrides), prompts, out, Processes())
+    trainer = InterruptedTrainer(load_config(None, overrides), open_prompts(prompts), out, Processes())
     trainer.last_update = update
     said = rf"SIGTERM after update {update} of .* go on with: drtune train .*--resume$"
     with pytest.raises(InterruptionError, match=said):

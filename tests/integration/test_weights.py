@@ -14,6 +14,7 @@ from drtune.contracts import CONFIG, NETWORK, NETWORK_CONFIG, TunedModel
 from drtune.errors import UserError
 from drtune.models.loading import load_base
 from drtune.models.tuned import open_tuned, put_on
+from drtune.prompts.prepare import open_prompts
 from drtune.training.processes import Processes
 from drtune.training.trainer import Trainer, train
 from tests.pipelines import KINDS, save_pipeline
@@ -48,7 +49,9 @@ def config_of(base: Path, *overrides: str) -> Config:
 def test_a_tuned_network_is_found_again_by_diffusers_and_by_us(
     kind: str, prompts: Path, bases: Path, tmp_path: Path
 ) -> None:
-    trainer = Trainer(config_of(bases / kind, "steps=2", "ema_decay=0.5"), prompts, tmp_path / "out", Processes())
+    trainer = Trainer(
+        config_of(bases / kind, "steps=2", "ema_decay=0.5"), open_prompts(prompts), tmp_path / "out", Processes()
+    )
     (tmp_path / "out").mkdir()
     made = trainer.run()
     model, config = open_tuned(tmp_path / "out")
@@ -72,7 +75,7 @@ def test_a_tuned_network_is_found_again_by_diffusers_and_by_us(
 
 
 def test_only_the_network_trains(prompts: Path, bases: Path, tmp_path: Path) -> None:
-    trainer = Trainer(config_of(bases / "sdxl"), prompts, tmp_path, Processes())
+    trainer = Trainer(config_of(bases / "sdxl"), open_prompts(prompts), tmp_path, Processes())
     vae = {name: weight.clone() for name, weight in trainer.base.pipeline.vae.named_parameters()}
     trainer.update(1)
     assert trainer.state.weights.keys() == dict(trainer.base.network.named_parameters()).keys()
@@ -85,7 +88,9 @@ def test_only_the_network_trains(prompts: Path, bases: Path, tmp_path: Path) -> 
 def test_weights_that_train_are_kept_in_fp32_as_they_were_loaded(
     precision: str, prompts: Path, bases: Path, tmp_path: Path
 ) -> None:
-    trainer = Trainer(config_of(bases / "sdxl", f"compute.precision={precision}"), prompts, tmp_path, Processes())
+    trainer = Trainer(
+        config_of(bases / "sdxl", f"compute.precision={precision}"), open_prompts(prompts), tmp_path, Processes()
+    )
     loaded = load_file(bases / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(weight, loaded[name]) for name, weight in trainer.state.weights.items())
     metrics = trainer.update(1)

@@ -17,7 +17,7 @@ from drtune.config import Config, load_config
 from drtune.errors import UserError
 from drtune.models.loading import load_base
 from drtune.models.miniature.world import scenes
-from drtune.prompts.prepare import prepare
+from drtune.prompts.prepare import open_prompts, prepare
 from drtune.training.plan.architectures import published, shell
 from drtune.training.plan.autocast import cuda_autocast
 from drtune.training.plan.estimate import Estimate, estimate, remedy
@@ -69,7 +69,7 @@ def test_the_work_of_every_method_is_that_of_its_own_plans(
 def run_of(config: Config, tmp_path: Path) -> Trainer:
     (tmp_path / "captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
     prepare(tmp_path / "captions.txt", tmp_path / "prompts")
-    return Trainer(config, tmp_path / "prompts", tmp_path / "out", Processes())
+    return Trainer(config, open_prompts(tmp_path / "prompts"), tmp_path / "out", Processes())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from components.prepare_prompts.run import prepare_prompts
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
-from drtune.prompts.prepare import Prompt, load_prompts
+from drtune.prompts.prepare import Prompt, open_prompts
 
 FIRST = '{"text": "a cat", "split": "train"}\n{"text": "a dog", "split": "eval"}\n'
 SECOND = FIRST + '{"text": "a fox", "split": "train"}\n'
@@ -136,7 +136,7 @@ def test_a_revision_is_taken_without_touching_the_working_tree(repository: Path,
     prepared = prepare_prompts(str(edited), "first", tmp_path / "out")
     assert prepared.source.git_revision == run(repository, "git", "rev-parse", "first")
     assert f"md5: {prepared.source.dvc_md5}\n" in run(repository, "git", "show", "first:data.dvc") + "\n"
-    assert load_prompts(tmp_path / "out", "train") == [Prompt("a cat", "")]
+    assert open_prompts(tmp_path / "out").train == (Prompt("a cat", ""),)
     assert edited.read_text() == "mine"
     assert run(repository, "git", "status", "--porcelain") == status
 

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
-from drtune.prompts.prepare import EVAL_FRACTION, MAX_CHARACTERS, Prompt, load_prompts, parse, prepare, split_of
+from drtune.prompts.prepare import EVAL_FRACTION, MAX_CHARACTERS, Prompt, open_prompts, parse, prepare, split_of
 from drtune.prompts.records import SUFFIXES
 
 NUMBERS = [f"prompt number {number}" for number in range(60)]
@@ -174,14 +174,16 @@ def test_prompts_are_loaded_by_side_and_only_if_unchanged(tmp_path: Path) -> Non
     source.write_text(
         '{"text": "a naïve cat", "split": "EVAL", "category": "x"}\n{"text": "a dog", "split": "train"}\n'
     )
-    prepare(source, tmp_path / "out")
-    assert load_prompts(tmp_path / "out", "eval") == [Prompt("a naïve cat", "x")]
-    assert load_prompts(tmp_path / "out", "train") == [Prompt("a dog", "")]
+    written = prepare(source, tmp_path / "out")
+    opened = open_prompts(tmp_path / "out")
+    assert (opened.folder, opened.prompt_set) == (tmp_path / "out", written)
+    assert opened.eval == (Prompt("a naïve cat", "x"),)
+    assert opened.train == (Prompt("a dog", ""),)
 
     with (tmp_path / "out/prompts.jsonl").open("a") as file:
         file.write("\n")
     with pytest.raises(UserError, match=r"prompts\.jsonl: changed after it was written .*; prepare the prompts again"):
-        load_prompts(tmp_path / "out", "eval")
+        open_prompts(tmp_path / "out")
 
 
 def test_about_one_prompt_in_six_is_held_out() -> None:
@@ -259,4 +261,4 @@ def test_a_benchmark_is_held_out_whole_whatever_it_says_itself(tmp_path: Path) -
     source.write_text('{"text": "a cat", "split": "train"}\n{"text": "a dog"}\n', encoding="utf-8")
     prepared = prepare(source, tmp_path / "set", held_out=True)
     assert (prepared.num_train, prepared.num_eval) == (0, 2)
-    assert [prompt.text for prompt in load_prompts(tmp_path / "set", "eval")] == ["a cat", "a dog"]
+    assert [prompt.text for prompt in open_prompts(tmp_path / "set").eval] == ["a cat", "a dog"]

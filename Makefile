@@ -14,17 +14,20 @@ INSTALLED := .venv/installed
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check bench science images miniature clean
+.PHONY: help install run test test-all check bench science images miniature clean
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## Set up .venv
 
 run: $(INSTALLED) ## Prompts to a published model, in minutes [PROMPTS=file] [SET="steps=20 processes=2"] [RUN=folder]
 	$(BIN)/drtune-pipeline run --out $(RUN) --overwrite $(if $(PROMPTS),--prompts $(PROMPTS)) $(addprefix --set ,$(SET))
 
-test: check ## Everything that CI checks
+test: check ## What CI checks on every push, in minutes: check, and all tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow"
+
+test-all: check ## Everything: kills, several nodes, plans of large models, every command of the README too
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 check: $(INSTALLED) ## Style, types, borders between the rooms, and the compiled pipeline

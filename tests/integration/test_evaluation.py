@@ -165,6 +165,7 @@ def test_a_second_evaluation_is_equal_bit_for_bit(
     assert sha256_folder(tmp_path / "again") == sha256_folder(whole)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_ended_goes_on_where_it_stopped(
     model_of: ModelOf, prompts_folder: Path, whole: Path, tmp_path: Path
 ) -> None:

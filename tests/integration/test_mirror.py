@@ -91,7 +91,7 @@ def unbroken(base: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory
     return train(config_of(base, "steps=10", "checkpoint_every=2"), prompts, tmp_path_factory.mktemp("run") / "model")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_node_that_is_lost_with_its_disk_goes_on_from_s3_bit_for_bit(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path, unbroken: TunedModel, number: signal.Signals
 ) -> None:
@@ -119,6 +119,7 @@ def test_a_node_that_is_lost_with_its_disk_goes_on_from_s3_bit_for_bit(
     )
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_done_again(s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path) -> None:
     address = Address(s3_server, "finished", config_of(base, "steps=1"), prompts)
     for work in ("one", "two"):
@@ -140,6 +141,7 @@ def two_nodes(address: Address, tmp_path: Path) -> list[subprocess.Popen[str]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lost", "number"), [(0, signal.SIGKILL), (1, signal.SIGTERM)])
 def test_nodes_that_lose_another_ask_to_be_started_again_and_go_on(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path, lost: int, number: signal.Signals
@@ -161,6 +163,7 @@ def test_nodes_that_lose_another_ask_to_be_started_again_and_go_on(
     assert address.model().step == 12
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_user_ends_a_node_for_good(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -173,6 +176,7 @@ def test_a_mistake_of_the_user_ends_a_node_for_good(
     assert output.splitlines()[-1].endswith(" ended with exit code 2")
 
 
+@pytest.mark.slow
 def test_a_node_that_nobody_waits_for_saves_and_ends_for_good(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """The whole pipeline on the miniature, through the same command that a person types."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,9 @@ FEW_STEPS = ["steps=2", "batch_size=2", "sampler.steps=4", "method.trained_steps
 FEW_PROMPTS = ["evaluation.max_prompts=4", "evaluation.sampler.steps=2"]
 
 
-@pytest.fixture
-def prompts(tmp_path: Path) -> Path:
-    path = tmp_path / "prompts.csv"
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.csv"
     rows = [
         f'"a {colour} {shape}, on a white background",{shape},{"eval" if shape == "ring" else "train"}'
         for colour in COLOURS
@@ -45,13 +46,25 @@ def run(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> s
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_two_processes_make_a_published_model_that_can_be_followed_back(tmp_path: Path, prompts: Path) -> None:
+def run_in_two_processes(folder: Path, prompts: Path) -> str:
+    """What a run says that publishes."""
     overrides = [*FEW_STEPS, *FEW_PROMPTS, "processes=2"]
-    result = run(tmp_path, prompts, "--policy", str(policy(tmp_path, -1.0)), overrides=overrides)
+    result = run(folder, prompts, "--policy", str(policy(folder, -1.0)), overrides=overrides)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("published in ")
+    return result.stdout
 
-    out = tmp_path / "run"
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
+    """A run and the registry in which it published."""
+    folder = tmp_path_factory.mktemp("published")
+    run_in_two_processes(folder, prompts)
+    return folder
+
+
+def test_two_processes_make_a_published_model_that_can_be_followed_back(published: Path, prompts: Path) -> None:
+    out = published / "run"
     prompt_set, model = PromptSet.load(out / "prompt_set"), TunedModel.load(out / "model")
     entry = RegistryEntry.load(out / "entry")
     assert prompt_set.source.sha256 == sha256_file(prompts)
@@ -59,17 +72,21 @@ def test_two_processes_make_a_published_model_that_can_be_followed_back(tmp_path
     assert model.step == 2
     assert entry.model == model
     assert entry.decision == Decision.load(out / "decision")
-    assert Registry(str(tmp_path / "registry")).show("tried") == entry
+    assert Registry(str(published / "registry")).show("tried") == entry
     assert "<h1>Publish</h1>" in (out / "decision" / "report.html").read_text(encoding="utf-8")
 
-    again = run(tmp_path, prompts, "--policy", str(policy(tmp_path, -1.0)), "--overwrite", overrides=overrides)
-    assert again.returncode == 0, again.stderr
-    assert "champion: tried v1" in again.stdout
+
+@pytest.mark.slow
+def test_the_same_run_again_meets_its_own_model_as_champion(published: Path, prompts: Path, tmp_path: Path) -> None:
+    shutil.copytree(published / "registry", tmp_path / "registry")
+    assert "champion: tried v1" in run_in_two_processes(tmp_path, prompts)
+    out = tmp_path / "run"
     scores = EvaluationReport.load(out / "report").scores
     assert {score.gain for score in scores if score.opponent == "champion"} == {0}  # the same run made the same model
     assert RegistryEntry.load(out / "entry").version == "v2"  # its evaluation had one more opponent
 
 
+@pytest.mark.slow
 def test_a_model_that_the_policy_refuses_is_not_published_and_the_run_succeeds(tmp_path: Path, prompts: Path) -> None:
     overrides = [*FEW_STEPS, *FEW_PROMPTS]
     result = run(tmp_path, prompts, "--policy", str(policy(tmp_path, 0.99)), overrides=overrides)
@@ -79,6 +96,7 @@ def test_a_model_that_the_policy_refuses_is_not_published_and_the_run_succeeds(t
     assert not (tmp_path / "registry").exists()
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_named_and_nothing_is_published(tmp_path: Path, prompts: Path) -> None:
     result = run(tmp_path, prompts, overrides=[*FEW_STEPS, "base_model=nowhere/to-be-found"])
     assert result.returncode == 2

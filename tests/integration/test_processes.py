@@ -231,6 +231,7 @@ def process_of(run: subprocess.Popen[str], rank: int) -> int:
     return next(int(child) for child in children if wanted in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"))
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_killed_is_started_again_and_ends_bit_for_bit_the_same(
     prompts: Path, bases: Path, tmp_path: Path
 ) -> None:
@@ -249,6 +250,7 @@ def test_a_run_whose_process_is_killed_is_started_again_and_ends_bit_for_bit_the
     assert [line["step"] for line in logged(tmp_path / "killed")] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_two_nodes_make_what_two_processes_on_one_make(prompts: Path, bases: Path, tmp_path: Path) -> None:
     config = config_of(bases / "sdxl", "steps=2")
     one_node = together(2, train, config, prompts, tmp_path / "one")[0]
@@ -282,6 +284,7 @@ def tune_in_two(prompts: Path, out: Path, config: Config) -> subprocess.Complete
     )
 
 
+@pytest.mark.slow
 def test_when_one_process_fails_all_end_and_its_traceback_is_shown_once(
     prompts: Path, bases: Path, tmp_path: Path
 ) -> None:
@@ -301,6 +304,7 @@ def test_when_one_process_fails_all_end_and_its_traceback_is_shown_once(
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_mistake_that_every_process_finds_is_told_once_in_one_line(
     prompts: Path, bases: Path, tmp_path: Path
 ) -> None:

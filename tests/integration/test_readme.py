@@ -58,6 +58,7 @@ def run(command: list[str] | str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_drtune_command_works_in_the_order_of_the_readme(folder: Path) -> None:
     ours = [command for command in commands() if command.startswith("drtune ")]
     assert len(ours) >= 8
@@ -66,6 +67,7 @@ def test_every_drtune_command_works_in_the_order_of_the_readme(folder: Path) -> 
     assert (folder / "runs" / "champion" / "README.md").exists()
 
 
+@pytest.mark.slow
 def test_the_python_example_works(folder: Path) -> None:
     [example] = blocks("python")
     run([sys.executable, "-c", example], folder)

@@ -51,6 +51,7 @@ def test_nothing_is_trained_while_nothing_drifts(tmp_path: Path) -> None:
     assert run(tmp_path, incoming) == (None, ["monitor"])
 
 
+@pytest.mark.slow
 def test_what_drifted_is_tuned_and_published_and_the_outcome_told(tmp_path: Path) -> None:
     incoming = write(tmp_path / "incoming.txt", "oil painting of one enormous {} whale, its {} fins, and a {} storm")
     steps = ["monitor", "prepare-prompts", "train", "evaluate", "decide", "publish", "finish"]

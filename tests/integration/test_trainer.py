@@ -156,6 +156,7 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(prompts: Path, tm
     assert train(load_config(None, [*SHORT, "steps=1"]), prompts, tmp_path / "new", resume=True).step == 1
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(prompts: Path, tmp_path: Path) -> None:
     overrides = [*SHORT, "steps=6", "sample_every=6"]
     whole = train(load_config(None, overrides), prompts, tmp_path / "whole")
@@ -167,7 +168,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(prompts: Path, tmp_path
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_sigterm_saves_the_update_under_way_and_says_once_how_to_go_on(
     prompts: Path, tmp_path: Path, processes: int
 ) -> None:

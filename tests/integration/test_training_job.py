@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from drtune.contracts import TunedModel
@@ -58,6 +59,7 @@ class RealNode:
         return code
 
 
+@pytest.mark.slow
 def test_the_step_trains_on_a_cluster_through_an_eviction(s3_server: S3Server, prompts: Path, tmp_path: Path) -> None:
     environment = {**os.environ, **s3_server.environment, "OMP_NUM_THREADS": "1"}
     storage = open_storage(f"s3://{BUCKET}/runs/e2e/train", s3_server.environment)

@@ -145,6 +145,7 @@ MILLIONS = {
 }
 
 
+@pytest.mark.slow
 def test_every_published_architecture_has_as_many_parameters_as_the_published_weights() -> None:
     assert set(published()["models"]) == set(MILLIONS)
     for name, expected in MILLIONS.items():
@@ -176,6 +177,7 @@ def test_a_published_reward_has_as_many_parameters_as_its_weights(name: str, mil
     )
 
 
+@pytest.mark.slow
 def test_every_published_reward_takes_part_without_its_weights() -> None:
     rewards = "{hps: 1, pickscore: 0.1, clipscore: 0.1, aesthetic: 0.1, imagereward: 1}"
     made = estimate(load_config(None, [*SHORT, f"rewards={rewards}"])).memory

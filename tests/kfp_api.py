@@ -1,11 +1,17 @@
 """A Kubeflow Pipelines API of a test's own: the v2beta1 REST API over real HTTP, with state, in one thread a request.
 
-Paths and messages are those that kfp_server_api 2.17 calls and reads. Where the real server is odd, so is this one: it
-gives no reason for a failed task, lists Argo's drivers and executors among the tasks, and dates an end to come 1970.
+Paths and messages are those that kfp_server_api 2.17 calls and reads. Where the real server is odd, so is this one, as
+recorded in tests/recordings/kubeflow: each of Argo's nodes is a task, and stands there twice, since 2.17 wraps each in
+one for its tries (`train`, `train(0)`); entries of the cache are tasks without a name; a task knows the ids of the
+nodes below it and not its own; no task says why it failed; a cancelled run is FAILED; a log that cannot be had is
+status 200 with the error in the body. An end to come is dated 1970 (api_converter.go:1875, time.Unix(0)).
+
+KFP/ is backend/src/apiserver/ of kubeflow/pipelines 2.17.0.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import ssl
@@ -25,6 +31,21 @@ import yaml
 
 API = "/apis/v2beta1/"
 Json = dict[str, Any]
+RECORDINGS = Path(__file__).parent / "recordings" / "kubeflow"
+NO_SUCH_POD = (RECORDINGS / "log-of-a-pod-that-is-not-there.http").read_text(encoding="utf-8").split("\n\n", 1)[1]
+POD = re.compile(r"(?P<workflow>.+)-retry-system-container-impl-(?P<number>\d+)")
+"""The name of a step's pod, as recorded; a node's id is the same without the template."""
+WORKFLOW = "tune-x7k2p"
+INNER = {"finish": "exit-handler-1.onExit(0).finish(0)", "publish": "exit-handler-1(0).condition-2(0).publish(0)"}
+KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "STRING": ("string", str),
+    "BOOLEAN": ("bool", bool),
+    "NUMBER_INTEGER": ("double or integer", (int, float)),
+    "NUMBER_DOUBLE": ("double or integer", (int, float)),
+    "LIST": ("list", list),
+    "STRUCT": ("struct", dict),
+}
+"""What a parameter's value must be, and the server's word for it (KFP/template/v2_template.go:487)."""
 BEGINNING = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
 """When everything here starts; each look at a run is a minute later."""
 CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 503: 14}
@@ -32,11 +53,36 @@ CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 503: 14}
 
 
 class Look(NamedTuple):
-    """What one look at a run shows: its state, and the states of its steps."""
+    """What one look at a run shows: its state, and the states of its steps.
+
+    A step that is PENDING is one whose pod is: the step itself runs then, and its last try is PENDING, as recorded in
+    the histories of the tries. None is the state of a step that will not run.
+    """
 
     state: str
-    steps: Mapping[str, str] = MappingProxyType({})
-    error: str | None = None
+    steps: Mapping[str, str | None] = MappingProxyType({})
+
+
+def node_id(name: str) -> str:
+    """The id that Argo gives to a node, by its name.
+
+    >>> node_id("tune-wm425(0).root(0).exit-handler-1(0).prepare-prompts(0).executor(0)")  # as recorded
+    'tune-wm425-293302897'
+    """
+    number = 2166136261  # FNV-1a of 32 bits: argo-workflows v4.0.5, workflow/common/util.go and Workflow.NodeID
+    for byte in name.encode():
+        number = (number ^ byte) * 16777619 % 2**32
+    return f"{name.split('(')[0]}-{number}"
+
+
+def place_of(step: str) -> str:
+    """The name of the node of a step."""
+    return f"{WORKFLOW}(0).root(0).{INNER.get(step, f'exit-handler-1(0).{step}(0)')}"
+
+
+def executor_of(step: str) -> str:
+    """The id of the node of a step's pod."""
+    return node_id(f"{place_of(step)}.executor(0)")
 
 
 class RefusalError(Exception):
@@ -73,8 +119,13 @@ class KfpServer:
         self.requests: list[str] = []
         """Each request as "METHOD path"."""
         self.tokens: list[str | None] = []
+        self.tag_name = "2.17.0"
         self.logs: dict[str, str] = {}
-        """What the log endpoint answers, by pod."""
+        """What pods wrote that are there, by the id of their node."""
+        self.archived: dict[str, str] = {}
+        """What pods wrote that are gone, by the id of their node."""
+        self.workflow: Json = {}
+        """Argo's nodes of any run, by their id: each at least with its message."""
         self.experiments: dict[str, Json] = {}
         self.pipelines: dict[str, Json] = {}
         self.versions: dict[str, Json] = {}
@@ -114,6 +165,13 @@ class KfpServer:
         """From now on answer such requests with a web page."""
         self.misbehave[pattern] = lambda: (status, "text/html; charset=utf-8", page)
 
+    def replay(self, recording: str, pipeline: str) -> str:
+        """Have the recorded run of that name, of one of the recorded pipelines; returns its id."""
+        run: Json = json.loads((RECORDINGS / f"run-{recording}.json").read_text(encoding="utf-8"))
+        spec = json.loads((RECORDINGS / "pipelines.json").read_text(encoding="utf-8"))[pipeline]
+        self.runs[run["run_id"]] = {**run, "pipeline_spec": spec}
+        return str(run["run_id"])
+
     def active(self, name: str) -> list[Json]:
         """The recurring runs of that name that would start runs."""
         return [job for job in self.recurring.values() if job["display_name"] == name and job["status"] == "ENABLED"]
@@ -126,7 +184,7 @@ class KfpServer:
         """The answer to a request whose path is below /apis/v2beta1/."""
         match method, re.split("[/:]", path):
             case "GET", ["healthz"]:
-                return {"commit_sha": "0" * 40, "tag_name": "2.17.0", "multi_user": self.multi_user}
+                return {"commit_sha": "0" * 40, "tag_name": self.tag_name, "multi_user": self.multi_user}
             case "GET", ["experiments"]:
                 return self._listed("experiments", self.experiments, query)
             case "POST", ["experiments"]:
@@ -150,14 +208,16 @@ class KfpServer:
                 return self._add_version(query["pipelineid"], query["name"], body)
             case "POST", ["runs"]:
                 self._check_job(body)
-                return self._add(self.runs, "run_id", {**body, "state": "PENDING"})
+                return self._add(self.runs, "run_id", {**body, "state": "PENDING", "state_history": []})
             case "GET", ["runs"]:
                 return self._listed("runs", {key: self._look(key, move=False) for key in self.runs}, query)
             case "GET", ["runs", identity]:
                 return self._look(identity, move=True)
             case "POST", ["runs", identity, "terminate"]:
-                _found(self.runs, identity, "Run")
-                self.looks = [Look("CANCELED")]
+                run = _found(self.runs, identity, "Run")
+                self._history(run, "CANCELING")
+                steps = self.looks[-1].steps
+                self.looks = [Look("FAILED", {step: _after_cancelling(state) for step, state in steps.items()})]
                 return {}
             case "POST", ["recurringruns"]:
                 self._check_job(body)
@@ -202,21 +262,57 @@ class KfpServer:
         else:
             whole = body["pipeline_spec"]
         known = whole.get("pipeline_spec", whole)["root"].get("inputDefinitions", {}).get("parameters", {})
-        if unknown := set(body["runtime_config"].get("parameters", {})) - set(known):
-            raise RefusalError(400, f"Invalid input error: parameter {sorted(unknown)} is not an input of the pipeline")
+        given = body["runtime_config"].get("parameters", {})
+        for name in known.keys() & given.keys():
+            word, kind = KINDS[known[name]["parameterType"]]
+            if not isinstance(given[name], kind) or (isinstance(given[name], bool) and kind is not bool):
+                raise RefusalError(
+                    400,
+                    f"Invalid input error: input parameter {name} requires type {word}, but the input parameter is "
+                    f"not of {word} value type",
+                )
+        if unknown := sorted(given.keys() - known.keys()):
+            raise RefusalError(
+                400, f"Invalid input error: parameter(s) provided are not required by pipeline: {', '.join(unknown)}"
+            )
 
     def _look(self, identity: str, *, move: bool) -> Json:
         run = _found(self.runs, identity, "Run")
+        if "run_details" in run:
+            return run  # a recorded one
         looked = self._looked.get(identity, 0)
         if move:
             self._looked[identity] = looked + 1
         look = self.looks[min(looked, len(self.looks) - 1)]
+        self._history(run, look.state)
         shown = {**run, "state": look.state, "run_details": {"task_details": list(_tasks(look, looked))}}
-        if look.error:
-            shown["error"] = {"code": 13, "message": look.error}
         if look.state in ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"):
             shown["finished_at"] = _stamp(self._clock + looked)
         return shown
+
+    def _history(self, run: Json, state: str) -> None:
+        if not run["state_history"] or run["state_history"][-1]["state"] != state:
+            run["state_history"].append({"update_time": _stamp(self._clock), "state": state})
+
+    def read(self, path: str) -> tuple[int, str, str] | None:
+        """What is no part of the v2beta1 API of gRPC: logs, what Argo archived, and Argo's own workflow."""
+        if log := re.fullmatch(r"/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", path):
+            pod = POD.fullmatch(log[1])
+            node = f"{pod['workflow']}-{pod['number']}" if pod else ""
+            return 200, "text/plain; charset=utf-8", self.logs.get(node, NO_SUCH_POD)
+        if archived := re.fullmatch(r"/apis/v2beta1/runs/[^/]+/nodes/([^/]+)/artifacts/main-logs:read", path):
+            # KFP/server/run_artifact_server.go:47 to 110: base64 in JSON, or 404
+            if archived[1] not in self.archived:
+                error = {"error_message": "artifact not found: <nil>", "error_details": "artifact not found: <nil>"}
+                return 404, "text/plain; charset=utf-8", json.dumps(error)
+            data = base64.b64encode(self.archived[archived[1]].encode()).decode()
+            return 200, "application/json", json.dumps({"data": data})
+        if run := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", path):
+            # KFP/server/api_converter.go:1695: the workflow as it was reported last, as text
+            manifest = json.dumps({"metadata": {"name": WORKFLOW}, "status": {"nodes": self.workflow}})
+            detail = {"run": {"id": run[1]}, "pipeline_runtime": {"workflow_manifest": manifest}}
+            return 200, "application/json", json.dumps(detail)
+        return None
 
     def _listed(self, key: str, store: dict[str, Json], query: dict[str, str]) -> Json:
         """One page, newest first if asked for, of what the filter lets through."""
@@ -251,28 +347,65 @@ def _stamp(minutes: float) -> str:
     return (BEGINNING + timedelta(minutes=minutes)).isoformat().replace("+00:00", "Z")
 
 
+def _after_cancelling(state: str | None) -> str | None:
+    """What was running has failed, and the rest is left out, as recorded."""
+    return {"RUNNING": "FAILED", "PENDING": "FAILED"}.get(state, state) if state else None
+
+
 def _tasks(look: Look, minute: int) -> Iterable[Json]:
-    """The workflow's nodes: for each step its driver, the step and the executor below it."""
-    names = {"tune-x7k2p": look.state, "root": look.state, "root-driver": "SUCCEEDED"}
+    """The workflow's nodes as the server tells them: each once for its tries and once for each try."""
+    parts = (
+        "",
+        ".root(0)",
+        ".root(0).exit-handler-1(0)",
+        ".root(0).exit-handler-1.onExit(0)",
+        ".root(0).exit-handler-1(0).condition-2(0)",
+    )
+    above = [node_id(f"{WORKFLOW}(0){part}") for part in parts]
+    for name in (WORKFLOW, "root"):
+        yield from _twice(name, look.state, above, 0, minute)
+    yield from _twice("root-driver", "SUCCEEDED", [], 0, minute)
     for number, (step, state) in enumerate(look.steps.items()):
-        driver, executor = f"{step}-driver", f"tune-x7k2p-{number}"
-        names |= {driver: "SUCCEEDED", step: state}
-        yield _task("executor", state, number, minute)
-        yield {**_task(step, state, number, minute), "child_tasks": [{"pod_name": executor}]}
-        names.pop(step)
-    for name, state in names.items():
-        yield _task(name, state, 0, minute)
+        if step.endswith("-driver"):
+            yield from _twice(step, state, [], number, minute)
+        elif state is None:
+            yield _task(step, None, [], number, minute)
+        else:
+            running = "RUNNING" if state == "PENDING" else state
+            place = place_of(step)
+            yield from _twice(f"{step}-driver", "SUCCEEDED", [], number, minute)
+            yield _task(step, running, [node_id(place)], number, minute)
+            yield _task(f"{step}(0)", running, [node_id(f"{place}.executor")], number, minute)
+            yield _task("executor", running, [executor_of(step)], number, minute)
+            yield _task("executor(0)", state, [], number, minute)
+            yield _cached(step, number, minute)
 
 
-def _task(name: str, state: str, number: int, minute: int) -> Json:
+def _twice(name: str, state: str | None, children: list[str], number: int, minute: int) -> Iterable[Json]:
+    yield _task(name, state, children, number, minute)
+    yield _task(f"{name}(0)", state, children, number, minute)
+
+
+def _task(name: str, state: str | None, children: list[str], number: int, minute: int) -> Json:
     ended = state not in ("PENDING", "RUNNING")
-    return {
-        "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
+    task: Json = {
+        "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {number}")),
         "display_name": name,
-        "state": state,
         "start_time": _stamp(number / 1000),  # in their order, for durations in whole minutes
         "end_time": _stamp(minute) if ended else "1970-01-01T00:00:00Z",
     }
+    if state:  # without one the field is left out, as recorded
+        task["state"] = state
+    if children:
+        task["child_tasks"] = [{"pod_name": child} for child in children]
+    return task
+
+
+def _cached(step: str, number: int, minute: int) -> Json:
+    """An entry of the cache, which has neither name nor state, as recorded."""
+    task = _task(step, None, [], number, minute)
+    del task["display_name"]
+    return {**task, "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"cache {step}")), "execution_id": "48"}
 
 
 def _error_body(status: int, message: str) -> str:
@@ -305,10 +438,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(
                 401, "application/json", _error_body(401, "Request header error: there is no user identity")
             )
-        if log := re.fullmatch(r"/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", url.path):
-            if log[1] in self.api.logs:
-                return self._send(200, "text/plain", self.api.logs[log[1]])
-            return self._send(500, "application/json", json.dumps({"error_message": "Failed to read logs"}))
+        if (found := self.api.read(url.path)) is not None:
+            return self._send(*found)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         try:
             given = self._uploaded(body) if "/upload" in url.path else json.loads(body or "null")

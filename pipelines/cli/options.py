@@ -15,7 +15,7 @@ from drtune.cli.console import PATH
 if TYPE_CHECKING:
     from pipelines.server.client import Client
     from pipelines.server.package import Json, Package
-    from pipelines.server.runs import Job
+    from pipelines.server.runs import Job, Version
 
 FOLDER = Path(__file__).parents[1]
 
@@ -28,7 +28,10 @@ PACKAGE = click.option(
     help="The compiled pipeline.  [default: tune.yaml of this installation]",
 )
 VERSION = click.option(
-    "--version", help="Run this version of the pipeline, uploaded before, instead of the file's content."
+    "--version", help="Run this version, uploaded before.  [default: that of the code, uploaded if it is not there]"
+)
+INLINE = click.option(
+    "--inline", is_flag=True, help="Send the file along as it stands, without a version: for what is being worked on."
 )
 EXPERIMENT = click.option(
     "-e",
@@ -90,14 +93,16 @@ def prepared(
     server: Server,
     path: Path,
     version: str | None,
+    inline: bool,
     assignments: tuple[str, ...],
     experiment: str,
     no_cache: bool,
     service_account: str | None,
 ) -> Iterator[tuple[Client, Job]]:
     """Check everything that can be checked here before the server is asked for anything."""
-    if version and no_cache:
-        raise click.UsageError("--no-cache changes the pipeline, and so cannot go with a --version as it stands")
+    if version and (no_cache or inline):
+        what = "--no-cache changes the pipeline" if no_cache else "--inline sends the file"
+        raise click.UsageError(f"{what}, and so cannot go with a --version as it stands")
     from pipelines.server.package import Package
     from pipelines.server.runs import Job
     from pipelines.server.uploads import find_version
@@ -105,9 +110,12 @@ def prepared(
     package, uploaded = Package.read(path), None
     arguments = None if version else _checked(package, assignments)
     with server() as client:
+        client.refuse_an_old_server()
         if version:
             uploaded, package = find_version(client, package.name, version)
             arguments = _checked(package, assignments)
+        elif not (inline or no_cache):
+            uploaded = _uploaded(client, package)
         package = package.without_cache() if no_cache else package
         yield client, Job(package, arguments or {}, experiment, uploaded, service_account)
 
@@ -119,3 +127,18 @@ def _checked(package: Package, assignments: tuple[str, ...]) -> Json:
     for unchecked in check_files(package, arguments):
         click.echo(f"({unchecked})")
     return arguments
+
+
+def _uploaded(client: Client, package: Package) -> Version | None:
+    """The package as the version of the code; None, and a word about it, when the code is none."""
+    from drtune.errors import UserError
+    from pipelines.server.uploads import upload, version_of_code
+
+    try:
+        name = version_of_code()
+    except UserError as error:
+        click.echo(f"({error}; sent along --inline)")
+        return None
+    there, is_new = upload(client, package, name)
+    click.echo(f"pipeline {package.name} version {name}: {'uploaded' if is_new else 'there already'}")
+    return there

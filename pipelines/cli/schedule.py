@@ -10,6 +10,7 @@ import click
 from pipelines.cli.options import (
     ARGUMENTS,
     EXPERIMENT,
+    INLINE,
     NO_CACHE,
     PACKAGE,
     SERVICE_ACCOUNT,
@@ -43,6 +44,7 @@ def schedule() -> None:
 @click.option("--cron", required=True, metavar="EXPRESSION", help="When: five fields, or six with the seconds first.")
 @PACKAGE
 @VERSION
+@INLINE
 @EXPERIMENT
 @NO_CACHE
 @SERVICE_ACCOUNT

@@ -13,6 +13,7 @@ from pipelines.cli.options import (
     ARGUMENTS,
     EXPERIMENT,
     FOLDER,
+    INLINE,
     NO_CACHE,
     PACKAGE,
     SERVICE_ACCOUNT,
@@ -26,6 +27,7 @@ from pipelines.cli.schedule import schedule
 if TYPE_CHECKING:
     from pipelines.server.client import Client
     from pipelines.server.package import Package
+    from pipelines.server.runs import Job
 
 WAIT = click.option("-w", "--wait", is_flag=True, help="Follow the run to its end.")
 TIMEOUT = click.option(
@@ -36,24 +38,34 @@ TIMEOUT = click.option(
     type=click.IntRange(min=1),
     help="With --wait: stop waiting after this time; the run goes on.",
 )
+PATIENCE = click.option(
+    "--patience",
+    "pending_seconds",
+    metavar="SECONDS",
+    type=click.IntRange(min=1),
+    default=600,
+    show_default=True,
+    help="With --wait: how long a step's pod may wait for its place before it is told what can be done.",
+)
 
 
 @click.command()
 @click.argument("packages", metavar="[FILE]...", type=PATH, nargs=-1)
-@click.option("--version", help="Name of the version.  [default: the commit of the code]")
+@click.option("--version", help="Name of the version.  [default: package version, day and commit of the code]")
 @on_server
 def upload(server: Server, packages: tuple[Path, ...], version: str | None) -> None:
-    """Put the compiled pipelines on the server, each as a version named after the code's commit.
+    """Put the compiled pipelines on the server, each as a version named after the code, as 0.1.0-20261128-2e3681f.
 
     FILE is pipelines/*.yaml of this installation unless given. A version that is there with the same content is left
     alone, so that the command can be repeated.
     """
     from pipelines.server.package import Package
-    from pipelines.server.uploads import revision, upload
+    from pipelines.server.uploads import upload, version_of_code
 
     read = [Package.read(path) for path in packages or sorted(FOLDER.glob("*.yaml"))]
-    name = version or revision()
+    name = version or version_of_code()
     with server() as client:
+        client.refuse_an_old_server()
         for package in read:
             (pipeline_id, version_id), is_new = upload(client, package, name)
             click.echo(
@@ -65,36 +77,46 @@ def upload(server: Server, packages: tuple[Path, ...], version: str | None) -> N
 @click.command()
 @PACKAGE
 @VERSION
+@INLINE
 @EXPERIMENT
-@click.option("-r", "--run-name", "name", help="Name of the run.  [default: that of the pipeline, and the time]")
+@click.option("-r", "--run-name", "name", help="Name of the run.  [default: pipeline, model and time]")
 @NO_CACHE
 @SERVICE_ACCOUNT
 @WAIT
 @TIMEOUT
+@PATIENCE
 @ARGUMENTS
 @on_server
 @click.pass_context
 def submit(
-    ctx: click.Context, /, server: Server, name: str | None, wait: bool, timeout_seconds: int | None, **job: Any
+    ctx: click.Context,
+    /,
+    server: Server,
+    name: str | None,
+    wait: bool,
+    timeout_seconds: int | None,
+    pending_seconds: int,
+    **job: Any,
 ) -> None:
     """Start one run with these parameters of the pipeline.
 
     KEY=VALUE sets a parameter; a list is JSON, as in overrides='["steps=20", "batch_size=4"]'. Parameters and
-    configuration are checked before anything is sent.
+    configuration are checked before anything is sent. The run is one of the version of the code, which is uploaded if
+    it is not there yet; files that differ from their commit are sent along without a version.
 
-    Exit codes: 0 started, with --wait succeeded; 1 with --wait: failed, cancelled, skipped or not over in time; 2
-    something given cannot be used, or the server refuses it.
+    Exit codes: 0 started, with --wait published or refused by the policy; 1 with --wait: failed, cancelled or not over
+    in time; 2 something given cannot be used, or the server refuses it.
     """
     _check_waiting(wait, timeout_seconds)
     from pipelines.server.runs import submit
 
     with prepared(server, **job) as (client, wanted):
-        name = name or f"{wanted.package.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
+        name = name or _name_of(wanted)
         run = submit(client, wanted, name, click.echo)
         click.echo(f"run {name}: {run.run_id}")
         click.echo(client.page(f"runs/details/{run.run_id}"))
         if wait:
-            _wait(ctx, client, run, wanted.package, timeout_seconds)
+            _wait(ctx, client, run, wanted.package, timeout_seconds, pending_seconds)
 
 
 def _check_waiting(wait: bool, timeout_seconds: int | None) -> None:
@@ -102,17 +124,35 @@ def _check_waiting(wait: bool, timeout_seconds: int | None) -> None:
         raise click.UsageError("--timeout goes with --wait")
 
 
-def _wait(ctx: click.Context, client: Client, run: Any, package: Package, timeout_seconds: float | None) -> None:
-    """Follow a run; exit with 1 unless it succeeds."""
-    from pipelines.server.follow import follow
-    from pipelines.server.runs import spell
+def _name_of(job: Job) -> str:
+    """Runs that make the same stand together in a list by name, in the order of their times."""
+    named = job.arguments.get("name", job.package.parameters.get("name", {}).get("defaultValue", ""))
+    return " ".join(filter(None, [job.package.name, named, time.strftime("%Y-%m-%d %H:%M:%S")]))
 
-    outcome = follow(client, run, package, click.echo, timeout_seconds=timeout_seconds)
-    if outcome.reason:
-        click.echo(f"error: {outcome.reason}", err=True)
+
+def _wait(
+    ctx: click.Context,
+    client: Client,
+    run: Any,
+    package: Package,
+    timeout_seconds: float | None,
+    pending_seconds: float,
+) -> None:
+    """Follow a run, and end with what it came to; exit with 1 if it did not go well."""
+    from pipelines.server.follow import follow
+
+    outcome = follow(client, run, package, click.echo, timeout_seconds=timeout_seconds, pending_seconds=pending_seconds)
+    click.echo(_where(client, run, package))
+    if not outcome.is_well:
+        click.echo(f"error: run {run.display_name}: {outcome.text}", err=True)
         ctx.exit(1)
-    duration = f" after {spell(outcome.seconds)}" if outcome.seconds is not None else ""
-    click.echo(f"run {run.display_name} succeeded{duration}")
+    click.echo(f"run {run.display_name}: {outcome.text}")
+
+
+def _where(client: Client, run: Any, package: Package) -> str:
+    """Where to read on."""
+    what = "report (in step decide)" if "decide" in package.steps else "page"
+    return f"{what}: {client.page(f'runs/details/{run.run_id}')}"
 
 
 @click.command()
@@ -121,6 +161,7 @@ def _wait(ctx: click.Context, client: Client, run: Any, package: Package, timeou
 @click.option("--count", type=click.IntRange(1, 100), default=10, show_default=True, help="Without RUN: how many.")
 @WAIT
 @TIMEOUT
+@PATIENCE
 @on_server
 @click.pass_context
 def status(
@@ -132,6 +173,7 @@ def status(
     count: int,
     wait: bool,
     timeout_seconds: int | None,
+    pending_seconds: int,
 ) -> None:
     """Show how far a run is, by its id or name, or the newest runs.
 
@@ -140,30 +182,48 @@ def status(
     _check_waiting(wait, timeout_seconds)
     if wait and not given:
         raise click.UsageError("--wait wants to know which RUN")
-    from pipelines.server.runs import find_run, newest_runs, package_of, seconds_of, spell, steps_of
+    from pipelines.server.runs import find_run, package_of
 
     with server() as client:
         if given is None:
-            runs = newest_runs(client, experiment, count)
-            for run in runs:
-                seconds = seconds_of(run)
-                duration = spell(seconds) if seconds is not None else ""
-                line = (
-                    f"{run.created_at:%Y-%m-%d %H:%M}  {run.state:<9}  {duration:<12}  {run.run_id}  {run.display_name}"
-                )
-                click.echo(line)
-            if not runs:
-                click.echo("no runs")
+            _show_newest(client, experiment, count)
             return
         run = find_run(client, given)
         package = package_of(client, run)
         if wait:
-            _wait(ctx, client, run, package, timeout_seconds)
+            _wait(ctx, client, run, package, timeout_seconds, pending_seconds)
             return
-        click.echo(f"run {run.display_name}: {run.state}, {run.run_id}")
-        for step in steps_of(run, package):
-            click.echo(f"  {step}")
-        click.echo(client.page(f"runs/details/{run.run_id}"))
+        _show(client, run, package)
+
+
+def _show_newest(client: Client, experiment: str | None, count: int) -> None:
+    from pipelines.server.runs import newest_runs, seconds_of, spell, state_of
+
+    runs = newest_runs(client, experiment, count)
+    for run in runs:
+        seconds = seconds_of(run)
+        duration = spell(seconds) if seconds is not None else ""
+        state = state_of(run)
+        click.echo(f"{run.created_at:%Y-%m-%d %H:%M}  {state:<9}  {duration:<12}  {run.run_id}  {run.display_name}")
+    if not runs:
+        click.echo("no runs")
+
+
+def _show(client: Client, run: Any, package: Package) -> None:
+    from pipelines.server.logs import words_for
+    from pipelines.server.outcome import outcome_of
+    from pipelines.server.runs import ENDED, state_of, steps_of
+
+    click.echo(f"run {run.display_name}: {state_of(run)}, {run.run_id}")
+    steps = steps_of(run, package)
+    pending = [step.key for step in steps if step.state == "PENDING"]
+    words = words_for(client, run, package, pending) if pending else {}
+    for step in steps:
+        click.echo(f"  {step}{f': {words[step.key]}' if step.key in words else ''}")
+    click.echo(_where(client, run, package))
+    if run.state in ENDED:
+        outcome = outcome_of(client, run, package, steps)
+        click.echo(f"{'' if outcome.is_well else 'error: '}{outcome.text}")
 
 
 @click.command()
@@ -173,24 +233,24 @@ def status(
 def logs(server: Server, given: str, step: str | None) -> None:
     """Show what a run's steps wrote, or one of them.
 
-    RUN is an id or a name. Kubeflow is asked first, which works for steps without retries; then Kubernetes, if there
-    is a kubeconfig or a pod's service account.
+    RUN is an id or a name. It is the log of the last try: of the pod while that is there, and later what Kubeflow kept.
     """
     from drtune.errors import UserError
     from pipelines.server.logs import step_log
-    from pipelines.server.runs import find_run, package_of, steps_of
+    from pipelines.server.runs import NOT_RUN, find_run, package_of, steps_of
 
     with server() as client:
         run = find_run(client, given)
-        reached = steps_of(run, package_of(client, run))
-        chosen = [one for one in reached if one.name == step or (step is None and one.state != "SKIPPED")]
+        package = package_of(client, run)
+        reached = [one for one in steps_of(run, package) if one.state not in (NOT_RUN, "SKIPPED")]
+        chosen = [one for one in reached if step in (None, one.name)]
         if not chosen:
             names = ", ".join(one.name for one in reached) or "none so far"
             raise UserError(f"step {step or 'of any name'}: not reached by run {run.display_name}; reached: {names}")
         for one in chosen:
             click.echo(f"== {one}")
             try:
-                click.echo(step_log(client, run, one.task).rstrip("\n"))
+                click.echo(step_log(client, run, package, one.key).rstrip("\n"))
             except UserError as error:
                 if step:
                     raise

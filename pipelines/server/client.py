@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -23,6 +24,9 @@ from drtune.errors import UserError
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
 REQUEST_SECONDS = (10.0, 30.0)
 """How long it may take to connect, and to answer."""
+OLDEST = (2, 16)
+"""Kubeflow Pipelines before that refuses every run whose platform spec has a security context."""
+_NO_LOG = '{"error_message":'
 _PAGE = 100
 _PERMISSION = re.compile(
     r"ResourceAttributes\{Namespace:(?P<namespace>[^,]*),Verb:(?P<verb>[^,]*),Group:(?P<group>[^,]*),"
@@ -60,17 +64,63 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
         """The address of a page of the user interface."""
         return f"{self._get_url_prefix().rstrip('/')}/#/{path}"
 
-    def read_log(self, run_id: str, pod: str) -> str:
-        """What the step in that pod wrote, also after the pod is gone where the server archives logs."""
+    def refuse_an_old_server(self) -> None:
+        """See that the server is new enough for these pipelines; one that does not tell its version is let pass.
+
+        Raises:
+            UserError: it is too old.
+        """
+        tag = str(self._ask_json("/apis/v2beta1/healthz").get("tag_name", ""))
+        version = re.match(r"v?(\d+)\.(\d+)", tag)
+        if version and (int(version[1]), int(version[2])) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            raise UserError(
+                f"endpoint {self.endpoint}: is Kubeflow Pipelines {tag}, which refuses the steps' security context; "
+                f"{oldest} is the oldest that works"
+            )
+
+    def read_log(self, run_id: str, pod: str) -> str | None:
+        """What the pod has written so far; None when it is not there any more.
+
+        The server has said 200 before it looks for the log, and so puts an error into the text.
+        """
+        text = self._ask(f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log").decode("utf-8", errors="replace")
+        return None if text.startswith(_NO_LOG) else text
+
+    def read_archived_log(self, run_id: str, node: str) -> str | None:
+        """What Argo kept of the node's pod at its end; None when it kept nothing."""
+        try:
+            answer = self._ask_json(f"/apis/v2beta1/runs/{run_id}/nodes/{node}/artifacts/main-logs:read")
+        except kfp_server_api.ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+        return base64.b64decode(answer.get("data", "")).decode("utf-8", errors="replace")
+
+    def words_of_argo(self, run_id: str) -> dict[str, str]:
+        """What Argo says of the run's nodes, by their ids: why a pod is pending, or how it failed."""
+        runtime = self._ask_json(f"/apis/v1beta1/runs/{run_id}").get("pipeline_runtime", {})
+        workflow = json.loads(runtime.get("workflow_manifest") or "{}")
+        nodes = workflow.get("status", {}).get("nodes") or {}
+        return {node_id: node["message"] for node_id, node in nodes.items() if node.get("message")}
+
+    def _ask(self, path: str) -> bytes:
         answer = self._run_api.api_client.call_api(
-            f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log",
+            path,
             "GET",
             auth_settings=["Bearer"],
             _return_http_data_only=True,
             _preload_content=False,
             _request_timeout=REQUEST_SECONDS,
         )
-        return str(answer.data.decode("utf-8", errors="replace"))
+        return bytes(answer.data)
+
+    def _ask_json(self, path: str) -> dict[str, Any]:
+        try:
+            answer = json.loads(self._ask(path))
+        except ValueError:  # a page of something in between
+            return {}
+        return answer if isinstance(answer, dict) else {}
 
 
 @contextmanager

@@ -1,12 +1,12 @@
-"""Follow a run to its end, and say why it failed."""
+"""Follow a run to its end, and say what it came to."""
 
 from __future__ import annotations
 
+import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any
 
@@ -16,23 +16,18 @@ import urllib3
 from drtune.errors import InterruptionError
 from drtune.training.interrupts import SIGNALS
 from pipelines.server.client import REQUEST_SECONDS, Client, explain
-from pipelines.server.logs import last_words
+from pipelines.server.logs import words_for
+from pipelines.server.outcome import Outcome, outcome_of
 from pipelines.server.package import Package
-from pipelines.server.runs import DRIVER, ENDED, Step, seconds_of, spell, steps_of
+from pipelines.server.runs import ENDED, NOT_RUN, Step, spell, steps_of
 
 LONGEST_PAUSE_SECONDS = 15.0
 SIGN_OF_LIFE_SECONDS = 540.0
 """Some CI systems end a job that says nothing for ten minutes."""
+PENDING_SECONDS = 600.0
+STARTING = ("ContainerCreating", "PodInitializing")
+"""What Kubernetes says of every pod for a moment: it has its place, and its images come."""
 BUSY = 429
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended; `reason` is one line that names the step, None for a success."""
-
-    state: str
-    seconds: float | None
-    reason: str | None = None
 
 
 def follow(
@@ -44,6 +39,7 @@ def follow(
     timeout_seconds: float | None = None,
     pause_seconds: float = 1.0,
     patience_seconds: float = 600.0,
+    pending_seconds: float = PENDING_SECONDS,
 ) -> Outcome:
     """Tell of each step as it starts and ends, until the run does.
 
@@ -55,32 +51,28 @@ def follow(
         timeout_seconds: After this time it is no longer waited for, and the state is TIMEOUT; the run goes on.
         pause_seconds: First pause between two looks; it grows to a quarter of a minute.
         patience_seconds: How long a server that stopped answering is asked again.
+        pending_seconds: How long the pod of a step may wait for its place before it is told what can be done.
 
     Raises:
         InterruptionError: SIGTERM or Ctrl-C; the run goes on.
         ApiException, HTTPError: the server refuses to tell, or has not answered for longer than that.
     """
-    started = said = time.monotonic()
-    states: dict[str, str] = {}
+    started = time.monotonic()
+    teller = _Teller(say, run.run_id, pending_seconds)
     with _leaving(f"no longer waiting for run {run.run_id}, which goes on; {how_to_go_on(run.run_id)}"):
         while True:
-            run = _ask_again(client, run.run_id, say, pause_seconds, patience_seconds)
+            run = _ask_again(client, run.run_id, teller, pause_seconds, patience_seconds)
             steps = steps_of(run, package)
-            for step in steps:
-                if step.state != states.get(step.name) and step.state != "PENDING":
-                    say(f"{_clock()}  {step.name if step.state == 'RUNNING' else step}")
-                    said = time.monotonic()
-                states[step.name] = step.state
+            pending = [step.key for step in steps if step.state == "PENDING"]
+            teller.look(steps, words_for(client, run, package, pending) if pending else {})
             if run.state in ENDED:
-                return _outcome(client, run, steps)
+                return outcome_of(client, run, package, steps)
             waited = time.monotonic() - started
             if timeout_seconds is not None and waited >= timeout_seconds:
-                reason = f"run {run.run_id}: not over after {spell(waited)}; it goes on; {how_to_go_on(run.run_id)}"
-                return Outcome("TIMEOUT", waited, reason)
-            if time.monotonic() - said > SIGN_OF_LIFE_SECONDS:
-                going_on = ", ".join(str(step) for step in steps if step.state not in ENDED)
-                say(f"{_clock()}  {going_on or 'waiting for the first step'}")
-                said = time.monotonic()
+                return Outcome("TIMEOUT", f"not over after {spell(waited)}; it goes on; {how_to_go_on(run.run_id)}")
+            if time.monotonic() - teller.said_at > SIGN_OF_LIFE_SECONDS:
+                going_on = ", ".join(str(step) for step in steps if step.state not in (*ENDED, NOT_RUN))
+                teller.tell(going_on or "waiting for the first step")
             rest = pause_seconds if timeout_seconds is None else min(pause_seconds, timeout_seconds - waited)
             time.sleep(rest)
             pause_seconds = min(1.2 * pause_seconds, LONGEST_PAUSE_SECONDS)
@@ -91,35 +83,49 @@ def how_to_go_on(run_id: str) -> str:
     return f"`drtune-pipeline status {run_id} --wait` waits again, `drtune-pipeline cancel {run_id}` ends it"
 
 
-def _outcome(client: Client, run: Any, steps: list[Step]) -> Outcome:
-    outcome = Outcome(run.state, seconds_of(run))
-    if run.state == "SUCCEEDED":
-        return outcome
-    failed = [step for step in steps if step.state == "FAILED"]
-    if not failed:
-        why = _message(run.error) or f"see {client.page(f'runs/details/{run.run_id}')}"
-        return replace(outcome, reason=f"run {run.run_id}: {run.state.lower()}; {why}")
-    step = min(failed, key=lambda step: str(step.task.end_time))  # the others may have failed for its sake
-    return replace(outcome, reason=f"step {step.name}: {_why(client, run, step)}")
+class _Teller:
+    """Tells of each step once as it starts and ends, and of one that waits for its pod."""
+
+    def __init__(self, say: Callable[[str], None], run_id: str, pending_seconds: float) -> None:
+        self.said_at = time.monotonic()
+        self._say = say
+        self._run_id = run_id
+        self._patience_seconds = pending_seconds
+        self._states: dict[str, str] = {}
+        self._words: dict[str, str] = {}
+        self._pending_since: dict[str, float] = {}
+
+    def tell(self, line: str) -> None:
+        """Say it, with the time."""
+        self._say(f"{time.strftime('%H:%M:%S')}  {line}")
+        self.said_at = time.monotonic()
+
+    def look(self, steps: list[Step], words: Mapping[str, str]) -> None:
+        """Tell what is new; `words` are what Argo says of pods that wait, by their step's key."""
+        for step in steps:
+            if step.state == "PENDING":
+                self._wait(step, words.get(step.key, ""))
+            elif step.state != self._states.get(step.key) and step.state != NOT_RUN:
+                self.tell(step.name if step.state == "RUNNING" else str(step))
+            self._states[step.key] = step.state
+
+    def _wait(self, step: Step, words: str) -> None:
+        since = self._pending_since.setdefault(step.key, time.monotonic())
+        waits = bool(words) and not words.startswith(STARTING)
+        if waits and words != self._words.get(step.key):
+            self.tell(f"{step.name} pending: {words}")
+            self._words[step.key] = words
+        waited = time.monotonic() - since
+        if waited >= self._patience_seconds:
+            self._pending_since[step.key] = math.inf  # once is enough
+            self.tell(
+                f"{step.name} has been pending for {spell(waited)}: {words or 'its pod has not started'}; it waits on: "
+                "give the cluster what the pod asks for (a node, a GPU, a toleration, its image), or "
+                f"`drtune-pipeline cancel {self._run_id}` and ask for less"
+            )
 
 
-def _why(client: Client, run: Any, step: Step) -> str:
-    """The reason that the server gives for the step, or the last exception in its log, or the reason for the run."""
-    page = client.page(f"runs/details/{run.run_id}")
-    if step.task.display_name.endswith(DRIVER):
-        return f"Kubeflow could not start it (its driver failed); see {page}"
-    words = _message(step.task.error) or last_words(client, run, step.task) or _message(run.error)
-    return words or f"failed without a reason; see {page}"
-
-
-def _message(error: Any) -> str | None:
-    """What the server says of an error, in one line."""
-    return " ".join(error.message.split()) if error and error.message else None
-
-
-def _ask_again(
-    client: Client, run_id: str, say: Callable[[str], None], pause_seconds: float, patience_seconds: float
-) -> Any:
+def _ask_again(client: Client, run_id: str, teller: _Teller, pause_seconds: float, patience_seconds: float) -> Any:
     """The run now, from a server that may be away for a while."""
     give_up = time.monotonic() + patience_seconds
     silent = False
@@ -132,7 +138,7 @@ def _ask_again(
             if not passes or time.monotonic() > give_up:
                 raise
             if not silent:
-                say(f"{_clock()}  {explain(error)} (asking again for {spell(patience_seconds)})")
+                teller.tell(f"{explain(error)} (asking again for {spell(patience_seconds)})")
             silent = True
             time.sleep(pause_seconds)
 
@@ -150,7 +156,3 @@ def _leaving(message: str) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _clock() -> str:
-    return time.strftime("%H:%M:%S")

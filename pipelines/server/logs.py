@@ -1,87 +1,106 @@
-"""What a step wrote: asked of Kubeflow first, and of Kubernetes where that can be reached."""
+"""What a step wrote, and what Argo says of its pod: both asked of Kubeflow, by the names that Argo gives."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import suppress
+from itertools import count, takewhile
 from typing import Any
 
 import kfp_server_api
-import kubernetes
 import urllib3
 
 from drtune.errors import UserError
 from pipelines.local.display import TRACEBACK, Step, failure_of
-from pipelines.server.client import REQUEST_SECONDS, Client, quietly
+from pipelines.server.client import Client
+from pipelines.server.package import Package
 
-TEMPLATE = "system-container-impl"
-"""The template of a step's container in the workflow that Kubeflow makes; a step with retries has another one."""
-NODE_NAME = "workflows.argoproj.io/node-name"
-"""Annotation of a pod with its place in the workflow, such as tune-x7k2p.root.train.executor(0)."""
+TEMPLATES = ("retry-system-container-impl", "system-container-impl")
+"""Of the pod of a step that may be retried, as all of ours, and of one that may not."""
+_MISTAKE = re.compile(r"^error: (.*)$", re.MULTILINE)
+_OF_THE_LAUNCHER = re.compile(r"^[IWEF]\d{4} .*\.go:\d+\] ?", re.MULTILINE)
+_MOUNTED = re.compile(r"/(minio|s3|gcs)/(?=[\w.-]+/)")
+"""Where a step sees its artifacts: gone with its pod, but the rest of the path is the artifact's address."""
+_SCHEMES = {"minio": "minio://", "s3": "s3://", "gcs": "gs://"}
 
 
-def step_log(client: Client, run: Any, task: Any) -> str:
-    """What a step wrote, in its last attempt.
+def step_log(client: Client, run: Any, package: Package, key: str) -> str:
+    """What a step has written, in its last try: of its pod, or what Argo kept of it.
 
     Raises:
-        UserError: neither Kubeflow nor Kubernetes can say.
+        UserError: there is neither.
     """
-    for pod in _likely_pods(task):
-        with suppress(kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
-            return client.read_log(run.run_id, pod)
-    return _log_in_kubernetes(client.namespace or "kubeflow", run.run_id, task.display_name)
+    node = node_of(run, package, key)
+    if node is not None:
+        workflow, _, number = node.rpartition("-")
+        for template in TEMPLATES:
+            log = client.read_log(run.run_id, f"{workflow}-{template}-{number}")
+            if log is not None:
+                return log
+        if (kept := client.read_archived_log(run.run_id, node)) is not None:
+            return kept
+    page = client.page(f"runs/details/{run.run_id}")
+    raise UserError(
+        f"log of step {key}: its pod is not there, and Argo kept nothing of it; its artifact executor-logs is at {page}"
+    )
 
 
-def last_words(client: Client, run: Any, task: Any) -> str | None:
-    """The message of the exception that ended a step, from its log; None when there is no log or no exception."""
-    try:
-        log = step_log(client, run, task)
-    except UserError:
-        return None
-    if TRACEBACK not in log:
-        return None
-    lines = log[log.rindex(TRACEBACK) :].splitlines()
-    return failure_of(Step(task.display_name, time.monotonic(), lines)).reason.splitlines()[0]
+def node_of(run: Any, package: Package, key: str) -> str | None:
+    """The id of the node of a step's pod, in its last try; None before there is one.
 
-
-def _likely_pods(task: Any) -> Iterator[str]:
-    """Names that the pod of a step without retries may have.
-
-    The server tells of nodes, <workflow>-<number>; a pod's name has that of the template in between.
+    The server tells of each node the ids of those below it, and not its own: it follows from the name. Whether Argo has
+    tries around a node depends on the settings of the cluster.
     """
-    for child in task.child_tasks or []:
-        workflow, _, number = (child.pod_name or "").rpartition("-")
-        yield f"{workflow}-{TEMPLATE}-{number}"
+    details = (run.run_details and run.run_details.task_details) or []
+    known = {child.pod_name for task in details for child in task.child_tasks or []}
+    if not known:
+        return None
+    name = workflow = min(known).rpartition("-")[0]
+    for part in ("", *package.places[key], "executor"):
+        name = f"{name}.{part}" if part else name
+        tries = (f"{name}({number})" for number in count())
+        *_, name = name, *takewhile(lambda tried: _node_id(workflow, tried) in known, tries)
+    found = _node_id(workflow, name)
+    return found if found in known else None
 
 
-def _log_in_kubernetes(namespace: str, run_id: str, key: str) -> str:
-    missing = f"log of step {key}: Kubeflow does not give it, and Kubernetes"
-    try:
-        with quietly():
-            kubernetes.config.load_config()
-    except kubernetes.config.ConfigException:
-        raise UserError(f"{missing} cannot be asked: set KUBECONFIG to a file that leads to the cluster") from None
-    pods = kubernetes.client.CoreV1Api()
-    try:
-        found = pods.list_namespaced_pod(
-            namespace, label_selector=f"pipeline/runid={run_id}", _request_timeout=REQUEST_SECONDS
-        ).items
-        mine = [pod for pod in found if _is_of(pod, key)]
-        if not mine:
-            raise UserError(f"{missing} has no pod of it in namespace {namespace}; it may have been cleaned up")
-        newest = max(mine, key=lambda pod: pod.metadata.creation_timestamp)
-        return str(
-            pods.read_namespaced_pod_log(
-                newest.metadata.name, namespace, container="main", _request_timeout=REQUEST_SECONDS
-            )
-        )
-    except kubernetes.client.ApiException as error:
-        raise UserError(f"{missing} refuses with {error.status} ({error.reason}) in namespace {namespace}") from None
-    except urllib3.exceptions.HTTPError:
-        raise UserError(f"{missing} does not answer: does your kubeconfig lead to the right cluster?") from None
+def words_for(client: Client, run: Any, package: Package, keys: list[str]) -> Mapping[str, str]:
+    """What Argo says of the pods of these steps, by their keys; nothing from a server that does not tell."""
+    said: dict[str, str] = {}
+    with suppress(kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
+        said = client.words_of_argo(run.run_id)
+    nodes = {key: node_of(run, package, key) for key in keys}
+    return {key: said[node] for key, node in nodes.items() if node in said}
 
 
-def _is_of(pod: Any, key: str) -> bool:
-    place: list[str] = (pod.metadata.annotations or {}).get(NODE_NAME, "").split(".")
-    return place[-2:-1] == [key] and place[-1].startswith("executor")
+def why(log: str) -> str | None:
+    """Why a step failed, by its log: its own `error: ...`, or its last exception, whichever came last."""
+    mistakes = list(_MISTAKE.finditer(log))
+    raised = log.rfind(TRACEBACK)
+    if mistakes and mistakes[-1].start() > raised:
+        return readable(mistakes[-1][1])
+    if raised < 0:
+        return None
+    lines = [line for line in log[raised:].splitlines() if not _OF_THE_LAUNCHER.match(line)]
+    return readable(failure_of(Step("", time.monotonic(), lines)).reason.splitlines()[0])
+
+
+def last_line(log: str) -> str | None:
+    """The last line that says something."""
+    lines = [line.strip() for line in _OF_THE_LAUNCHER.sub("", log).splitlines()]
+    return readable(next(filter(None, reversed(lines)), "")) or None
+
+
+def readable(text: str) -> str:
+    """With the addresses of artifacts, in place of the paths at which their step saw them."""
+    return _MOUNTED.sub(lambda found: _SCHEMES[found[1]], text)
+
+
+def _node_id(workflow: str, name: str) -> str:
+    """As Argo computes it: the name's FNV-1a of 32 bits."""
+    number = 2166136261
+    for byte in name.encode():
+        number = (number ^ byte) * 16777619 % 2**32
+    return f"{workflow}-{number}"

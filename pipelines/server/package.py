@@ -75,12 +75,12 @@ class Package:
     @property
     def steps(self) -> dict[str, str]:
         """What people call the tasks that run in a container, by the key that Argo knows them by."""
-        components = self.spec["components"]
-        return {
-            key: task["taskInfo"]["name"]
-            for key, task in self._tasks()
-            if "executorLabel" in components[task["componentRef"]["name"]]
-        }
+        return {key: task["taskInfo"]["name"] for key, task in self._tasks() if self._runs(task)}
+
+    @property
+    def places(self) -> dict[str, tuple[str, ...]]:
+        """The names of Argo's nodes from the root down to each task that runs in a container, by its key."""
+        return dict(self._places(self.spec["root"]["dag"], ("root",)))
 
     def without_cache(self) -> Package:
         """The same pipeline with every step run anew, also those within conditions and exit handlers."""
@@ -155,6 +155,23 @@ class Package:
         """All tasks, of the pipeline and of the conditions, loops and exit handlers in it."""
         for part in [self.spec["root"], *self.spec["components"].values()]:
             yield from part.get("dag", {}).get("tasks", {}).items()
+
+    def _component(self, task: Json) -> Json:
+        found: Json = self.spec["components"][task["componentRef"]["name"]]
+        return found
+
+    def _runs(self, task: Json) -> bool:
+        return "executorLabel" in self._component(task)
+
+    def _places(self, dag: Json, above: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        for key, task in dag["tasks"].items():
+            at_the_end = task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
+            hook = (f"{task['dependentTasks'][0]}.onExit",) if at_the_end else ()
+            place = (*above, *hook, key)
+            if self._runs(task):
+                yield key, place
+            else:
+                yield from self._places(self._component(task)["dag"], place)
 
 
 def check_files(package: Package, arguments: Json) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from pipelines.server.package import Json, Package
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 """States that a run or a step does not leave again; PAUSED is none of them."""
 DRIVER = "-driver"
+NOT_RUN = "NOT RUN"
+"""State of a step that the run left out: the server tells none then."""
+_TRY = re.compile(r"executor(\(\d+\))?")
 
 
 class Version(NamedTuple):
@@ -59,14 +63,19 @@ class Step:
     """One step of a run, as the server sees it now."""
 
     name: str
+    key: str
+    """What Argo knows it by."""
     state: str
-    seconds: float | None
+    """Of ENDED, RUNNING, PENDING (its pod waits for a place or an image), or NOT_RUN."""
+    seconds: float | None = None
     """How long it took; None before its end, and when it was skipped."""
-    task: Any
+    ended_at: datetime | None = None
+    failed_before_it_started: bool = False
+    """Its driver failed, which comes before its pod."""
 
     def __str__(self) -> str:
         duration = f" after {spell(self.seconds)}" if self.seconds is not None else ""
-        return f"{self.name} {self.state.lower()}{duration}"
+        return f"{self.name} {spoken(self.state)}{duration}"
 
 
 def submit(client: Client, job: Job, name: str, say: Callable[[str], None]) -> Any:
@@ -83,7 +92,7 @@ def cancel(client: Client, given: str) -> Any:
     """
     run = find_run(client, given)
     if run.state in ENDED:
-        raise UserError(f"run {given}: is over ({run.state}); there is nothing to cancel")
+        raise UserError(f"run {given}: is over ({spoken(state_of(run))}); there is nothing to cancel")
     client.terminate_run(run.run_id)
     return run
 
@@ -129,21 +138,45 @@ def package_of(client: Client, run: Any) -> Package:
     )
 
 
-def steps_of(run: Any, package: Package) -> list[Step]:
-    """The steps that have been reached, in the order in which they started.
+def state_of(run: Any) -> str:
+    """The state of a run; the server calls one that was cancelled FAILED, and only its history tells."""
+    told_to_end = any(status.state == "CANCELING" for status in run.state_history or [])
+    return "CANCELED" if told_to_end and run.state == "FAILED" else str(run.state)
 
-    Argo adds nodes of its own, for a driver before each step and an executor in it. What a failed driver leaves out has
-    failed.
+
+def steps_of(run: Any, package: Package) -> list[Step]:
+    """The steps that have been reached, in the order in which they started; after the end all of them.
+
+    Argo adds nodes of its own, for a driver before each step, an executor in it, and tries around each of them. What a
+    failed driver leaves out has failed. What has no name is no node but an entry of the cache.
     """
     details = (run.run_details and run.run_details.task_details) or []
+    tasks = sorted((task for task in details if task.display_name), key=lambda task: str(task.start_time))
+    waiting = [task.start_time for task in tasks if _TRY.fullmatch(task.display_name) and task.state == "PENDING"]
+    cancelled = state_of(run) == "CANCELED"
     found: dict[str, Step] = {}
-    for task in sorted(details, key=lambda task: (str(task.start_time), task.display_name)):
-        key = task.display_name
-        if key.endswith(DRIVER) and task.state == "FAILED":
-            key = key.removesuffix(DRIVER)
-        if key in package.steps and (key not in found or task.state == "FAILED"):
-            found[key] = Step(package.steps[key], task.state or "PENDING", _seconds(task), task)
+    for task in tasks:
+        key, state = task.display_name, task.state or NOT_RUN
+        driver_failed = key.endswith(DRIVER) and state == "FAILED"
+        key = key.removesuffix(DRIVER) if driver_failed else key
+        if key not in package.steps or (key in found and state != "FAILED"):
+            continue
+        if state == "RUNNING" and any(start >= task.start_time for start in waiting):
+            state = "PENDING"
+        if state == "FAILED" and cancelled:
+            state = "CANCELED"
+        found[key] = Step(
+            package.steps[key], key, state, _seconds(task), task.end_time, failed_before_it_started=driver_failed
+        )
+    if run.state in ENDED:
+        left_out = [key for key in package.places if key not in found]
+        found |= {key: Step(package.steps[key], key, NOT_RUN) for key in left_out}
     return list(found.values())
+
+
+def spoken(state: str) -> str:
+    """A state as people say it."""
+    return "cancelled" if state == "CANCELED" else state.lower()
 
 
 def spell(seconds: float) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import kfp_server_api
@@ -35,7 +38,7 @@ def upload(client: Client, package: Package, version_name: str) -> Uploaded:
     if not (there.pipeline_spec and package.same_as(Package.of_server(there.pipeline_spec))):
         raise UserError(
             f"version {version_name} of pipeline {package.name}: is there already with another content; versions do "
-            "not change: commit what you changed, or give another --version"
+            "not change: commit what you changed, give another --version, or submit it --inline"
         )
     return Uploaded(Version(pipeline_id, there.pipeline_version_id), is_new=False)
 
@@ -59,15 +62,18 @@ def find_version(client: Client, pipeline_name: str, version_name: str) -> tuple
     return Version(there.pipeline_id, there.pipeline_version_id), Package.of_server(whole)
 
 
-def revision() -> str:
-    """The name of a version of this code: its commit, with "-dirty" after it if files differ.
+def version_of_code() -> str:
+    """The name of the version that this code is: by package, day and commit, such as 0.1.0-20261128-2e3681f.
 
     Raises:
-        UserError: the commit is not known.
+        UserError: the commit is not known, or files differ from it.
     """
-    if known := code_revision():
-        return known
-    raise UserError("version: the code's commit is not known here; give --version, or set DRTUNE_CODE_REVISION")
+    revision = code_revision()
+    if revision is None:
+        raise UserError("version: the code's commit is not known here; give --version, or set DRTUNE_CODE_REVISION")
+    if revision.endswith("-dirty"):
+        raise UserError(f"version: files differ from commit {revision[:7]}; commit them, or give --version")
+    return "-".join(filter(None, [version("drtune"), _day(revision), revision[:7]]))
 
 
 def version_named(client: Client, pipeline_id: str, version_name: str) -> Any:
@@ -89,3 +95,14 @@ def _find(client: Client, name: str) -> Any:
         if found:
             return found[0]
     return None
+
+
+def _day(revision: str) -> str:
+    """When the commit was made; empty where there is no git folder that has it."""
+    command = ["git", "show", "--no-patch", "--format=%cd", "--date=format:%Y%m%d", f"{revision}^{{commit}}"]
+    try:
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

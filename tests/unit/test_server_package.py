@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from drtune.errors import UserError
 from pipelines.server.package import Package, check_files
+from tests.kfp_api import RECORDINGS
 
 PARAMETERS = {
     "prompts": {"parameterType": "STRING", "isOptional": True, "defaultValue": "data/miniature.jsonl"},
@@ -142,3 +143,17 @@ def test_the_configuration_is_checked_when_it_is_at_hand(tmp_path: Path) -> None
         "elsewhere.yaml is not here: the run itself checks it"
     ]
     assert check_files(package(only={"parameterType": "STRING"}), {}) == []
+
+
+def test_a_step_stands_where_argo_puts_its_node() -> None:
+    for name, places in {
+        "tune": {"train": "root.exit-handler-1.train", "publish": "root.exit-handler-1.condition-2.publish"},
+        "retrain": {
+            "monitor": "root.monitor",
+            "evaluate": "root.condition-1.tune.exit-handler-1.evaluate",
+            "finish": "root.condition-1.tune.exit-handler-1.onExit.finish",
+        },
+    }.items():
+        recorded = Package(json.loads((RECORDINGS / "pipelines.json").read_text(encoding="utf-8"))[name])
+        assert recorded.places.keys() == recorded.steps.keys()
+        assert {key: ".".join(recorded.places[key]) for key in places} == places

@@ -1,0 +1,96 @@
+"""What a run came to, in one line that says all that its reader needs."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import kfp_server_api
+import urllib3
+
+from drtune.errors import UserError
+from pipelines.server.client import Client
+from pipelines.server.logs import last_line, step_log, why, words_for
+from pipelines.server.package import Package
+from pipelines.server.runs import Step, seconds_of, spell, spoken, state_of
+
+_PUBLISHED = re.compile(r"^(?P<name>\S+) (?P<version>v\d+) is in production: (?P<uri>\S+)$", re.MULTILINE)
+"""What the step `publish` writes."""
+_FAILED_RULE = re.compile(r"^  failed: (.*)$", re.MULTILINE)
+"""What the step `decide` writes of each rule that refuses the model."""
+_VERDICT = re.compile(r"^(?:stable|drifted|not enough data): .*$", re.MULTILINE)
+"""What the step `monitor` writes first."""
+_EXIT_CODE = re.compile(r"(main: )?Error \(exit code \d+\)")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    state: str
+    text: str
+    """One line: published as what and where, refused by which rules, failed in which step and why."""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether the run did what it was for; a model that the policy refuses is no failure."""
+        return self.state == "SUCCEEDED"
+
+
+def outcome_of(client: Client, run: Any, package: Package, steps: list[Step]) -> Outcome:
+    """What a run that is over came to.
+
+    The facts stand in what its steps wrote: the API tells neither what a step gave nor why it failed.
+    """
+    state = state_of(run)
+    seconds = seconds_of(run)
+    duration = f" ({spell(seconds)})" if seconds is not None else ""
+    reached = {step.key: step for step in steps if step.state in ("SUCCEEDED", "FAILED", "CANCELED")}
+    match state:
+        case "SUCCEEDED":
+            return Outcome(state, f"{_ending(client, run, package, reached)}{duration}")
+        case "CANCELED":
+            ended = [step.name for step in reached.values() if step.state == "CANCELED"]
+            return Outcome(state, f"cancelled{f' in {ended[0]}' if ended else ''}{duration}")
+    failed = [step for step in reached.values() if step.state == "FAILED"]
+    if not failed:
+        return Outcome(state, f"{spoken(state)}{duration}; see {client.page(f'runs/details/{run.run_id}')}")
+    step = min(failed, key=lambda step: str(step.ended_at))  # the others may have failed for its sake
+    return Outcome(state, f"failed in {step.name}: {_reason(client, run, package, step)}")
+
+
+def _ending(client: Client, run: Any, package: Package, reached: dict[str, Step]) -> str:
+    """What came of a run whose steps all went well."""
+    if "publish" in reached:
+        found = _PUBLISHED.search(_log(client, run, package, "publish"))
+        return f"published as {found['name']} {found['version']} at {found['uri']}" if found else "published"
+    if "decide" in reached:
+        rules = _FAILED_RULE.findall(_log(client, run, package, "decide"))
+        return f"refused: {'; '.join(rules)}" if rules else "refused by the policy"
+    if "monitor" in reached:
+        verdict = _VERDICT.search(_log(client, run, package, "monitor"))
+        return verdict[0] if verdict else "succeeded"
+    return "succeeded"
+
+
+def _reason(client: Client, run: Any, package: Package, step: Step) -> str:
+    """Why a step failed: by its own words, or else by those of Argo, which ended it."""
+    page = client.page(f"runs/details/{run.run_id}")
+    if step.failed_before_it_started:
+        return f"Kubeflow could not start it (its driver failed); see {page}"
+    of_argo = words_for(client, run, package, [step.key]).get(step.key, "")
+    if "deadline" in of_argo:
+        return f"out of time ({of_argo})"
+    if _EXIT_CODE.fullmatch(of_argo):
+        of_argo = ""
+    log = _log(client, run, package, step.key)
+    return why(log) or of_argo or last_line(log) or f"it left no log; see {page}"
+
+
+def _log(client: Client, run: Any, package: Package, key: str) -> str:
+    """What a step wrote; nothing when it cannot be had."""
+    with suppress(UserError, kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
+        return step_log(client, run, package, key)
+    return ""

@@ -16,6 +16,7 @@ def prepare_prompts(prompts: str, data_revision: str, prompt_set: dsl.Output[dsl
     """
     from pathlib import Path
 
+    from components.metadata import describe
     from components.prepare_prompts.run import prepare_prompts
 
-    prompt_set.metadata.update(prepare_prompts(prompts, data_revision, Path(prompt_set.path)).model_dump(mode="json"))
+    describe(prompt_set, prepare_prompts(prompts, data_revision, Path(prompt_set.path)).model_dump(mode="json"))

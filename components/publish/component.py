@@ -24,6 +24,7 @@ def publish(
         name: name of the model in the registry.
         entry: folder for the RegistryEntry.
     """
+    from components.metadata import describe
     from components.publish.run import run
 
-    entry.metadata = run(model.path, report.path, decision.path, registry, name, entry.path)
+    describe(entry, run(model.path, report.path, decision.path, registry, name, entry.path))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kfp import dsl
 
+from components.metadata import describe
 from components.process import run_process
 from components.train.launch import train_on_cluster
 from components.train.spec import load_spec
@@ -42,10 +43,8 @@ def train_model(
     else:
         _train_here(prompts.path, config, overrides, model.path)
     tuned = verified_model(Path(model.path))
-    model.metadata.update(tuned.model_dump(mode="json", exclude={"prompts"}, exclude_none=True))
-    model.metadata["prompts_sha256"] = tuned.prompts.sha256
-    metrics.log_metric("reward", tuned.reward)
-    metrics.log_metric("updates", tuned.step)
+    describe(model, tuned.model_dump(mode="json", exclude={"prompts"}) | {"prompts_sha256": tuned.prompts.sha256})
+    describe(metrics, {"reward": tuned.reward, "updates": tuned.step})
 
 
 def _train_here(prompts: str, config: str, overrides: Sequence[str], out: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from drtune.contracts import Decision, EvaluationReport, PromptSet, RegistryEntry, TunedModel
 from drtune.files.local import sha256_file
 from drtune.publishing.registry import Registry
+from tests.metadata import check_metadata
 
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -51,6 +52,7 @@ def test_two_processes_make_a_published_model_that_can_be_followed_back(tmp_path
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("published in ")
 
+    check_metadata(tmp_path / "run" / "steps")
     out = tmp_path / "run"
     prompt_set, model = PromptSet.load(out / "prompt_set"), TunedModel.load(out / "model")
     entry = RegistryEntry.load(out / "entry")

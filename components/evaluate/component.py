@@ -23,7 +23,7 @@ def evaluate(
         model: TunedModel.
         overrides: Differences from the model's evaluation settings, such as evaluation.max_prompts=64.
         references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv.
-        registry: Where the model in production is found: a folder, file:// or s3://bucket/prefix.
+        registry: Where the model in production is found: a folder, file:// or s3://bucket/prefix; empty: the usual one.
         name: Its name there; a model that was never published has no champion to beat.
         gpus: How many GPUs the step was to be given; "0" evaluates on the CPU.
         report: EvaluationReport.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.process import run_process
+from components.registry import place_of
 from drtune.errors import UserError
 from drtune.publishing.registry import PRODUCTION, Registry
 
@@ -40,7 +41,7 @@ def evaluate_model(
     options += [f"--set={override}" for override in overrides]
     with tempfile.TemporaryDirectory() as scratch:
         champion = Path(scratch) / "champion"
-        published = Registry(registry)
+        published = Registry(place_of(registry))
         if published.production(name) is not None:
             entry = published.pull(name, PRODUCTION, champion)
             print(f"champion: {entry.name} {entry.version}", flush=True)

@@ -76,6 +76,7 @@ def tune(
             registry=registry,
             name=name,
             gpus=evaluation_gpus,
+            gpu_resource=evaluation_gpu_resource,
         )
         equip(evaluated, cpu="2", memory="8Gi", hours=12, retries=1)
         evaluated.set_memory_limit("32Gi")  # models pass through the main memory of a GPU's node

@@ -24,6 +24,7 @@ def evaluate_model(
     registry: str,
     name: str,
     gpus: str,
+    gpu_resource: str,
     report: str,
 ) -> None:
     """Run `drtune evaluate` on the model, the prompts and the champion into the folder `report`.
@@ -33,7 +34,7 @@ def evaluate_model(
             overrides cannot be used.
         RuntimeError: the evaluation failed; its last lines are in the message.
     """
-    if gpus != "0" and not NVIDIA.exists():
+    if gpus != "0" and gpu_resource.startswith("nvidia.com/") and not NVIDIA.exists():
         raise UserError(f"evaluation_gpus={gpus}: this step sees no GPU; give 0, or see to it that a node has one")
     command = [sys.executable, "-m", "drtune.cli.main", "evaluate"]
     options = ["--model", model, "--prompts", prompts, "--out", report]

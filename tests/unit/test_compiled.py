@@ -204,3 +204,13 @@ def test_a_person_can_start_tuning_from_the_form_as_it_stands() -> None:
 def test_retraining_has_the_parameters_of_tuning_with_their_defaults() -> None:
     tuning, retraining = defaults(tune), defaults(retrain)
     assert {name: retraining[name] for name in tuning} == tuning
+
+
+@ALL
+def test_what_a_task_takes_from_the_pipeline_around_it_is_there(package: Path) -> None:
+    whole = compiled(package)
+    for component in [whole["root"], *whole["components"].values()]:
+        known = set(component.get("inputDefinitions", {}).get("parameters", {}))
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            given = task.get("inputs", {}).get("parameters", {}).values()
+            assert {value["componentInputParameter"] for value in given if "componentInputParameter" in value} <= known

@@ -6,6 +6,7 @@ This is how a step does heavy work: the step itself never imports torch, the pro
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -20,6 +21,8 @@ GRACE_SECONDS = 20.0
 """How long a child may take to end after SIGTERM before it is killed."""
 LINES_KEPT = 15
 _BYTES_KEPT = 20_000
+_MOUNT = re.compile(rb"(?<![\w./:-])/(minio|s3|gcs)/")
+_SCHEMES = {b"minio": b"minio://", b"s3": b"s3://", b"gcs": b"gs://"}
 
 
 def run_process(command: Sequence[str]) -> None:
@@ -43,6 +46,7 @@ def run_process(command: Sequence[str]) -> None:
     ):
         assert child.stdout is not None
         while chunk := os.read(child.stdout.fileno(), 65536):
+            chunk = by_address(chunk)
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
             written = (written + chunk)[-_BYTES_KEPT:]
@@ -58,6 +62,17 @@ def run_process(command: Sequence[str]) -> None:
         f"exit code {child.returncode}" if child.returncode > 0 else f"signal {signal.Signals(-child.returncode).name}"
     )
     raise RuntimeError("\n  ".join([f"{shlex.join(command)} ended with {ending}; it wrote last:", *lines]))
+
+
+def by_address(text: bytes) -> bytes:
+    """What is written in a pod, with artifacts called by their addresses.
+
+    Kubeflow shows a step its artifacts below /minio, /s3 and /gcs, by bucket and key. These paths are gone with the pod
+    and mean nothing to who reads of them.
+    """
+    if "KUBERNETES_SERVICE_HOST" not in os.environ:
+        return text
+    return _MOUNT.sub(lambda mount: _SCHEMES[mount[1]], text)
 
 
 @contextmanager

@@ -31,5 +31,4 @@ def monitor(
         policy=policy,
         force=False,
     )
-    watched.set_caching_options(False)  # a path says nothing of what is there today
     equip(watched, cpu="2", memory="8Gi", hours=2, retries=2)

@@ -23,8 +23,9 @@ def retrain(
     cluster_overrides: list[str] = [],  # noqa: B006 likewise
     references: list[str] = [],  # noqa: B006 likewise
     evaluation_gpus: str = "0",
+    evaluation_gpu_resource: str = "nvidia.com/gpu",
     policy: str = "configs/gate.yaml",
-    registry: str = "runs/registry",
+    registry: str = "",
     name: str = "miniature-symmetry",
 ) -> None:
     """Look whether incoming prompts, or rewards, have drifted, and tune, compare and publish only if they have.
@@ -44,8 +45,10 @@ def retrain(
         cluster_overrides: Single differences from that file, such as "nodes=4" or "queue=nightly".
         references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv, also on S3.
         evaluation_gpus: GPUs of the evaluation on a cluster, "0" or "1".
+        evaluation_gpu_resource: What such a GPU is called there, such as amd.com/gpu.
         policy: YAML file with what the tuned model must achieve to be published.
-        registry: Where models are published: a folder, file:// or s3://bucket/prefix.
+        registry: Where models are published: s3://bucket/prefix, or on one machine a folder or file://; empty:
+            s3://drtune/registry, on one machine runs/registry.
         name: Name under which the model is published.
     """
     watched = monitor(
@@ -56,7 +59,6 @@ def retrain(
         policy=monitor_policy,
         force=force,
     )
-    watched.set_caching_options(False)  # a path says nothing of what is there today
     equip(watched, cpu="2", memory="8Gi", hours=2, retries=2)
     with dsl.If(watched.outputs["Output"] == True, name="drifted"):  # noqa: E712 builds the condition
         tune(
@@ -68,6 +70,7 @@ def retrain(
             cluster_overrides=cluster_overrides,
             references=references,
             evaluation_gpus=evaluation_gpus,
+            evaluation_gpu_resource=evaluation_gpu_resource,
             policy=policy,
             registry=registry,
             name=name,

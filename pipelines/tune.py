@@ -5,7 +5,8 @@ from kfp import dsl
 from components.decide.component import decide
 from components.evaluate.component import evaluate
 from components.finish.component import finish
-from components.pods import equip, let_load_from_the_hub
+from components.platform import Requests
+from components.pods import equip, keep_its_node, let_load_from_the_hub, let_tell, let_use_gpus
 from components.prepare_prompts.component import prepare_prompts
 from components.publish.component import publish
 from components.train.component import train
@@ -22,8 +23,9 @@ def tune(
     cluster_overrides: list[str] = [],  # noqa: B006 likewise
     references: list[str] = [],  # noqa: B006 likewise
     evaluation_gpus: str = "0",
+    evaluation_gpu_resource: str = "nvidia.com/gpu",
     policy: str = "configs/gate.yaml",
-    registry: str = "runs/registry",
+    registry: str = "",
     name: str = "miniature-symmetry",
 ) -> None:
     """Tune a text-to-image model on a reward, compare it with its base, and publish it when it deserves it.
@@ -38,15 +40,17 @@ def tune(
         cluster_overrides: Single differences from that file, such as "nodes=4" or "queue=nightly".
         references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv, also on S3.
         evaluation_gpus: GPUs of the evaluation on a cluster, "0" or "1".
+        evaluation_gpu_resource: What such a GPU is called there, such as amd.com/gpu.
         policy: YAML file with what the tuned model must achieve to be published.
-        registry: Where models are published: a folder, file:// or s3://bucket/prefix.
+        registry: Where models are published: s3://bucket/prefix, or on one machine a folder or file://; empty:
+            s3://drtune/registry, on one machine runs/registry.
         name: Name under which the model is published.
     """
-    finished = finish(cluster=cluster, cluster_overrides=cluster_overrides)
+    finished = finish(cluster=cluster, cluster_overrides=cluster_overrides, registry=registry, name=name)
     equip(finished, cpu="1", memory="1Gi", hours=0.5, retries=2)
+    let_tell(finished)
     with dsl.ExitHandler(finished, name="run"):
-        prepared = prepare_prompts(prompts=prompts, data_revision=data_revision)
-        prepared.set_caching_options(False)  # a path says nothing of what the file holds today
+        prepared = prepare_prompts(prompts=prompts, data_revision=data_revision, registry=registry, name=name)
         equip(prepared, cpu="1", memory="4Gi", hours=1, retries=2)
 
         prompt_set = prepared.outputs["prompt_set"]
@@ -57,8 +61,11 @@ def tune(
             cluster=cluster,
             cluster_overrides=cluster_overrides,
         )
+        # What is set aside is for a step that waits for its job; one that trains itself takes what its node has left.
+        waiting = Requests(cpu="100m", memory="512Mi")
         # A retry adopts the job, or goes on with its model.
-        equip(trained, cpu="2", memory="8Gi", hours=STEP_HOURS, retries=1)
+        equip(trained, cpu="2", memory="8Gi", hours=STEP_HOURS, retries=1, requests=waiting)
+        keep_its_node(trained)
 
         model = trained.outputs["model"]
         evaluated = evaluate(
@@ -69,12 +76,13 @@ def tune(
             registry=registry,
             name=name,
             gpus=evaluation_gpus,
+            gpu_resource=evaluation_gpu_resource,
         )
-        evaluated.set_caching_options(False)  # the champion may have changed since
         equip(evaluated, cpu="2", memory="8Gi", hours=12, retries=1)
-        let_load_from_the_hub(evaluated)
         evaluated.set_memory_limit("32Gi")  # models pass through the main memory of a GPU's node
-        evaluated.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(evaluation_gpus)
+        let_use_gpus(evaluated, evaluation_gpus, evaluation_gpu_resource)
+        let_load_from_the_hub(evaluated)
+        keep_its_node(evaluated)
 
         report = evaluated.outputs["report"]
         decided = decide(report=report, policy=policy)
@@ -84,5 +92,4 @@ def tune(
             published = publish(
                 model=model, report=report, decision=decided.outputs["decision"], registry=registry, name=name
             )
-            published.set_caching_options(False)  # it changes the registry, which may have moved on since
             equip(published, cpu="1", memory="4Gi", hours=1, retries=2)  # what was published is found again

@@ -17,7 +17,7 @@ KINDS = [  # group, version, kind, plural, scope
     ("", "v1", "ResourceQuota", "resourcequotas", "Namespaced"),
     ("", "v1", "Secret", "secrets", "Namespaced"),
     ("", "v1", "ServiceAccount", "serviceaccounts", "Namespaced"),
-    ("kueue.x-k8s.io", "v1beta1", "LocalQueue", "localqueues", "Namespaced"),
+    ("kueue.x-k8s.io", "v1beta2", "LocalQueue", "localqueues", "Namespaced"),
     ("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", "Namespaced"),
     ("rbac.authorization.k8s.io", "v1", "Role", "roles", "Namespaced"),
     ("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings", "Namespaced"),

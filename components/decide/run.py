@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kfp import dsl
 
+from components.metadata import describe
 from drtune.contracts import EvaluationReport
 from drtune.evaluation.report.pages import PAGE, SUMMARY, metrics, write_pages
 from drtune.publishing.gate import Policy, decide
@@ -29,10 +30,9 @@ def decide_report(
     folder = Path(decision.path)
     write_pages(report.path, folder, decided)
     decided.save(folder)
-    decision.metadata.update(publish=decided.publish, reasons=list(decided.reasons))
+    describe(decision, {"publish": decided.publish, "reasons": decided.reasons})
     Path(page.path).write_bytes((folder / PAGE).read_bytes())
     Path(summary.path).write_bytes((folder / SUMMARY).read_bytes())
-    for name, value in metrics(evaluated).items():
-        numbers.log_metric(name, value)
+    describe(numbers, metrics(evaluated))
     print("publish" if decided.publish else "do not publish", *decided.reasons, sep="\n  ")
     return decided.publish

@@ -14,6 +14,7 @@ def evaluate(
     registry: str,
     name: str,
     gpus: str,
+    gpu_resource: str,
     report: dsl.Output[dsl.Artifact],
 ) -> None:
     """Draw with the tuned model, its base and the model in production, and score them with references by every reward.
@@ -23,11 +24,12 @@ def evaluate(
         model: TunedModel.
         overrides: Differences from the model's evaluation settings, such as evaluation.max_prompts=64.
         references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv.
-        registry: Where the model in production is found: a folder, file:// or s3://bucket/prefix.
+        registry: Where the model in production is found: a folder, file:// or s3://bucket/prefix; empty: the usual one.
         name: Its name there; a model that was never published has no champion to beat.
         gpus: How many GPUs the step was to be given; "0" evaluates on the CPU.
+        gpu_resource: What such a GPU is called in the cluster.
         report: EvaluationReport.
     """
     from components.evaluate.run import evaluate_model
 
-    evaluate_model(prompts.path, model.path, overrides, references, registry, name, gpus, report.path)
+    evaluate_model(prompts.path, model.path, overrides, references, registry, name, gpus, gpu_resource, report.path)

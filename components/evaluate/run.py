@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.process import run_process
+from components.registry import place_of
 from drtune.errors import UserError
 from drtune.publishing.registry import PRODUCTION, Registry
 
@@ -23,6 +24,7 @@ def evaluate_model(
     registry: str,
     name: str,
     gpus: str,
+    gpu_resource: str,
     report: str,
 ) -> None:
     """Run `drtune evaluate` on the model, the prompts and the champion into the folder `report`.
@@ -32,7 +34,7 @@ def evaluate_model(
             overrides cannot be used.
         RuntimeError: the evaluation failed; its last lines are in the message.
     """
-    if gpus != "0" and not NVIDIA.exists():
+    if gpus != "0" and gpu_resource.startswith("nvidia.com/") and not NVIDIA.exists():
         raise UserError(f"evaluation_gpus={gpus}: this step sees no GPU; give 0, or see to it that a node has one")
     command = [sys.executable, "-m", "drtune.cli.main", "evaluate"]
     options = ["--model", model, "--prompts", prompts, "--out", report]
@@ -40,7 +42,7 @@ def evaluate_model(
     options += [f"--set={override}" for override in overrides]
     with tempfile.TemporaryDirectory() as scratch:
         champion = Path(scratch) / "champion"
-        published = Registry(registry)
+        published = Registry(place_of(registry))
         if published.production(name) is not None:
             entry = published.pull(name, PRODUCTION, champion)
             print(f"champion: {entry.name} {entry.version}", flush=True)

@@ -7,16 +7,23 @@ from components.images import PLATFORM_IMAGE
 
 @dsl.component(base_image=PLATFORM_IMAGE, install_kfp_package=False)
 def finish(
-    status: dsl.PipelineTaskFinalStatus, cluster: str, cluster_overrides: list[str], outcome: dsl.Output[dsl.Markdown]
+    status: dsl.PipelineTaskFinalStatus,
+    cluster: str,
+    cluster_overrides: list[str],
+    registry: str,
+    name: str,
+    outcome: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Write what came of the run, and delete a training job that its launcher could not.
+    """Write what came of the run, tell it where that is wanted, and delete a training job that is still there.
 
     Args:
         status: What the steps came to; Kubeflow gives it.
         cluster: Path of the YAML file that describes the job, as the train step had it; empty: there was none.
         cluster_overrides: Differences from that file.
+        registry: Where the model was to be published.
+        name: Under which name.
         outcome: The run in a few lines.
     """
     from components.finish.run import finish_run
 
-    finish_run(status, cluster, cluster_overrides, outcome.path)
+    finish_run(status, cluster, cluster_overrides, registry, name, outcome.path)

@@ -1,34 +1,72 @@
-"""End a run: its outcome in words, and no job left behind."""
+"""End a run: no job left behind, its outcome in words, and a message to whoever waits for it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kfp import dsl
 
+from components.finish.ask import Known, look
+from components.finish.ending import Ending, ending_of
+from components.finish.webhook import send
+from components.train.environment import RUN_ID
 from components.train.launch import delete_leftover
 from components.train.spec import load_spec
+from drtune.errors import UserError
 from drtune.files.local import write_text
 
-NEXT = {
-    "SUCCEEDED": "Whether the model is published, and why, stands in the decision's report.",
-    "FAILED": "Its last lines in the log say why. Mend that, and start another one.",
-    "CANCELLED": "Nothing was published by it after that.",
-}
+if TYPE_CHECKING:
+    from kubernetes.client import ApiClient
 
 
-def finish_run(status: dsl.PipelineTaskFinalStatus, cluster: str, cluster_overrides: Sequence[str], out: str) -> None:
-    """Write the outcome in Markdown to `out` and print it; on a cluster, delete the training job if it is still there.
+def finish_run(
+    status: dsl.PipelineTaskFinalStatus,
+    cluster: str,
+    cluster_overrides: Sequence[str],
+    registry: str,
+    name: str,
+    out: str,
+    environment: Mapping[str, str] = os.environ,
+    client: ApiClient | None = None,
+) -> None:
+    """Delete a training job that is still there, write the outcome in Markdown to `out`, print it, and send it.
 
-    Raises:
-        UserError: the cluster's file cannot be read.
+    The last line that is printed is `outcome: ` and the outcome in one line.
     """
-    lines = [f"# {status.state.capitalize()}", NEXT.get(status.state, "")]
-    if status.error_message:
-        lines.append("    " + "\n    ".join(status.error_message.splitlines()))
-    if cluster and (deleted := delete_leftover(load_spec(cluster, cluster_overrides))):
-        lines.append(f"The training job {deleted} was still there and is deleted.")
-    text = "\n\n".join(filter(None, lines)) + "\n"
+    job = _job_left(cluster, cluster_overrides)  # first: it holds GPUs
+    known = look(status, environment, client)
+    ending = ending_of(known, registry, name, environment)
+    links = [*ending.links, *_page(environment)]
+    text = "\n\n".join(filter(None, [f"# {ending.word}", ending.sentence, job, _as_list(links)])) + "\n"
     write_text(Path(out), text)
-    print(text, flush=True)
+    print(text)
+    if problem := send(_message(known, ending, links), environment):
+        print(problem)
+    print(f"outcome: {ending.sentence}", flush=True)
+
+
+def _job_left(cluster: str, overrides: Sequence[str]) -> str:
+    """Delete the run's training job, and say so if there was one."""
+    if not cluster:
+        return ""
+    try:
+        deleted = delete_leftover(load_spec(cluster, overrides))
+    except (UserError, RuntimeError) as error:  # nothing may keep the outcome from being told
+        return f"Whether a training job is left could not be seen: {error}"
+    return f"The training job {deleted} was still there and is deleted." if deleted else ""
+
+
+def _page(environment: Mapping[str, str]) -> list[str]:
+    interface, run = environment.get("DRTUNE_UI_URL", "").rstrip("/"), environment.get(RUN_ID)
+    return [f"run: {interface}/#/runs/details/{run}"] if interface and run else []
+
+
+def _as_list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _message(known: Known, ending: Ending, links: Sequence[str]) -> str:
+    return "\n".join([f"drtune run {known.name or ''}".rstrip() + f": {ending.sentence}", *links])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kfp import dsl
 
+from components.metadata import describe
 from components.monitor.compare import Made, compare_prompts, compare_scores
 from components.monitor.drift import render
 from components.monitor.policy import MonitorPolicy
@@ -44,10 +45,8 @@ def monitor(
         write_text(place, html)
     for place in (Path(verdict.path) / SUMMARY, Path(shown.path)):
         write_text(place, as_markdown(judged))
-    verdict.metadata.update(judged.model_dump(mode="json"))
-    for check in judged.checks:
-        if check.value is not None:
-            metrics.log_metric(check.name.replace(" ", "_"), check.value)
+    describe(verdict, judged.model_dump(mode="json"))
+    describe(metrics, {check.name.replace(" ", "_"): check.value for check in judged.checks})
     print(f"{judged.outcome}: {judged.reason}", *in_words(judged), sep="\n  ")
     return judged.retrain
 

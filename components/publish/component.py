@@ -20,10 +20,11 @@ def publish(
         model: folder of a TunedModel.
         report: folder of its EvaluationReport.
         decision: folder of a Decision for publishing, made on that report.
-        registry: file:///folder or s3://bucket/prefix.
+        registry: a folder, file:// or s3://bucket/prefix; empty: the usual one.
         name: name of the model in the registry.
         entry: folder for the RegistryEntry.
     """
+    from components.metadata import describe
     from components.publish.run import run
 
-    entry.metadata = run(model.path, report.path, decision.path, registry, name, entry.path)
+    describe(entry, run(model.path, report.path, decision.path, registry, name, entry.path))

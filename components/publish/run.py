@@ -1,5 +1,6 @@
 """What the publish step does."""
 
+from components.registry import place_of
 from drtune.publishing.registry import Registry
 
 
@@ -7,7 +8,7 @@ def run(
     model_folder: str, report_folder: str, decision_folder: str, registry: str, name: str, entry_folder: str
 ) -> dict[str, str]:
     """Publish, write the RegistryEntry, and return what the run's page shows of it."""
-    entry = Registry(registry).publish(name, model_folder, report_folder, decision_folder)
+    entry = Registry(place_of(registry)).publish(name, model_folder, report_folder, decision_folder)
     entry.save(entry_folder)
     print(f"{entry.name} {entry.version} is in production: {entry.uri}")
     return {"uri": entry.uri, "version": entry.version, "digest": entry.digest}

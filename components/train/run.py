@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from kfp import dsl
 
-from components.process import run_process
+from components.metadata import describe
+from components.process import by_address, run_process
+from components.train.job import WORK
 from components.train.launch import train_on_cluster
 from components.train.spec import load_spec
 from drtune.config import load_config
 from drtune.contracts import TunedModel
 from drtune.errors import UserError
-from drtune.files.local import sha256_file
+from drtune.files.local import sha256_file, write_text
+from drtune.training.mirror import MODEL
 
 
 def train_model(
@@ -42,16 +47,25 @@ def train_model(
     else:
         _train_here(prompts.path, config, overrides, model.path)
     tuned = verified_model(Path(model.path))
-    model.metadata.update(tuned.model_dump(mode="json", exclude={"prompts"}, exclude_none=True))
-    model.metadata["prompts_sha256"] = tuned.prompts.sha256
-    metrics.log_metric("reward", tuned.reward)
-    metrics.log_metric("updates", tuned.step)
+    tell_addresses(Path(model.path))
+    describe(model, tuned.model_dump(mode="json", exclude={"prompts"}) | {"prompts_sha256": tuned.prompts.sha256})
+    describe(metrics, {"reward": tuned.reward, "updates": tuned.step})
 
 
 def _train_here(prompts: str, config: str, overrides: Sequence[str], out: str) -> None:
     command = [sys.executable, "-m", "drtune.cli.main", "train"]
     places = ["--config", config, "--prompts", prompts, "--out", out]
     run_process([*command, *places, *(f"--set={override}" for override in overrides)])
+
+
+def tell_addresses(model: Path) -> None:
+    """In a pod, make the summary name the model by its address, and leave out commands, which would need its path."""
+    summary = model / "summary.md"
+    if "KUBERNETES_SERVICE_HOST" not in os.environ or not summary.is_file():
+        return
+    lines = summary.read_text(encoding="utf-8").replace(f"{WORK}/{MODEL}", str(model)).splitlines(keepends=True)
+    kept = "".join(line for line in lines if not re.search("`(drtune|tensorboard) ", line))
+    write_text(summary, by_address(kept.encode()).decode())
 
 
 def verified_model(folder: Path) -> TunedModel:

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -87,6 +88,20 @@ def open_storage(uri: str, environment: Mapping[str, str] = os.environ) -> Stora
     if parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc):
         return _S3Storage(parts.netloc, parts.path.strip("/"), environment)
     raise UserError(f"storage {uri!r}: wanted a folder, file:///absolute/folder or s3://bucket/prefix")
+
+
+def check_writable(storage: Storage) -> None:
+    """Write, read and delete a small file, so that what forbids one of them is told now and not at the end.
+
+    Raises:
+        UserError: the store cannot be reached or used.
+        OSError: as for any other call, or what was written is not what is read.
+    """
+    key, content = f"probe-{uuid.uuid4().hex}", b"written to see whether it can be"
+    storage.write(key, content)
+    if storage.read(key) != content:
+        raise OSError(f"{storage.uri}/{key}: something else is read than was written")
+    storage.delete(key)
 
 
 class _FileStorage:

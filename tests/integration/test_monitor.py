@@ -14,6 +14,7 @@ import pytest
 
 from drtune.contracts import DriftVerdict
 from drtune.files.storage import open_storage
+from tests.metadata import check_metadata
 from tests.s3 import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,7 @@ def test_the_same_prompts_are_stable(tmp_path: Path) -> None:
     trained.write_text(prompts("a {} beside a {}, view {}"), encoding="utf-8")
     result = monitor(tmp_path / "run", "--reference", str(trained), "--incoming", str(trained))
     assert (result.returncode, result.stderr) == (0, "")
+    check_metadata(tmp_path / "run" / "steps")
     assert result.stdout.splitlines()[-1].startswith("stable, after ")
 
 

@@ -11,6 +11,7 @@ import pytest
 from drtune.contracts import Decision, EvaluationReport, PromptSet, RegistryEntry, TunedModel
 from drtune.files.local import sha256_file
 from drtune.publishing.registry import Registry
+from tests.metadata import check_metadata
 
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -65,6 +66,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, prompts: Path) -> Path:
 
 def test_two_processes_make_a_published_model_that_can_be_followed_back(published: Path, prompts: Path) -> None:
     out = published / "run"
+    check_metadata(out / "steps")
     prompt_set, model = PromptSet.load(out / "prompt_set"), TunedModel.load(out / "model")
     entry = RegistryEntry.load(out / "entry")
     assert prompt_set.source.sha256 == sha256_file(prompts)

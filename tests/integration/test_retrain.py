@@ -12,6 +12,7 @@ import pytest
 from pipelines.local.display import Failure
 from pipelines.local.run import defaults, run_here
 from pipelines.retrain import retrain
+from tests.metadata import check_metadata
 
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -38,6 +39,7 @@ def run(tmp_path: Path, incoming: Path, **arguments: Any) -> tuple[Failure | Non
     failure = run_here(
         retrain, tmp_path / "steps", defaults(retrain) | paths | places | arguments, screen, io.StringIO()
     )
+    check_metadata(tmp_path / "steps")
     return failure, [line.split()[1] for line in screen.getvalue().splitlines() if " done in " in line]
 
 

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from click import Option
 from kfp.dsl.graph_component import GraphComponent
 
 from components.images import USER_ID
-from components.pods import HUB_SECRET, S3_SECRET
+from components.platform import Platform
+from components.pods import HUB_SECRET, NEWS_SECRET, RETRY_AFTER_SECONDS, S3_SECRET
+from components.registry import place_of
+from drtune.config import load_section
 from pipelines.cli.main import PACKAGE, main
 from pipelines.local.run import compile_pipeline, defaults
 from pipelines.monitor import monitor
@@ -19,6 +23,7 @@ from pipelines.tune import tune
 
 PIPELINES = {pipeline.name: pipeline for pipeline in (tune, monitor, retrain)}
 PACKAGES = [PACKAGE.with_name(f"{name}.yaml") for name in PIPELINES]
+SITES = PACKAGE.parents[1] / "manifests" / "platform"
 ALL = pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 
 
@@ -67,8 +72,10 @@ def test_every_parameter_is_described(package: Path) -> None:
 def test_the_defaults_of_the_command_are_those_of_the_pipeline(command: str, pipeline: GraphComponent) -> None:
     helps = {option.name: str(option.help) for option in main.commands[command].params if isinstance(option, Option)}
     shown = {name: found[1] for name, text in helps.items() if (found := re.search(r"\[default: (\S+)\]", text))}
-    only_on_a_cluster = {"evaluation_gpus"}
+    only_on_a_cluster = {"evaluation_gpus", "evaluation_gpu_resource"}
     given = {name: value for name, value in defaults(pipeline).items() if value and name not in only_on_a_cluster}
+    if "registry" in shown:
+        given["registry"] = place_of("", {})
     assert shown == given
 
 
@@ -82,7 +89,8 @@ def test_every_pod_is_without_root_in_time_and_with_its_keys_by_the_name_of_thei
         assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": str(USER_ID)}
         assert int(pod["activeDeadlineSeconds"]) >= 1800
         secrets = {secret["secretName"]: secret["optional"] for secret in pod["secretAsEnv"]}
-        assert secrets == {S3_SECRET: True} | ({HUB_SECRET: True} if name == "exec-evaluate" else {})
+        more = {"exec-evaluate": {HUB_SECRET: True}, "exec-finish": {NEWS_SECRET: True}}
+        assert secrets == {S3_SECRET: True} | more.get(name, {})
         resources = executors[name]["container"]["resources"]
         assert {"resourceCpuRequest", "resourceMemoryRequest", "resourceMemoryLimit"} <= set(resources)
 
@@ -93,20 +101,99 @@ def test_no_parameter_is_a_secret(package: Path) -> None:
     assert not [name for name in parameters if re.search("secret|key|token|password", name)]
 
 
-def test_what_reads_paths_or_changes_the_registry_is_not_cached_and_retries_are_bounded() -> None:
-    tasks = {
+def tasks_of(package: Path) -> dict[str, dict[str, Any]]:
+    """The steps, without what only holds them together."""
+    whole = compiled(package)
+    return {
         name: task
-        for component in [compiled(PACKAGE)["root"], *compiled(PACKAGE)["components"].values()]
+        for component in [whole["root"], *whole["components"].values()]
         for name, task in component.get("dag", {}).get("tasks", {}).items()
-        if not name.startswith(("condition", "exit-handler"))
+        if not name.startswith(("condition", "exit-handler")) and "taskInfo" in task and name != "tune"
     }
-    assert {name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")} == {
-        "train",
-        "decide",
-        "finish",
-    }
+
+
+def pods_of(package: Path) -> dict[str, dict[str, Any]]:
+    """What Kubernetes is told of each step's pod."""
+    *_, platform = yaml.safe_load_all(package.read_text(encoding="utf-8"))
+    pods: dict[str, dict[str, Any]] = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return {name.removeprefix("exec-"): pod for name, pod in pods.items()}
+
+
+@ALL
+def test_nothing_is_cached_since_a_path_says_nothing_of_what_is_there(package: Path) -> None:
+    assert not [name for name, task in tasks_of(package).items() if task["cachingOptions"].get("enableCache")]
+
+
+def test_retries_are_bounded_and_last_for_all_tries() -> None:
+    tasks, pods = tasks_of(PACKAGE), pods_of(PACKAGE)
     retries = {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items()}
     assert retries == {"prepare-prompts": 2, "train": 1, "evaluate": 1, "decide": 2, "publish": 2, "finish": 2}
+    for name, task in tasks.items():
+        # Argo takes it from the start of the first try, and ends by it whichever try runs then.
+        longest = int(task["retryPolicy"]["backoffMaxDuration"].removesuffix("s"))
+        each, pause = int(pods[name]["activeDeadlineSeconds"]), RETRY_AFTER_SECONDS
+        assert longest >= (retries[name] + 1) * each + retries[name] * pause
+
+
+def test_an_evaluation_gets_gpus_by_parameters_and_onto_nodes_that_are_kept_for_them() -> None:
+    accelerator = compiled(PACKAGE)["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"][
+        "accelerator"
+    ]
+    names = [re.findall("pipelinechannel--([a-z_]+)", accelerator[key]) for key in ("resourceType", "resourceCount")]
+    assert names == [["evaluation_gpu_resource"], ["evaluation_gpus"]]
+    assert pods_of(PACKAGE)["evaluate"]["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+
+
+def test_the_long_steps_keep_their_nodes_and_one_that_waits_for_its_job_holds_little() -> None:
+    kept = {
+        name
+        for name, pod in pods_of(PACKAGE).items()
+        if pod.get("podMetadata", {}).get("annotations") == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
+    }
+    assert kept == {"train", "evaluate"}
+    resources = compiled(PACKAGE)["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("100m", "512Mi")
+
+
+def compile_for(site: Path) -> list[dict[str, Any]]:
+    """tune, as it is compiled with the settings of a site."""
+    code = (
+        "from pipelines.local.run import compile_pipeline as made; from pipelines.tune import tune; print(made(tune))"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=os.environ | {"DRTUNE_PLATFORM": str(site)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_a_site_gives_its_steps_secrets_nodes_requests_a_user_and_a_cache(tmp_path: Path) -> None:
+    site = {
+        "user": None,
+        "image_pull_secrets": ["ours"],
+        "node_selector": {"pool": "steps"},
+        "tolerations": [{"key": "pool", "value": "steps", "effect": "NoSchedule"}],
+        "requests": {"evaluate": {"cpu": "500m", "memory": "2Gi"}},
+        "models_claim": "drtune-models",
+    }
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site), encoding="utf-8")
+    pipeline, platform = compile_for(tmp_path / "site.yaml")
+    for name, pod in platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items():
+        assert pod["securityContext"] == {"runAsNonRoot": True}
+        assert [secret["secretName"] for secret in pod["imagePullSecret"]] == ["ours"]
+        assert pod["nodeSelector"]["labels"] == {"pool": "steps"}
+        assert {"key": "pool", "operator": "Equal", "value": "steps", "effect": "NoSchedule"} in pod["tolerations"]
+        assert [mount["mountPath"] for mount in pod.get("pvcMount", [])] == ["/models"] * (name == "exec-evaluate")
+    container = pipeline["deploymentSpec"]["executors"]["exec-evaluate"]["container"]
+    assert (container["resources"]["resourceCpuRequest"], container["resources"]["resourceCpuLimit"]) == ("500m", "2")
+    assert container["env"] == [{"name": "HF_HOME", "value": "/models"}]
+
+
+@pytest.mark.parametrize("site", sorted(SITES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_site_that_is_shipped_can_be_read_and_names_only_steps_that_there_are(site: Path) -> None:
+    steps = {name for package in PACKAGES for name in tasks_of(package)}
+    assert set(load_section(Platform, site).requests) <= steps
 
 
 def test_a_person_can_start_tuning_from_the_form_as_it_stands() -> None:
@@ -117,3 +204,13 @@ def test_a_person_can_start_tuning_from_the_form_as_it_stands() -> None:
 def test_retraining_has_the_parameters_of_tuning_with_their_defaults() -> None:
     tuning, retraining = defaults(tune), defaults(retrain)
     assert {name: retraining[name] for name in tuning} == tuning
+
+
+@ALL
+def test_what_a_task_takes_from_the_pipeline_around_it_is_there(package: Path) -> None:
+    whole = compiled(package)
+    for component in [whole["root"], *whole["components"].values()]:
+        known = set(component.get("inputDefinitions", {}).get("parameters", {}))
+        for task in component.get("dag", {}).get("tasks", {}).values():
+            given = task.get("inputs", {}).get("parameters", {}).values()
+            assert {value["componentInputParameter"] for value in given if "componentInputParameter" in value} <= known

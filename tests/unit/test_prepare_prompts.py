@@ -151,7 +151,7 @@ def test_the_component_shows_the_counts(tmp_path: Path) -> None:
     source = tmp_path / "prompts.jsonl"
     source.write_text(SECOND)
     artifact = dsl.Dataset(name="prompt_set", uri=str(tmp_path / "out"))
-    component.python_func(prompts=str(source), data_revision="", prompt_set=artifact)
+    component.python_func(str(source), "", str(tmp_path / "registry"), "some-model", artifact)
     assert artifact.metadata == PromptSet.load(tmp_path / "out").model_dump()
     assert (artifact.metadata["num_train"], artifact.metadata["num_eval"]) == (2, 1)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.process import LINES_KEPT, run_process
+from components.train.run import tell_addresses
 from drtune.errors import UserError
 
 
@@ -102,3 +103,37 @@ def test_a_reader_that_goes_away_ends_the_child_too(tmp_path: Path) -> None:
         process.stdout.close()
     assert process.returncode != 0
     _wait_until_gone(pid)
+
+
+def test_in_a_pod_artifacts_are_called_by_their_addresses(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "print('report: /minio/mlpipeline/v2/report.html, --out=/s3/b/k, `/gcs/b/k`, not /home/minio/x nor s3://b/k')"
+    )
+    run_process(python(code))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    run_process(python(code))
+    here, there = capfdbinary.readouterr().out.splitlines()
+    assert here.startswith(b"report: /minio/mlpipeline/v2/report.html, --out=/s3/b/k, `/gcs/b/k`, ")
+    assert there == (
+        b"report: minio://mlpipeline/v2/report.html, --out=s3://b/k, `gs://b/k`, not /home/minio/x nor s3://b/k"
+    )
+
+
+def test_the_summary_of_a_training_names_no_path_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = (
+        f"- The tuned weights: `{tmp_path}/adapter/a.safetensors`\n- Samples: `/work/model/samples`\n"
+        "- Plots: `tensorboard --logdir=/work/model`\n- Go on from here: `drtune train --out=/work/model --resume`\n"
+        "- Kept at: `/minio/mlpipeline/v2/model`\n"
+    )
+    summary = tmp_path / "summary.md"
+    summary.write_text(here, encoding="utf-8")
+    tell_addresses(tmp_path)
+    assert summary.read_text(encoding="utf-8") == here
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    tell_addresses(tmp_path)
+    assert summary.read_text(encoding="utf-8") == (
+        f"- The tuned weights: `{tmp_path}/adapter/a.safetensors`\n- Samples: `{tmp_path}/samples`\n"
+        "- Kept at: `minio://mlpipeline/v2/model`\n"
+    )

@@ -1,0 +1,39 @@
+"""Which registry a run means, and whether it can be used: asked in the first step, long before it is published to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from drtune.errors import UserError
+from drtune.files.storage import check_writable, open_storage
+from drtune.publishing.registry import Registry
+
+HERE, IN_A_POD = "runs/registry", "s3://drtune/registry"
+"""Where models are published when nothing is said, on one machine and on a cluster."""
+
+
+def place_of(registry: str, environment: Mapping[str, str] = os.environ) -> str:
+    """The registry that is meant; nothing stands for the usual one."""
+    return registry or (IN_A_POD if _in_a_pod(environment) else HERE)
+
+
+def check_registry(registry: str, name: str, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse a registry that could not be published to in the end.
+
+    Raises:
+        UserError: it is a folder in a pod; its bucket is not there, or the keys may not write, read and delete in it;
+            or the name is none.
+    """
+    place = place_of(registry, environment)
+    on_s3 = place.startswith("s3://")
+    if _in_a_pod(environment) and not on_s3:
+        raise UserError(f"registry {place}: would be gone with this pod; give s3://bucket/prefix")
+    storage = open_storage(place, environment)
+    if on_s3:
+        check_writable(storage)
+    Registry(storage).production(name)
+
+
+def _in_a_pod(environment: Mapping[str, str]) -> bool:
+    return "KUBERNETES_SERVICE_HOST" in environment

@@ -74,9 +74,11 @@ def train(
     resume = resume or kept is not None
     processes = Processes()
     with processes.failing_as_one():
+        if resume and overwrite:
+            raise UserError("resume keeps what stands at the output, overwrite replaces it; give one of them")
         prepared = open_prompts(prompts)
-        # Asked here, so that a library call is refused before anything heavy; again below, because loading takes a while,
-        # and another run may have come. `drtune train` asks as well, before it prepares prompts beside `out`.
+        # Asked here, so any caller is refused before anything heavy; again below, because loading takes a while, in
+        # which another run may come. `drtune train` asks too, before it prepares prompts and starts processes.
         if processes.is_main:
             _claim(out, prepared, overwrite=overwrite or resume)
         if kept:

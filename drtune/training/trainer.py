@@ -153,10 +153,11 @@ class Trainer:
         self.checkpoints = Checkpoints(out / "checkpoints", config, prompts.prompt_set.sha256)
 
     def _encode_prompts(self) -> None:
-        """Encode what this process will show to the network, and free the text encoders."""
+        """Encode what this process will show to the network, beside `out`, and free the text encoders."""
         steps = range(1, self.config.steps + 1)
         shown = sorted({self.draws.prompt(step, slot) for step in steps for slot in self.slots})
-        self.conditions = EncodedPrompts(self.base, {index: self.texts[index] for index in shown})
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.conditions = EncodedPrompts(self.base, {index: self.texts[index] for index in shown}, self.out.parent)
         self.negative = self.base.encode_negative(self.config.sampler.negative_prompt)
         self.base.free_text_encoders()
 

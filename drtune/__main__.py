@@ -1,4 +1,4 @@
-"""`python -m drtune`, which is `drtune`; torchrun starts it as `torchrun -m drtune train ...` on every node."""
+"""`python -m drtune`, which is `drtune`."""
 
 from drtune.cli.main import main
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,9 @@ from drtune.cli import evaluation, registry, score, study
 from drtune.cli.console import OVERRIDES, OVERWRITE, PATH, CommandGroup
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import claim, sha256_file, write_text
+
+if TYPE_CHECKING:
+    from drtune.config import Config
 
 
 @click.group(cls=CommandGroup)
@@ -82,37 +86,33 @@ def train(
 ) -> None:
     """Tune a LoRA, or with weights=full the whole network, on the rewards of the configuration.
 
-    With processes=N in the configuration it starts N data-parallel processes on this machine; on a cluster torchrun
-    starts it as `torchrun -m drtune train` with the same options.
+    With processes=N in the configuration it starts N data-parallel processes on this machine. For many machines start
+    `torchrun ... -m drtune.training.worker` on each.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError(
+            "drtune train: starts its processes itself; with torchrun start -m drtune.training.worker --config=FILE "
+            "--prompts=PROMPT_SET --out=FOLDER"
+        )
     from drtune.config import load_config
 
-    resume = resume or mirror is not None
-    if resume and overwrite:
+    if (resume or mirror) and overwrite:
         raise click.UsageError("--resume and --mirror keep what stands at the output, --overwrite replaces it")
     if rewards:  # before the others, which may bend them
         overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)))}", *overrides)
     settings = load_config(config, overrides)
-    if "WORLD_SIZE" not in os.environ:  # nobody has started processes for us yet
-        claim(out, overwrite=resume or overwrite, inputs=[prompts])
-        prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model, overwrite=overwrite)
-        if settings.processes > 1:
-            options = [f"--config={config}"] if config else []
-            options += [f"--set={override}" for override in overrides]
-            options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
-            options += [f"--mirror={mirror}"] if mirror else []
-            _start_processes(settings.processes, [*options, f"--prompts={prompts}", f"--out={out}"])
-            return
-    if prompts is None:
-        raise click.UsageError("--prompts: started by torchrun it needs a prompt set, which `drtune prompts` makes")
-    from drtune.training.summary import SUMMARY
+    claim(out, overwrite=resume or mirror is not None or overwrite, inputs=[prompts])
+    prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model, overwrite=overwrite)
+    if settings.processes > 1:
+        options = [f"--prompts={prompts}", f"--out={out}", *([f"--mirror={mirror}"] if mirror else [])]
+        options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
+        _start_workers(settings, options)
+        return
+    from drtune.training.summary import last_words
     from drtune.training.trainer import train as tune
 
     model = tune(settings, prompts, out, resume=resume, overwrite=overwrite, mirror=mirror)
-    if os.environ.get("RANK", "0") == "0":
-        if (out / SUMMARY).exists():
-            click.echo((out / SUMMARY).read_text(encoding="utf-8"))
-        click.echo(f"tuned model: {out} ({model.step} updates, reward {model.reward:.3f})")
+    click.echo(last_words(model, out))
 
 
 def _reward_term(given: str) -> tuple[str, dict[str, str]]:
@@ -145,14 +145,18 @@ def _prompt_set(given: Path | None, out: Path, base_model: str, *, overwrite: bo
     return out
 
 
-def _start_processes(processes: int, options: list[str]) -> None:
-    """Run `drtune train` in data-parallel processes on this machine; end as the first that failed did."""
+def _start_workers(settings: Config, options: list[str]) -> None:
+    """Run data-parallel processes on this machine; end as the first that failed did."""
+    from drtune.contracts import CONFIG
     from drtune.training.torchrun import ProcessesFailedError, run_processes
 
-    try:
-        run_processes(processes, options, options=["--standalone"])
-    except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why
-        raise SystemExit(ended.exit_code) from None
+    with TemporaryDirectory(prefix="drtune-") as folder:
+        config = Path(folder) / CONFIG
+        config.write_text(settings.to_yaml(), encoding="utf-8")
+        try:
+            run_processes(settings.processes, [f"--config={config}", *options], options=["--standalone"])
+        except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why
+            raise SystemExit(ended.exit_code) from None
 
 
 @main.command()

@@ -23,7 +23,7 @@ from pathlib import Path
 import click
 
 from drtune.contracts import CONFIG
-from drtune.errors import InterruptionError, UserError
+from drtune.errors import InterruptionError, UserError, as_command
 from drtune.files.storage import Storage, open_storage
 from drtune.prompts.prepare import open_prompts
 from drtune.training.mirror import LAUNCHER, MODEL, REQUEST, Mirror
@@ -48,29 +48,24 @@ REDRAW_SECONDS = 10.0
 def main(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None) -> None:
     """Train what is asked at URI, as one of the nodes that do."""
     signal.signal(signal.SIGTERM, _end)  # the first process of a container has no default
-    with _Lines():
-        sys.exit(_run(uri, work, processes, grace_seconds, alone_seconds))
+    with _Lines(), as_command():
+        _run(uri, work, processes, grace_seconds, alone_seconds)
 
 
-def _run(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None) -> int:
-    """The node's work; returns its exit code and says what led to it."""
+def _run(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None) -> None:
+    storage = open_storage(uri)
+    request = _fetch_request(storage, work)
+    _wait_for_the_first_node()
     is_alone = threading.Event()
+    if alone_seconds:
+        threading.Thread(target=_listen, args=(storage, alone_seconds, is_alone), daemon=True).start()
+    arguments = [f"--config={request / CONFIG}", f"--prompts={request / 'prompts'}", f"--out={work / MODEL}"]
+    shutdown = max(1, grace_seconds - SAVING_SECONDS)
     try:
-        storage = open_storage(uri)
-        request = _fetch_request(storage, work)
-        _wait_for_the_first_node()
-        if alone_seconds:
-            threading.Thread(target=_listen, args=(storage, alone_seconds, is_alone), daemon=True).start()
-        arguments = [f"--config={request / CONFIG}", f"--prompts={request / 'prompts'}", f"--out={work / MODEL}"]
-        shutdown = max(1, grace_seconds - SAVING_SECONDS)
         run_processes(processes, [*arguments, f"--mirror={uri}/{MODEL}"], options=[f"--shutdown-timeout={shutdown}"])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UserError.exit_code
     except (ProcessesFailedError, InterruptionError) as ended:
         print(ended, file=sys.stderr)
-        return ALONE if is_alone.is_set() else ended.exit_code
-    return 0
+        sys.exit(ALONE if is_alone.is_set() else ended.exit_code)
 
 
 def _fetch_request(storage: Storage, work: Path) -> Path:

@@ -87,8 +87,10 @@ class Processes:
         """
         try:
             yield
-        except InterruptionError:
-            raise  # of all at once, and no failure
+        except InterruptionError as interrupted:  # of all at once, and no failure: one tells it
+            if self.is_main:
+                raise
+            raise SystemExit(interrupted.exit_code) from None
         except Exception as error:
             if self.board is None:
                 raise

@@ -34,6 +34,12 @@ def summarise(
     return "\n\n".join(parts) + "\n"
 
 
+def last_words(model: TunedModel, out: Path) -> str:
+    """What a run says when its model is made: its summary, and one line."""
+    page = (out / SUMMARY).read_text(encoding="utf-8") + "\n" if (out / SUMMARY).exists() else ""
+    return f"{page}tuned model: {out} ({model.step} updates, reward {model.reward:.3f})"
+
+
 def resume_command(out: Path, prompts: Path, *options: str) -> str:
     """What goes on with the run in `out`, in a shell."""
     command = ["drtune", "train", f"--config={out / CONFIG}", f"--prompts={prompts}", f"--out={out}", "--resume"]

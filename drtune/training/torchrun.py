@@ -22,7 +22,7 @@ class ProcessesFailedError(Exception):
 
 
 def run_processes(processes: int, arguments: Sequence[str], *, options: Sequence[str] = ()) -> None:
-    """Run `python -m drtune train` with `arguments` in `processes` processes of this machine.
+    """Run `python -m drtune.training.worker` with `arguments` in `processes` processes of this machine.
 
     `options` are torchrun's; others of its options may stand in the environment, such as PET_NNODES.
 
@@ -41,7 +41,7 @@ def run_processes(processes: int, arguments: Sequence[str], *, options: Sequence
     # The cores are shared out; without this torchrun gives each process one thread, and says so in four lines.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     try:
-        run(parse_args([*options, f"--nproc-per-node={processes}", "-m", "drtune", "train", *arguments]))
+        run(parse_args([*options, f"--nproc-per-node={processes}", "-m", "drtune.training.worker", *arguments]))
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode

@@ -74,9 +74,11 @@ def train(
     resume = resume or kept is not None
     processes = Processes()
     with processes.failing_as_one():
+        if resume and overwrite:
+            raise UserError("resume keeps what stands at the output, overwrite replaces it; give one of them")
         prepared = open_prompts(prompts)
-        # Asked here, so that a library call is refused before anything heavy; again below, because loading takes a while,
-        # and another run may have come. `drtune train` asks as well, before it prepares prompts beside `out`.
+        # Asked here, so any caller is refused before anything heavy; again below, because loading takes a while, in
+        # which another run may come. `drtune train` asks too, before it prepares prompts and starts processes.
         if processes.is_main:
             _claim(out, prepared, overwrite=overwrite or resume)
         if kept:
@@ -151,10 +153,11 @@ class Trainer:
         self.checkpoints = Checkpoints(out / "checkpoints", config, prompts.prompt_set.sha256)
 
     def _encode_prompts(self) -> None:
-        """Encode what this process will show to the network, and free the text encoders."""
+        """Encode what this process will show to the network, beside `out`, and free the text encoders."""
         steps = range(1, self.config.steps + 1)
         shown = sorted({self.draws.prompt(step, slot) for step in steps for slot in self.slots})
-        self.conditions = EncodedPrompts(self.base, {index: self.texts[index] for index in shown})
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.conditions = EncodedPrompts(self.base, {index: self.texts[index] for index in shown}, self.out.parent)
         self.negative = self.base.encode_negative(self.config.sampler.negative_prompt)
         self.base.free_text_encoders()
 

@@ -216,7 +216,7 @@ def torchrun(options: list[str], out: Path, prompts: Path, config: Config) -> su
     file.write_text(config.to_yaml())
     places = [f"--config={file}", f"--prompts={prompts}", f"--out={out}", "--resume"]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *options, "-m", "drtune", "train", *places],
+        [sys.executable, "-m", "torch.distributed.run", *options, "-m", "drtune.training.worker", *places],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

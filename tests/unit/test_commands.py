@@ -46,7 +46,7 @@ def _check_help(main: click.Group, path: tuple[str, ...]) -> None:
     assert all(option.help for option in command.params if isinstance(option, click.Option))
 
 
-@pytest.mark.parametrize("module", ["drtune", "drtune.cli.main", "pipelines.cli.main"])
+@pytest.mark.parametrize("module", ["drtune", "drtune.cli.main", "drtune.training.worker", "pipelines.cli.main"])
 def test_starting_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -113,6 +113,35 @@ def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(drtune.cli.main.main, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config=nothing.yaml"], "config nothing.yaml: cannot be read"),
+        (["--config=empty.yaml"], "nothing/manifest.json: no PromptSet to read here"),
+        (["--config=empty.yaml", "--resume", "--overwrite"], "give one of them"),
+    ],
+)
+def test_a_mistake_ends_a_worker_with_one_line_and_exit_code_2(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    (tmp_path / "empty.yaml").touch()
+    command = [sys.executable, "-m", "drtune.training.worker", "--prompts=nothing", "--out=model", *options]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["empty.yaml"]
+
+
+def test_under_torchrun_the_command_says_what_to_start_instead(tmp_path: Path) -> None:
+    command = ["train", "--out", str(tmp_path / "model")]
+    result = CliRunner().invoke(drtune.cli.main.main, command, env={"TORCHELASTIC_RUN_ID": "none"})
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "with torchrun start -m drtune.training.worker --config=FILE" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_output_is_kept(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from drtune.methods.guidance import GuidedDenoiser
 from drtune.methods.plans import Plan
 from drtune.methods.sweep import roll_out, score, sweep_back
 from drtune.models.adapter import add_adapter
-from drtune.models.base import Base, EncodedPrompts
+from drtune.models.base import ENCODED_TOGETHER, Base
 from drtune.models.loading import DTYPES
 from drtune.models.sampler import Sampler
 from drtune.models.tensors import optimizer_tensors
@@ -28,9 +28,6 @@ from drtune.training.plan.meter import LiveBytes, SavedBytes, bytes_of
 from drtune.training.plan.rewards import networks, reward_shell
 from drtune.training.plan.sharded import gathered_bytes
 from drtune.training.samples import NUM_SAMPLES
-
-NUM_PROMPTS = 64
-"""Enough to fill the batches in which prompts are encoded."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ class Memory:
     weights: dict[str, int]
     """What stands while training: weights that are frozen, and those that train with all that follows them."""
     prompt: int
-    """One encoded prompt; all of them are kept in main memory."""
+    """One encoded prompt; all of them are kept on disk."""
     phases: dict[str, Phase]
 
     @property
@@ -137,10 +134,10 @@ class _Run:
     def measure(self, parameters: dict[str, int]) -> Memory:
         """Go through the phases of a run in their order."""
         with self.live, self.saved, cuda_autocast():
-            encoded = EncodedPrompts(self.base, dict.fromkeys(range(NUM_PROMPTS), ""))
-            prompt = bytes_of(encoded.conditions.values()) // NUM_PROMPTS
-            self.one = encoded[[0]]
-            del encoded  # they are in main memory
+            encoded = self.base.encode([""] * ENCODED_TOGETHER)
+            prompt = bytes_of(encoded.values()) // ENCODED_TOGETHER
+            self.one = {name: tensor[[0]] for name, tensor in encoded.items()}
+            del encoded  # they go to disk
             self.negative = self.base.encode_negative("")
             self.base.free_text_encoders()
             phases = {"encode prompts": self._phase(self.loaded)}

@@ -47,7 +47,7 @@ def as_text(made: Estimate) -> str:
     most = config.steps * share
     lines += [
         "",
-        f"encoded prompts: {in_unit(memory.prompt, 'MiB')} MiB each in main memory, at most {most:,} of them "
+        f"encoded prompts: {in_unit(memory.prompt, 'MiB')} MiB each on disk, at most {most:,} of them "
         f"({in_unit(memory.prompt * most, 'GiB')} GiB)",
         f"peak: {in_unit(memory.peak, unit)} {unit} on each GPU",
     ]

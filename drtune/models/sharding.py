@@ -5,14 +5,12 @@ This is torch's own `fully_shard`, which shards on any device; Accelerate's FSDP
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from diffusers import ModelMixin
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 
 def shard(network: ModelMixin, device: torch.device) -> None:
@@ -27,18 +25,6 @@ def shard(network: ModelMixin, device: torch.device) -> None:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
-def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """The whole tensors on the CPU, gathered one at a time. Every process calls this; those that `keep` get them."""
-    kept = {}
-    for name, tensor in tensors.items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if keep:
-            kept[name] = whole.detach().cpu()
-    return kept
-
-
-def like(mine: Tensor, whole: Tensor) -> Tensor:
-    """The share of this process in a whole tensor that all processes have, if `mine` is sharded; else the whole."""
-    if not isinstance(mine, DTensor):
-        return whole
-    return distribute_tensor(whole.to(mine.device), mine.device_mesh, mine.placements, src_data_rank=None)
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor: where it is sharded, every process calls this at the same time and gets it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from drtune.errors import UserError
 from drtune.files.local import replacing
-from drtune.models.sharding import like
+
+Value = TypeVar("Value")
 
 
 def to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
@@ -25,6 +28,48 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
     with replacing(path) as written:
         # Bytes first: a full disk is then an ordinary OSError, and not one of the safetensors library.
         written.write_bytes(to_bytes(tensors, about))
+
+
+def stream_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    about: Mapping[str, str],
+    whole: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+) -> None:
+    """Write what `save_tensors` writes, byte for byte, with one tensor in memory at a time.
+
+    `whole` makes a tensor what is written, on any device, once it is its turn; the turns are those of `in_order`.
+    """
+    header: dict[str, object] = {"__metadata__": dict(about)} if about else {}
+    end = 0
+    for name, tensor in in_order(tensors).items():
+        start, end = end, end + tensor.nbytes
+        header[name] = {"dtype": _name_of(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as written, written.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in in_order(tensors).values():
+            file.write(whole(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+
+
+def in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they lie in a safetensors file: the widest numbers first, which aligns all, then by name."""
+    return dict(sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])))
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    """What safetensors calls a type of numbers."""
+    header = save({"": torch.empty(0, dtype=dtype)})[8:]
+    name: str = json.loads(header)[""]["dtype"]
+    return name
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The few words about the tensors in a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        words: dict[str, str] = file.metadata()
+    return words
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -40,12 +85,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
 
 
-def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def named(prefix: str, tensors: Mapping[str, Value]) -> dict[str, Value]:
     """The tensors with `prefix.` before their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Mapping[str, Value]) -> dict[str, Value]:
     """The tensors whose names begin with `prefix.`, without it: `named` undone."""
     start = f"{prefix}."
     return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
@@ -59,11 +104,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Give the optimizer back what `optimizer_tensors` took from it."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, key = name.split(".")
-        mine = parameters[int(index)]
-        # A moment is sharded as its parameter is; a counter is one number.
-        states.setdefault(int(index), {})[key] = like(mine, tensor) if tensor.shape == mine.shape else tensor
+        states.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

@@ -1,14 +1,14 @@
 """A run's folder kept in a second place, such as S3, so that a run whose machine is gone goes on on another.
 
-Nothing is ever half there: every file is stored whole, a checkpoint after the log that it belongs to, the manifest,
-which makes the folder a model, last.
+Nothing is ever half there: every file is stored whole, a checkpoint after the log that it belongs to, the list of its
+shards after the shards of all machines, the manifest, which makes the folder a model, last.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,8 @@ from drtune.files.storage import Storage
 REQUEST, MODEL, LAUNCHER = "request", "model", "launcher"
 """At the address of a training on a cluster: what is asked, the mirror of its folder, the launcher's heartbeat."""
 CHECKPOINTS = "checkpoints/"
+SHARDS = "shards.json"
+"""In the folder of a checkpoint, the list of the files that processes have written: what makes the folder one."""
 PATIENCE_SECONDS = 300.0
 """How long a store may be away when nothing can go on without it."""
 PAUSE_SECONDS = 5.0
@@ -29,47 +31,68 @@ Result = TypeVar("Result")
 
 
 class Mirror:
-    """The folder of a run and its mirror. Of all processes one pushes; one of each machine fetches."""
+    """The folder of a run and its mirror. One process of each machine fetches, and pushes what its machine has made."""
 
     def __init__(self, folder: Path, storage: Storage) -> None:
         self.folder, self.storage = folder, storage
         self._stored: dict[str, tuple[int, int]] = {}
         """Size and time of the files that the store has as they are here."""
 
-    def fetch(self) -> None:
-        """Make the folder what the store has; one that has nothing changes nothing."""
+    def fetch(self, *, checkpoints: bool = True) -> None:
+        """Make the folder what the store has, with or without its checkpoints; a store with nothing changes nothing."""
         keys = set(_patiently(self.storage.keys))
         if not keys:
             return
-        for key in keys:
-            # A checkpoint's name holds its digest: the same name is the same content.
+        wanted = {key for key in keys if checkpoints or not key.startswith(CHECKPOINTS)}
+        for key in sorted(wanted, key=_turn):
+            # The name of a checkpoint holds its digest: the same name is the same content.
             if not (key.startswith(CHECKPOINTS) and (self.folder / key).exists()):
                 _patiently(partial(self._download, key))
         for key in self._files().keys() - keys:
-            (self.folder / key).unlink()
+            if checkpoints or not key.startswith(CHECKPOINTS):
+                (self.folder / key).unlink()
         self._stored = self._files()
 
-    def push(self, *, must: bool = False) -> None:
-        """Make the store what the folder is.
+    def push(self, *, must: bool = False) -> bool:
+        """Make the store what the folder is; returns whether it is.
 
         A store that is away is no reason to stop training: the next push has it all. With `must`, it is waited for.
         """
+        return self._try(self._push, must=must)
+
+    def push_shards(self, *, must: bool = False) -> bool:
+        """Store the shards of checkpoints alone, which count when `push` of the first machine has stored their list."""
+        return self._try(self._push_shards, must=must)
+
+    def _try(self, push: Callable[[], None], *, must: bool) -> bool:
         try:
-            _patiently(self._push, PATIENCE_SECONDS if must else 0.0)
+            _patiently(push, PATIENCE_SECONDS if must else 0.0)
         except (UserError, OSError) as error:
             if must:
                 raise
             print(f"{self.storage.uri} does not have the newest checkpoint: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
 
     def _push(self) -> None:
         files = self._files()
-        changed = [key for key, state in files.items() if self._stored.get(key) != state]
-        for key in sorted(changed, key=lambda key: (key == MANIFEST, key.startswith(CHECKPOINTS), key)):
-            self.storage.upload(key, self.folder / key)
-            self._stored[key] = files[key]
-        for key in self._stored.keys() - files.keys():
+        self._upload(files)
+        stored = self.storage.keys()
+        # Shards of another machine are not here, but the list that names them is.
+        gone = [key for key in stored if key not in files and _list_of(key) not in files]
+        for key in sorted(gone, key=_turn, reverse=True):
             self.storage.delete(key)
-            del self._stored[key]
+            self._stored.pop(key, None)
+
+    def _push_shards(self) -> None:
+        files = self._files()
+        self._upload({key: state for key, state in files.items() if _list_of(key) in files and _list_of(key) != key})
+
+    def _upload(self, files: Mapping[str, tuple[int, int]]) -> None:
+        for key in sorted(files, key=_turn):
+            if self._stored.get(key) != files[key]:
+                self.storage.upload(key, self.folder / key)
+                self._stored[key] = files[key]
 
     def _download(self, key: str) -> None:
         with replacing(self.folder / key) as written:
@@ -83,6 +106,16 @@ class Mirror:
             for path, stat in relative.items()
             if not any(part.startswith(".") for part in path.parts)  # a write under way
         }
+
+
+def _turn(key: str) -> tuple[bool, bool, bool, str]:
+    """What makes others count comes after them."""
+    return key == MANIFEST, key.startswith(CHECKPOINTS), key.endswith(SHARDS), key
+
+
+def _list_of(key: str) -> str:
+    """The list of the checkpoint's shards, if a file is one of them."""
+    return f"{key.rpartition('/')[0]}/{SHARDS}"
 
 
 def _patiently(call: Callable[[], Result], patience_seconds: float = PATIENCE_SECONDS) -> Result:

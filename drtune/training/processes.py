@@ -6,13 +6,15 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed import DistError, PrefixStore, Store, TCPStore  # type: ignore[attr-defined] # public, but not to mypy
 from torch.distributed.rendezvous import rendezvous
@@ -25,6 +27,8 @@ PATIENCE = timedelta(minutes=10)
 
 LEAD_SECONDS = 5
 """What the others leave to the process that failed first, to tell why and end; then torchrun ends them all."""
+
+Value = TypeVar("Value")
 
 
 class Processes:
@@ -60,6 +64,15 @@ class Processes:
             )
         share = batch_size // self.count
         return range(self.rank * share, (self.rank + 1) * share)
+
+    def share_here(self, things: Sequence[Value]) -> Sequence[Value]:
+        """Those that this process takes, when the processes of each machine share them out."""
+        return things[self.accelerator.local_process_index :: int(os.environ.get("LOCAL_WORLD_SIZE", "1"))]
+
+    def exchange(self, value: Value) -> list[Value]:
+        """What each process gives, by rank. It is small."""
+        values: list[Value] = gather_object([value])
+        return values
 
     def wait(self) -> None:
         """Until every process is here."""

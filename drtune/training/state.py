@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from drtune.models.sharding import like
 from drtune.models.tensors import below, load_optimizer_tensors, named, optimizer_tensors
 
 
@@ -42,14 +41,20 @@ class TrainState:
             | named("optimizer", optimizer_tensors(self.optimizer))
         )
 
-    @torch.no_grad()
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take back what `tensors` gave, into the same tensors in place."""
-        for part, mine in (("weights", self.weights), ("average", self.average)):
-            saved = below(part, tensors)
-            for name, tensor in mine.items():
-                tensor.copy_(like(tensor, saved[name]))
-        load_optimizer_tensors(self.optimizer, below("optimizer", tensors))
+    def make_room(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Give the optimizer the moments and counters among `shapes`, which name what `tensors` shall give, all empty.
+
+        Only an optimizer that has made an update has any.
+        """
+        self.optimizer.state.clear()  # before as much is made anew
+        weights = list(self.weights.values())
+        room = {}
+        for name, shape in below("optimizer", shapes).items():
+            weight = weights[int(name.partition(".")[0])]
+            # A moment is sharded as its weight is; a counter is one number.
+            alike = shape == weight.shape
+            room[name] = torch.empty_like(weight) if alike else torch.empty(shape, device=weight.device)
+        load_optimizer_tensors(self.optimizer, room)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -28,7 +28,6 @@ from drtune.methods.plans import Plan, draw_plan
 from drtune.methods.supervision import Task, supervise
 from drtune.models.base import EncodedPrompts
 from drtune.models.loading import DTYPES, load_base, quiet_libraries
-from drtune.models.sharding import gather
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import PreparedPrompts, open_prompts
 from drtune.rewards import WeightedSum
@@ -150,7 +149,7 @@ class Trainer:
         self.state = TrainState(weights, average, make_optimizer(weights, config.optimizer))
         in_fp16 = config.compute.precision == "fp16"
         self.loss_scale = partial(scaled, weights=weights.values(), mean=processes.mean) if in_fp16 else unscaled
-        self.checkpoints = Checkpoints(out / "checkpoints", config, prompts.prompt_set.sha256)
+        self.checkpoints = Checkpoints(out / "checkpoints", config, prompts.prompt_set.sha256, processes)
 
     def _encode_prompts(self) -> None:
         """Encode what this process will show to the network, beside `out`, and free the text encoders."""
@@ -194,7 +193,7 @@ class Trainer:
             if log:
                 log.write(metrics)
             if sampled and (passed := self._last_passed(step)) < step:
-                self._share_folder()
+                self._share_folder(checkpoints=True)
                 return self.checkpoints.restore(self.state, passed)
             due = step == steps or step % self.config.checkpoint_every == 0
             if due or self.stopped_by or (sampled and self.config.held_out):
@@ -301,29 +300,30 @@ class Trainer:
     def _restore(self) -> int:
         """Number of updates that the newest checkpoint has seen, 0 without one."""
         done = self.checkpoints.restore(self.state)
-        if self.processes.mean(torch.tensor(float(done), device=self.processes.device)).item() != done:
-            raise UserError(
-                f"output {self.out}: not every process finds the same checkpoints; put it where all nodes can read it"
-            )
         if done > self.config.steps:
             raise UserError(f"steps={self.config.steps}: the run in {self.out} has done {done} already; give more")
         return done
 
     def _save_checkpoint(self, step: int) -> None:
-        tensors = gather(self.state.tensors(), keep=self.processes.is_main)
-        if self.processes.is_main:
-            self.checkpoints.save(step, tensors, self.state.held_out, protected=self._last_passed(step))
-            if self.mirror:
-                self.mirror.push()
+        self.checkpoints.save(step, self.state, protected=self._last_passed(step))
+        self._push()
         self.processes.wait()  # a process that ended meanwhile would end the one that writes
 
-    def _share_folder(self) -> None:
+    def _push(self, *, must: bool = False) -> None:
+        """Every machine stores its shards of checkpoints; then, if all have, the first process stores the rest."""
+        if self.mirror is None:
+            return
+        is_helping = self.processes.is_first_here and not self.processes.is_main
+        stored = self.mirror.push_shards(must=must) if is_helping else True
+        if all(self.processes.exchange(stored)) and self.processes.is_main:
+            self.mirror.push(must=must)
+
+    def _share_folder(self, *, checkpoints: bool = False) -> None:
         """Wait for each other; with a mirror, let every node then have the folder as the first one has it."""
-        if self.mirror and self.processes.is_main:
-            self.mirror.push(must=True)
+        self._push(must=True)
         self.processes.wait()
         if self.mirror and self.processes.is_first_here and not self.processes.is_main:
-            self.mirror.fetch()
+            self.mirror.fetch(checkpoints=checkpoints)
         self.processes.wait()
 
     def _save_model(self, step: int, log: MetricLog | None) -> None:

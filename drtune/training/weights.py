@@ -12,8 +12,8 @@ from drtune.contracts import ADAPTER, NETWORK, NETWORK_CONFIG
 from drtune.files.local import replacing
 from drtune.models.adapter import add_adapter, save_adapter
 from drtune.models.base import Base
-from drtune.models.sharding import gather, shard
-from drtune.models.tensors import save_tensors
+from drtune.models.sharding import shard, whole
+from drtune.models.tensors import in_order, stream_tensors
 from drtune.training.processes import Processes
 
 
@@ -46,8 +46,11 @@ def save_weights(base: Base, config: Config, processes: Processes, model_folder:
 
 
 def _save_network(base: Base, processes: Processes, model_folder: Path) -> None:
-    tensors = gather(base.network.state_dict(), keep=processes.is_main)
+    """No process ever has more than one whole tensor: each is brought together when it is its turn, and written."""
+    tensors = base.network.state_dict()
     if not processes.is_main:
+        for tensor in in_order(tensors).values():
+            whole(tensor)
         return
     settings = json.loads(base.network.to_json_string())
     settings["_class_name"] = settings["_class_name"].removeprefix("FSDP")  # as a sharded network calls itself
@@ -55,4 +58,4 @@ def _save_network(base: Base, processes: Processes, model_folder: Path) -> None:
     with replacing(model_folder / Path(NETWORK).parent) as written:
         written.mkdir()
         (written / Path(NETWORK_CONFIG).name).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-        save_tensors(written / Path(NETWORK).name, tensors, {"format": "pt"})
+        stream_tensors(written / Path(NETWORK).name, tensors, {"format": "pt"}, whole)

@@ -58,8 +58,15 @@ def logged(out: Path) -> list[dict[str, float]]:
 
 
 def checkpoint_of(out: Path) -> dict[str, Tensor]:
+    """All tensors of the newest checkpoint, whole; shards are rows of them, in the order of the processes."""
     (newest,) = sorted((out / "checkpoints").iterdir())[-1:]
-    return load_file(newest)
+    if newest.is_file():
+        return load_file(newest)
+    whole: dict[str, list[Tensor]] = {}
+    for path in sorted(newest.glob("*.safetensors")):
+        for name, shard in load_file(path).items():
+            whole.setdefault(name, []).append(shard)
+    return {name: torch.cat(shards) if shards[0].dim() else shards[0] for name, shards in whole.items()}
 
 
 def gradients_of(out: Path) -> Tensor:

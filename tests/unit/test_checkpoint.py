@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,11 +11,16 @@ import torch
 
 from drtune.config import load_config
 from drtune.errors import UserError
-from drtune.training.checkpoint import Checkpoints
+from drtune.files.local import sha256_bytes, sha256_file
+from drtune.models.tensors import load_tensors, to_bytes
+from drtune.training.checkpoint import ABOUT, Checkpoints
+from drtune.training.mirror import SHARDS
 from drtune.training.optimization import make_optimizer
+from drtune.training.processes import Processes
 from drtune.training.state import TrainState
 
 CONFIG = load_config(None, ["steps=100", "ema_decay=0.5"])
+KINDS = ("lora", "full")
 HELD_OUT = ["held_out.reward=brightness", "held_out.max_drop=0.1"]
 
 
@@ -38,16 +45,30 @@ def trained(steps: int) -> TrainState:
     return state
 
 
-def folder_of(tmp_path: Path, overrides: list[str] | None = None, prompts: str = "1c3e") -> Checkpoints:
-    return Checkpoints(tmp_path, load_config(None, ["steps=100", "ema_decay=0.5", *(overrides or [])]), prompts)
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+def folder_of(
+    tmp_path: Path, overrides: list[str] | None = None, prompts: str = "1c3e", kind: str = "lora"
+) -> Checkpoints:
+    settings = ["steps=100", "ema_decay=0.5", f"weights={kind}", *(overrides or [])]
+    return Checkpoints(tmp_path, load_config(None, settings), prompts, Processes())
 
 
 def save(checkpoints: Checkpoints, state: TrainState, step: int, protected: int | None = None) -> Path:
-    return checkpoints.save(step, state.tensors(), state.held_out, protected=protected)
+    checkpoints.save(step, state, protected=protected)
+    return checkpoints.files()[step]
 
 
-def test_a_restored_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole, checkpoints = trained(3), folder_of(tmp_path)
+def delete(checkpoint: Path) -> None:
+    shutil.rmtree(checkpoint) if checkpoint.is_dir() else checkpoint.unlink()
+
+
+def test_a_restored_state_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
+    whole, checkpoints = trained(3), folder_of(tmp_path, kind=kind)
     whole.held_out.update({0: 0.1, 2: 0.7})
     save(checkpoints, whole, 3)
     again = fresh(1)
@@ -61,26 +82,31 @@ def test_a_restored_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-def test_a_state_before_the_first_update_is_kept_too(tmp_path: Path) -> None:
-    state, again, checkpoints = fresh(0), fresh(1), folder_of(tmp_path)
+def test_a_state_before_the_first_update_is_kept_too(tmp_path: Path, kind: str) -> None:
+    state, again, checkpoints = fresh(0), fresh(1), folder_of(tmp_path, kind=kind)
     save(checkpoints, state, 0)
     assert checkpoints.restore(again) == 0
     assert all(torch.equal(again.weights[name], weight) for name, weight in state.weights.items())
 
 
-def test_without_a_checkpoint_nothing_is_restored(tmp_path: Path) -> None:
-    assert folder_of(tmp_path / "nothing").restore(fresh(0)) == 0
+def test_without_a_checkpoint_nothing_is_restored(tmp_path: Path, kind: str) -> None:
+    assert folder_of(tmp_path / "nothing", kind=kind).restore(fresh(0)) == 0
 
 
-def test_equal_states_make_equal_files(tmp_path: Path) -> None:
-    first, second = (save(folder_of(tmp_path / name), trained(2), 2) for name in ("a", "b"))
+def contents(checkpoint: Path) -> dict[str, bytes]:
+    paths = checkpoint.iterdir() if checkpoint.is_dir() else [checkpoint]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_equal_states_make_equal_files(tmp_path: Path, kind: str) -> None:
+    first, second = (save(folder_of(tmp_path / name, kind=kind), trained(2), 2) for name in ("a", "b"))
     assert first.name == second.name
-    assert first.read_bytes() == second.read_bytes()
-    assert first.name != save(folder_of(tmp_path / "c"), trained(3), 2).name
+    assert contents(first) == contents(second)
+    assert first.name != save(folder_of(tmp_path / "c", kind=kind), trained(3), 2).name
 
 
-def test_the_newest_are_kept_and_one_that_is_protected(tmp_path: Path) -> None:
-    checkpoints = folder_of(tmp_path, ["keep_checkpoints=2"])
+def test_the_newest_are_kept_and_one_that_is_protected(tmp_path: Path, kind: str) -> None:
+    checkpoints = folder_of(tmp_path, ["keep_checkpoints=2"], kind=kind)
     state = fresh(0)
     for step in (10, 20, 30, 40):
         save(checkpoints, state, step, protected=10)
@@ -88,23 +114,23 @@ def test_the_newest_are_kept_and_one_that_is_protected(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in checkpoints.files().values()]
 
 
-def test_a_checkpoint_takes_the_place_of_one_of_the_same_update(tmp_path: Path) -> None:
-    checkpoints = folder_of(tmp_path)
+def test_a_checkpoint_takes_the_place_of_one_of_the_same_update(tmp_path: Path, kind: str) -> None:
+    checkpoints = folder_of(tmp_path, kind=kind)
     save(checkpoints, trained(1), 5)
     newer = save(checkpoints, trained(2), 5)
     assert list(tmp_path.iterdir()) == [newer]
 
 
-def test_what_a_write_left_that_was_cut_short_is_taken_away(tmp_path: Path) -> None:
+def test_what_a_write_left_that_was_cut_short_is_taken_away(tmp_path: Path, kind: str) -> None:
     leftover = tmp_path / ".step-000010-aaaaaaaaaaaa.safetensors.x1y2"
     leftover.mkdir()
     (leftover / "part").write_bytes(b"half")
-    save(folder_of(tmp_path), fresh(0), 10)
+    save(folder_of(tmp_path, kind=kind), fresh(0), 10)
     assert not leftover.exists()
 
 
-def test_a_chosen_checkpoint_is_restored(tmp_path: Path) -> None:
-    checkpoints = folder_of(tmp_path)
+def test_a_chosen_checkpoint_is_restored(tmp_path: Path, kind: str) -> None:
+    checkpoints = folder_of(tmp_path, kind=kind)
     for step in (1, 2):
         save(checkpoints, trained(step), step)
     again = fresh(1)
@@ -124,6 +150,90 @@ def test_a_damaged_checkpoint_is_refused_by_name_with_what_remains(tmp_path: Pat
         checkpoints.restore(fresh(0))
     newest.unlink()
     assert checkpoints.restore(fresh(0)) == 10
+
+
+SHARD = "shard-00001.safetensors"
+
+
+@pytest.mark.parametrize("file", [SHARDS, SHARD])
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
+def test_a_damaged_file_among_the_shards_is_refused_by_name(tmp_path: Path, damage: str, file: str) -> None:
+    checkpoints = folder_of(tmp_path, kind="full")
+    save(checkpoints, trained(1), 10)
+    newest = save(checkpoints, trained(2), 20)
+    content = (newest / file).read_bytes()
+    changed = content[:-7] + bytes([content[-7] ^ 1]) + content[-6:]
+    (newest / file).write_bytes({"cut": content[:-1], "changed": changed, "empty": b""}[damage])
+    wanted = rf"{newest.name}: damaged, its {file} was changed or is missing; delete it to go on from update 10$"
+    with pytest.raises(UserError, match=wanted):
+        checkpoints.restore(fresh(0))
+    delete(newest)
+    assert checkpoints.restore(fresh(0)) == 10
+
+
+def test_a_missing_shard_is_refused_and_without_its_list_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = folder_of(tmp_path, kind="full")
+    save(checkpoints, trained(1), 10)
+    newest = save(checkpoints, trained(2), 20)
+    (newest / SHARD).unlink()
+    with pytest.raises(UserError, match=rf"{newest.name}: damaged, its {SHARD} was changed or is missing"):
+        checkpoints.restore(fresh(0))
+    (newest / SHARDS).unlink()
+    assert checkpoints.restore(fresh(0)) == 10
+    save(checkpoints, trained(3), 30)
+    assert not newest.exists()
+
+
+def test_shards_are_listed_with_their_digests_and_the_name_holds_that_of_the_list(tmp_path: Path) -> None:
+    path = save(folder_of(tmp_path, kind="full"), trained(2), 20)
+    assert path.name == f"step-000020-{sha256_file(path / SHARDS)[:12]}"
+    about = json.loads((path / SHARDS).read_text())
+    assert about["sha256"] == {SHARD: sha256_file(path / SHARD)}
+    assert (about["step"], about["prompts_sha256"], about["config"]["weights"]) == (20, "1c3e", "full")
+    assert sorted(file.name for file in path.iterdir()) == [SHARD, SHARDS]
+    tensors, _ = load_tensors(path / SHARD)
+    expected = trained(2).tensors()
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_file_that_is_not_listed_is_not_read(tmp_path: Path) -> None:
+    checkpoints, again = folder_of(tmp_path, kind="full"), fresh(1)
+    path = save(checkpoints, trained(1), 1)
+    other = save(folder_of(tmp_path / "other", kind="full"), trained(2), 1)
+    shutil.copyfile(other / SHARD, path / "another.safetensors")
+    assert checkpoints.restore(again) == 1
+    assert torch.equal(again.weights["layer.a"], trained(1).weights["layer.a"])
+
+
+def test_a_write_that_fails_is_told_as_what_it_is(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a file").write_text("")
+    checkpoints = folder_of(tmp_path / "a file" / "checkpoints", kind=kind)
+    with pytest.raises(NotADirectoryError):
+        checkpoints.save(20, trained(2))
+    assert not checkpoints.files()
+
+
+def test_going_back_to_before_the_first_update_forgets_the_moments(tmp_path: Path, kind: str) -> None:
+    checkpoints, state = folder_of(tmp_path, kind=kind), fresh(0)
+    save(checkpoints, state, 0)
+    update(state, 1)
+    assert checkpoints.restore(state, 0) == 0
+    assert not state.optimizer.state
+    update(state, 1)
+    expected = trained(1).tensors()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state.tensors().items())
+
+
+def test_all_weights_in_one_file_as_they_once_were_saved_are_read_too(tmp_path: Path) -> None:
+    old = save(folder_of(tmp_path), trained(2), 20)
+    tensors, about = load_tensors(old)
+    content = to_bytes(tensors, {ABOUT: about[ABOUT].replace('"weights": "lora"', '"weights": "full"')})
+    delete(old)
+    (tmp_path / f"step-000020-{sha256_bytes(content)[:12]}.safetensors").write_bytes(content)
+    again = fresh(1)
+    assert folder_of(tmp_path, kind="full").restore(again) == 20
+    assert all(torch.equal(again.tensors()[name], tensor) for name, tensor in trained(2).tensors().items())
 
 
 def test_the_only_checkpoint_damaged_means_starting_again(tmp_path: Path) -> None:
@@ -170,10 +280,10 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_the_keys_that_diffe
     assert all(torch.equal(state.weights[name], weight) for name, weight in weights.items())
 
 
-def test_a_checkpoint_of_other_prompts_is_refused(tmp_path: Path) -> None:
-    save(folder_of(tmp_path), fresh(0), 10)
+def test_a_checkpoint_of_other_prompts_is_refused(tmp_path: Path, kind: str) -> None:
+    save(folder_of(tmp_path, kind=kind), fresh(0), 10)
     with pytest.raises(UserError, match="made with other prompts"):
-        folder_of(tmp_path, prompts="2d4f").restore(fresh(0))
+        folder_of(tmp_path, prompts="2d4f", kind=kind).restore(fresh(0))
 
 
 def test_the_average_moves_towards_the_weights_by_what_the_decay_leaves() -> None:

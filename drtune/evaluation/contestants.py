@@ -14,11 +14,12 @@ import torch
 from drtune.config import Config
 from drtune.contracts import TunedModel
 from drtune.evaluation.references import Pictures, Unused
-from drtune.evaluation.shots import Shot
 from drtune.files.images import to_pil
 from drtune.models.base import Base
+from drtune.models.drawing import draw
 from drtune.models.loading import load_base
 from drtune.models.tuned import put_on
+from drtune.prompts.shots import Shot
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 Make = Callable[[Sequence[Shot], Path], list[str]]
@@ -62,17 +63,14 @@ class Drawn:
 
         def make(shots: Sequence[Shot], folder: Path) -> list[str]:
             names = [f"{shot.name}.png" for shot in shots]
-            negative = settings.sampler.negative_prompt
-            images_BCHW = base.pipeline(
-                [shot.prompt.text for shot in shots],
-                negative_prompt=[negative] * len(shots) if negative else None,
-                num_inference_steps=settings.sampler.steps,
+            images_BCHW = draw(
+                base,
+                base.encode([shot.prompt.text for shot in shots]),
+                base.encode_negative(settings.sampler.negative_prompt),
+                [shot.noise_seed(settings.seed) for shot in shots],
+                steps=settings.sampler.steps,
                 guidance_scale=settings.sampler.guidance_scale,
-                height=base.height,
-                width=base.width,
-                generator=[torch.Generator().manual_seed(shot.noise_seed(settings.seed)) for shot in shots],
-                output_type="pt",
-            ).images
+            )
             for name, picture in zip(names, to_pil(images_BCHW), strict=True):
                 picture.save(folder / name)
             return names

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from drtune.evaluation.contestants import DEVICE, Entrant
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.pictures import UnusablePictureError, open_picture
-from drtune.evaluation.shots import Shot
 from drtune.files.local import replacing
+from drtune.prompts.shots import Shot
 
 IMAGES = "images"
 MEASURED = "measured"

@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from drtune.errors import UserError
 from drtune.evaluation.pictures import matched
-from drtune.evaluation.shots import Shot
 from drtune.files.local import sha256_bytes, sha256_file
 from drtune.files.storage import open_storage
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.records import SUFFIXES
+from drtune.prompts.shots import Shot
 
 MANIFESTS = ("manifest", "prompts")
 """Names, before the suffix, of the file that tells which picture has which prompt."""

@@ -26,12 +26,12 @@ from drtune.evaluation.highlights import highlights, write_grid
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.references import find_pictures, opened
 from drtune.evaluation.report.pages import write_pages
-from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
 from drtune.files.local import claim, replacing, sha256_bytes, sha256_file, write_text
 from drtune.files.provenance import code_revision
 from drtune.models.loading import quiet_libraries
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import Prompt, load_prompts
+from drtune.prompts.shots import choose_prompts, shots_of
 
 PROBLEMS = "problems.jsonl"
 HPS = "hps"
@@ -128,7 +128,7 @@ def _sized(config: Config, model: TunedModel, prompts: Sequence[Prompt]) -> tupl
     about = {
         "pipeline": type(base.pipeline).__name__,
         "scheduler": type(base.pipeline.scheduler).__name__,
-        "num_truncated": count_truncated(base.pipeline, prompts),
+        "num_truncated": base.count_truncated([prompt.text for prompt in prompts]),
     }
     return config.model_copy(update={"height": base.height, "width": base.width}), about
 

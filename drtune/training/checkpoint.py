@@ -27,6 +27,10 @@ ABOUT = "drtune"
 make unequal files."""
 
 
+HELD_OUT_PICTURES = "as the evaluation draws them"
+"""What the held-out rewards of a checkpoint are means over. Earlier ones are of another sampler's pictures."""
+
+
 class Checkpoints:
     """The folder of one run's checkpoints, `step-000020-9f2c1b7a4d5e.safetensors`: the update, the digest's start."""
 
@@ -49,6 +53,7 @@ class Checkpoints:
             "config": self.config.model_dump(mode="json"),
             "prompts_sha256": self.prompts_sha256,
             "held_out": held_out,
+            "held_out_pictures": HELD_OUT_PICTURES,
         }
         content = to_bytes(tensors, {ABOUT: json.dumps(about)})
         path = self.folder / f"step-{step:06d}-{sha256_bytes(content)[:12]}.safetensors"
@@ -104,6 +109,11 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {path}: made with another configuration: {', '.join(different)}; "
                 "give the same values, or start again with --overwrite"
+            )
+        if about["held_out"] and about.get("held_out_pictures") != HELD_OUT_PICTURES:
+            raise UserError(
+                f"checkpoint {path}: its held-out rewards are of pictures that an earlier version of drtune drew with "
+                "another sampler, from other noise; start again with --overwrite"
             )
         if about["prompts_sha256"] != self.prompts_sha256:
             raise UserError(

@@ -19,11 +19,11 @@ from components.monitor.sources import read_scores
 from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.run import evaluate
-from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
 from drtune.files.images import to_pil
 from drtune.files.local import sha256_file, sha256_folder
 from drtune.models.loading import load_base
 from drtune.prompts.prepare import Prompt
+from drtune.prompts.shots import choose_prompts, shots_of
 from tests.evaluations import OVERRIDES, PROMPTS, ModelOf, prepared
 from tests.evaluations import model_of as model_of
 from tests.evaluations import prompts_folder as prompts_folder
@@ -134,7 +134,6 @@ def test_every_base_is_sampled_as_plain_diffusers_would(
     assert min(differences[2:]) > 2
 
 
-@pytest.mark.filterwarnings("ignore:`upcast_vae`:FutureWarning")  # what SDXL's pipeline does to its VAE in fp16
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("kind", ["sdxl", "flux_dev"])
 def test_models_in_half_precision_are_evaluated(
@@ -213,10 +212,9 @@ def test_prompts_are_chosen_from_each_category_in_turn() -> None:
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "sd3_without_t5", "flux_dev"])
 def test_prompts_beyond_the_text_encoders_limit_are_counted(kind: str, model_of: ModelOf) -> None:
-    pipeline = load_base(TunedModel.load(model_of(kind)).base_model, height=SIDE, width=SIDE).pipeline
-    limit = pipeline.tokenizer.model_max_length - 2  # less the begin and the end token
-    prompts = [Prompt(" ".join(["red"] * words), "") for words in (1, limit, limit + 1, 3 * limit)]
-    assert count_truncated(pipeline, prompts) == 2
+    base = load_base(TunedModel.load(model_of(kind)).base_model, height=SIDE, width=SIDE)
+    limit = base.pipeline.tokenizer.model_max_length - 2  # less the begin and the end token
+    assert base.count_truncated([" ".join(["red"] * words) for words in (1, limit, limit + 1, 3 * limit)]) == 2
 
 
 def test_a_score_that_is_not_finite_stops_the_evaluation_and_names_the_picture(

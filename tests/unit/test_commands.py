@@ -53,6 +53,14 @@ def test_starting_imports_nothing_heavy(module: str) -> None:
     assert HEAVY.isdisjoint(loaded)
 
 
+def test_what_needs_no_torch_comes_without_it() -> None:
+    rooms = ("prompts.prepare", "publishing.registry", "publishing.gate", "evaluation.report.pages", "rewards")
+    studies = ("evaluation.study.build", "evaluation.study.tally")
+    code = "\n".join(["import sys", *(f"import drtune.{room}" for room in (*rooms, *studies)), "print(*sys.modules)"])
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"torch", "diffusers", "transformers"}.isdisjoint(loaded)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drtune.config import Config
 from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, LOOKS, Measure
-from drtune.evaluation.pictures import scored
+from drtune.evaluation.pictures import reward_columns
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.openai import CLIPScore
 from drtune.rewards.pixels import Brightness
@@ -74,7 +74,7 @@ class Gauges:
         Raises:
             UserError: a score is not finite; the picture is named.
         """
-        columns: dict[str, list[Any]] = {**scored(self.rewards, images_BCHW, prompts, names)}
+        columns: dict[str, list[Any]] = {**reward_columns(self.rewards, images_BCHW, prompts, names)}
         columns |= {name: values_B.double().tolist() for name, values_B in looks(images_BCHW).items()}
         if self.features is not None:
             columns["features"] = self.features.embed(images_BCHW).float().tolist()

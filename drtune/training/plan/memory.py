@@ -14,7 +14,7 @@ from drtune.config import Config
 from drtune.errors import UserError
 from drtune.methods.guidance import GuidedDenoiser
 from drtune.methods.plans import Plan
-from drtune.methods.sweep import roll_out, score, sweep_back
+from drtune.methods.sweep import reward_gradient, roll_out, sweep_back
 from drtune.models.adapter import add_adapter
 from drtune.models.base import Base, Conditions, EncodedPrompts
 from drtune.models.drawing import draw
@@ -176,7 +176,7 @@ class _Run:
             return self.reward(self.base.decode(clean_BCHW), [""] * len(clean_BCHW))
 
         try:
-            _, gradient = score(rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
+            _, gradient = reward_gradient(rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
         except DataDependentOutputException as error:
             raise UserError(
                 f"rewards {', '.join(config.rewards)}: one of them looks at values ({error}), and pictures have none "

@@ -13,7 +13,7 @@ from statistics import median
 import torch
 
 from benchmarks.workbench import Workbench, seconds
-from drtune.methods.sweep import score
+from drtune.methods.sweep import reward_gradient
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import open_prompts, prepare
 from drtune.training.processes import Processes
@@ -46,7 +46,7 @@ def main() -> None:
                 "update": lambda: trainer.update(next(number)),
                 f"{steps} forwards": forwards,
                 f"{trained} forwards and backwards": forwards_and_backwards,
-                "decode, reward and their backward": lambda: score(bench.rewards_of, latents),
+                "decode, reward and their backward": lambda: reward_gradient(bench.rewards_of, latents),
                 "optimizer": bench.step_optimizer,
             },
             repeats=25,

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch import Tensor
 
-from drtune.config import Config, SamplerConfig
-from drtune.evaluation.comparison import per_prompt, with_diversity
-from drtune.evaluation.measures import Gauges
-from drtune.evaluation.shots import shots_of
-from drtune.methods.guidance import GuidedDenoiser
-from drtune.methods.sweep import sample
+from drtune.config import Config
+from drtune.contracts import DRIFT_PIXELS
+from drtune.evaluation.comparison import BASE, CANDIDATE, per_prompt, with_diversity, with_drift
+from drtune.evaluation.measures import Gauges, pixel_drift
 from drtune.models.base import Base
+from drtune.models.drawing import draw
 from drtune.models.loading import load_base
 from drtune.prompts.prepare import Prompt
+from drtune.prompts.shots import shots_of
 
 
 class Exam:
@@ -33,35 +32,40 @@ class Exam:
         self.shots = shots_of(prompts, config.evaluation.pictures_per_prompt)
         self.texts = [shot.prompt.text for shot in self.shots]
         self.conditions, self.negative = base.encode(self.texts), base.encode_negative("")
-        noises = [torch.Generator().manual_seed(shot.noise_seed(seed)) for shot in self.shots]
-        self.noise_BCHW = torch.stack([torch.randn(base.latents_shape, generator=noise) for noise in noises])
+        self.seeds = [shot.noise_seed(seed) for shot in self.shots]
         self.gauges = Gauges(config, Path())
         self.guidance_scales = (config.sampler.guidance_scale, config.evaluation.sampler.guidance_scale)
         """Of training and of deployment."""
         self.base_pictures = {scale: self.draw(base, scale) for scale in self.guidance_scales}
-        self.base_measures = {scale: self.measure(self.base_pictures[scale], scale) for scale in self.guidance_scales}
+        self.base_readings = {scale: self._read(pictures) for scale, pictures in self.base_pictures.items()}
+        self.base_measures = {
+            scale: self._means(self.base_pictures[scale], self.base_readings[scale], scale)
+            for scale in self.guidance_scales
+        }
 
-    @torch.no_grad()
     def draw(self, base: Base, guidance_scale: float) -> Tensor:
         """Images (N, 3, H, W) in [0, 1] by the base's network as it is now, with the deployment's number of steps."""
-        settings = SamplerConfig(steps=self.config.evaluation.sampler.steps, guidance_scale=guidance_scale)
-        denoiser = GuidedDenoiser(base, self.conditions, self.negative, settings)
-        sampler = base.sampler(settings)
-        return base.decode(sample(denoiser, sampler, sampler.initial_scale * self.noise_BCHW))
+        steps = self.config.evaluation.sampler.steps
+        return draw(base, self.conditions, self.negative, self.seeds, steps=steps, guidance_scale=guidance_scale)
 
     def measure(self, images_NCHW: Tensor, guidance_scale: float) -> dict[str, float]:
         """The mean over prompts of every measure; drift is held against the base at the same guidance scale."""
-        rows = pd.DataFrame(
+        return self._means(images_NCHW, self._read(images_NCHW), guidance_scale)
+
+    def _read(self, images_NCHW: Tensor) -> pd.DataFrame:
+        return pd.DataFrame(self.gauges.read(images_NCHW, self.texts, [shot.name for shot in self.shots]))
+
+    def _means(self, images_NCHW: Tensor, readings: pd.DataFrame, guidance_scale: float) -> dict[str, float]:
+        shots = pd.DataFrame(
             {
-                "contestant": "",
                 "index": [shot.index for shot in self.shots],
                 "category": "",
                 "picture": [shot.picture for shot in self.shots],
             }
         )
-        names = [shot.name for shot in self.shots]
-        readings = pd.DataFrame(self.gauges.read(images_NCHW, self.texts, names))
-        drifts = pd.DataFrame(self.gauges.drift(images_NCHW, self.base_pictures[guidance_scale]))
-        table = with_diversity(pd.concat([rows, readings, drifts], axis=1))
-        means = per_prompt(table, self.gauges.measures)[""].drop(columns="category").mean()
+        drift = pixel_drift(images_NCHW, self.base_pictures[guidance_scale])
+        base = pd.concat([shots.assign(contestant=BASE), self.base_readings[guidance_scale]], axis=1)
+        own = pd.concat([shots.assign(contestant=CANDIDATE, **{DRIFT_PIXELS: drift}), readings], axis=1)
+        table = with_diversity(with_drift(pd.concat([base, own], ignore_index=True)))
+        means = per_prompt(table, self.gauges.measures)[CANDIDATE].drop(columns="category").mean()
         return {str(name): float(value) for name, value in means.items()}

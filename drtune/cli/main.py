@@ -231,11 +231,10 @@ def sample(
         raise click.UsageError("--compare holds a tuned model against its base: give --model")
     if bool(texts) == (prompts is not None):
         raise click.UsageError("give what to draw: --prompt TEXT, once or more, or --prompts FILE")
-    from drtune.models.drawing import SampleSettings
-    from drtune.models.drawing import sample as draw
+    from drtune.models.sample_set import SampleSettings, write_sample_set
     from drtune.prompts.prepare import read_prompts
 
-    drawn = draw(
+    drawn = write_sample_set(
         read_prompts(prompts) if prompts else texts,
         out,
         SampleSettings(**settings),

@@ -43,18 +43,20 @@ def score(
 
     Pictures that are missing, cannot be opened or have no prompt are named, and stand in the table without scores.
     """
-    from drtune.evaluation.score import score as write_scores
+    from drtune.evaluation.score import score_pictures
 
     names = [name for given in rewards for name in given.split(",")]
-    scores = write_scores(images, prompts, names, out, antialias=antialias, batch_size=batch_size, overwrite=overwrite)
-    for reason, unscored in scores.problems.items():
+    summary = score_pictures(
+        images, prompts, names, out, antialias=antialias, batch_size=batch_size, overwrite=overwrite
+    )
+    for reason, unscored in summary.problems.items():
         for image in unscored[:NAMED_AT_MOST]:
             click.echo(f"{reason}: {image}" if image else reason, err=True)
         if len(unscored) > NAMED_AT_MOST:
             click.echo(f"{reason}: {len(unscored) - NAMED_AT_MOST} more, see {out}", err=True)
-    for name, provenance in scores.provenance.items():
+    for name, provenance in summary.provenance.items():
         if provenance:
             click.echo(f"{name}: {provenance}")
-    means = ", ".join(f"{name} {mean:.4f}" for name, mean in scores.means.items())
-    left_out = ", ".join(f"{len(unscored)} {reason}" for reason, unscored in scores.problems.items())
-    click.echo(f"{scores.num_scored} pictures: {means}; not scored: {left_out or 'none'}; table: {out}")
+    means = ", ".join(f"{name} {mean:.4f}" for name, mean in summary.means.items())
+    left_out = ", ".join(f"{len(unscored)} {reason}" for reason, unscored in summary.problems.items())
+    click.echo(f"{summary.num_scored} pictures: {means}; not scored: {left_out or 'none'}; table: {out}")

@@ -8,10 +8,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, Measure, Score, Standing
+from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, Measure, Score, Standing
 from drtune.evaluation.statistics import bootstrap, compare_paired, holm
 
-CANDIDATE = "candidate"
+BASE, CANDIDATE = "base", "candidate"
+
+
+def with_drift(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with drift in features where there is drift in pixels: 1 - cosine to the base's picture of the shot."""
+    if "features" not in table:
+        return table
+    shots = pd.MultiIndex.from_frame(table[["index", "picture"]])
+    is_base, drawn = table["contestant"] == BASE, table[DRIFT_PIXELS].notna()
+    base = pd.Series(table.loc[is_base, "features"].tolist(), index=shots[is_base])
+    own_ND, base_ND = np.stack(table.loc[drawn, "features"].tolist()), np.stack(base[shots[drawn]].tolist())
+    return table.assign(**{DRIFT: pd.Series(1 - np.einsum("nd,nd->n", own_ND, base_ND), index=table.index[drawn])})
 
 
 def with_diversity(table: pd.DataFrame) -> pd.DataFrame:

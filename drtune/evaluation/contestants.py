@@ -2,37 +2,80 @@
 
 from __future__ import annotations
 
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
 
-from drtune.config import Config
+from drtune.config import Config, EvaluationConfig
 from drtune.contracts import TunedModel
-from drtune.evaluation.references import Pictures, Unused
-from drtune.evaluation.shots import Shot
+from drtune.errors import UserError
+from drtune.evaluation.references import ReferencePictures, Unused, find_pictures, opened
 from drtune.files.images import to_pil
 from drtune.models.base import Base
+from drtune.models.drawing import draw
 from drtune.models.loading import load_base
-from drtune.models.tuned import put_on
+from drtune.models.tuned import open_tuned, put_on, take_off
+from drtune.prompts.prepare import Prompt
+from drtune.prompts.shots import Shot
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-Make = Callable[[Sequence[Shot], Path], list[str]]
-"""Writes the pictures of some shots into a folder; their files' names, "" where there is no picture."""
+RESERVED = ("base", "candidate", "champion")
+"""Names that a reference cannot have."""
+
+
+class LoadedModel:
+    """The one model that is on the GPU, if there is one. Another takes its place by the shortest way.
+
+    An adapter is put on and taken off; a base is loaded only where it is another one, or full weights replaced it.
+    """
+
+    def __init__(self, config: Config, load: Callable[..., Base] = load_base) -> None:
+        self.precision, self.height, self.width = config.compute.precision, config.height, config.width
+        self._load = load
+        self._base: Base | None = None
+        self._source: tuple[str, str | None] | None = None
+        self._tuned: tuple[Path, TunedModel] | None = None
+
+    def become(self, base_model: str, revision: str | None, tuned: tuple[Path, TunedModel] | None = None) -> Base:
+        """The base, with those tuned weights on it. Without a height or width, the first base says what it is.
+
+        The base is the caller's until it asks for another.
+        """
+        if self._base and self._tuned and self._tuned != tuned and self._tuned[1].weights == "lora":
+            take_off(self._base)
+            self._tuned = None
+        if not self._base or self._source != (base_model, revision) or self._tuned not in (None, tuned):
+            self.close()  # before the next one needs the memory
+            self._base = self._load(
+                base_model, revision, precision=self.precision, height=self.height, width=self.width
+            )
+            self._base.pipeline.to(DEVICE)
+            self._source, self.height, self.width = (base_model, revision), self._base.height, self._base.width
+        if tuned and not self._tuned:
+            put_on(self._base, *tuned)
+            self._tuned = tuned
+        return self._base
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._base = self._tuned = None
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnContestant:
     """A model: a base alone, or with tuned weights on it. It draws at the candidate's deployment settings."""
 
     name: str
     role: Literal["base", "candidate", "champion"]
-    config: Config
-    """Of the candidate, with height and width stated."""
+    settings: EvaluationConfig
+    loaded: LoadedModel
+    """Which all models share."""
     base_model: str
     base_revision: str | None
     tuned: tuple[Path, TunedModel] | None = None
@@ -51,48 +94,30 @@ class Drawn:
         """Of the tuned weights."""
         return self.tuned[1].weights_sha256 if self.tuned else None
 
-    @contextmanager
-    def open(self) -> Iterator[Make]:
-        """Load the model onto the GPU, if there is one."""
-        base = load_for(self.config, self.base_model, self.base_revision)
-        base.pipeline.to(DEVICE)
-        if self.tuned:
-            put_on(base, *self.tuned)
-        settings = self.config.evaluation
-
-        def make(shots: Sequence[Shot], folder: Path) -> list[str]:
-            names = [f"{shot.name}.png" for shot in shots]
-            negative = settings.sampler.negative_prompt
-            images_BCHW = base.pipeline(
-                [shot.prompt.text for shot in shots],
-                negative_prompt=[negative] * len(shots) if negative else None,
-                num_inference_steps=settings.sampler.steps,
-                guidance_scale=settings.sampler.guidance_scale,
-                height=base.height,
-                width=base.width,
-                generator=[torch.Generator().manual_seed(shot.noise_seed(settings.seed)) for shot in shots],
-                output_type="pt",
-            ).images
-            for name, picture in zip(names, to_pil(images_BCHW), strict=True):
-                picture.save(folder / name)
-            return names
-
-        yield make
-
-
-def load_for(config: Config, base_model: str, base_revision: str | None) -> Base:
-    """A base at the precision and size of a configuration."""
-    precision, height, width = config.compute.precision, config.height, config.width
-    return load_base(base_model, base_revision, precision=precision, height=height, width=width)
+    def write_pictures(self, shots: Sequence[Shot], folder: Path) -> list[str]:
+        """Draw the pictures of some shots into a folder; returns their files' names."""
+        base, sampler = self.loaded.become(self.base_model, self.base_revision, self.tuned), self.settings.sampler
+        images_BCHW = draw(
+            base,
+            base.encode([shot.prompt.text for shot in shots]),
+            base.encode_negative(sampler.negative_prompt),
+            [shot.noise_seed(self.settings.seed) for shot in shots],
+            steps=sampler.steps,
+            guidance_scale=sampler.guidance_scale,
+        )
+        names = [f"{shot.name}.png" for shot in shots]
+        for name, picture in zip(names, to_pil(images_BCHW), strict=True):
+            picture.save(folder / name)
+        return names
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReferenceContestant:
     """A reference: pictures that somebody brings, such as Midjourney's, found by their prompts."""
 
     name: str
     source: str
-    pictures: Pictures
+    pictures: ReferencePictures
 
     role: ClassVar[Literal["reference"]] = "reference"
     draws: ClassVar[bool] = False
@@ -107,22 +132,43 @@ class Shown:
         """Those that are not."""
         return self.pictures.problems
 
-    @contextmanager
-    def open(self) -> Iterator[Make]:
-        """Its pictures are copied as they are."""
-
-        def make(shots: Sequence[Shot], folder: Path) -> list[str]:
-            names = []
-            for shot in shots:
-                source = self.pictures.of(shot)
-                names.append(f"{shot.name}{source.suffix.lower()}" if source else "")
-                if source:
-                    shutil.copyfile(source, folder / names[-1])
-            return names
-
-        yield make
+    def write_pictures(self, shots: Sequence[Shot], folder: Path) -> list[str]:
+        """Copy the pictures of some shots into a folder, as they are; returns their names, "" where there is none."""
+        names = []
+        for shot in shots:
+            source = self.pictures.of(shot)
+            names.append(f"{shot.name}{source.suffix.lower()}" if source else "")
+            if source:
+                shutil.copyfile(source, folder / names[-1])
+        return names
 
 
-Entrant = Drawn | Shown
-"""One of those who are compared. `problems` are pictures that cannot be used; those of one that `draws` come from the
-evaluation's own noise and so can be held against the base's."""
+AnyContestant = DrawnContestant | ReferenceContestant
+"""`problems` are pictures that cannot be used. One that `draws` does so from the evaluation's own noise, so that its
+pictures can be held against the base's."""
+
+
+def drawn_contestants(
+    loaded: LoadedModel, settings: EvaluationConfig, folder: Path, model: TunedModel, champion: str | Path | None
+) -> Iterator[DrawnContestant]:
+    """Those who draw, the base first, then what becomes of it."""
+    base = model.base_model, model.base_revision
+    yield DrawnContestant("base", "base", settings, loaded, *base)
+    yield DrawnContestant("candidate", "candidate", settings, loaded, *base, (folder, model))
+    if champion is not None:
+        reigning, _ = open_tuned(champion)
+        base = reigning.base_model, reigning.base_revision
+        yield DrawnContestant("champion", "champion", settings, loaded, *base, (Path(champion), reigning))
+
+
+def reference_contestants(
+    places: Mapping[str, str], prompts: Sequence[Prompt], pictures_per_prompt: int, unpacking: ExitStack
+) -> Iterator[ReferenceContestant]:
+    """Those who bring their pictures."""
+    for name, place in places.items():
+        if not re.fullmatch(r"[a-z0-9]+([-._][a-z0-9]+)*", name) or name in RESERVED:
+            raise UserError(
+                f"reference {name!r}: wanted lower-case letters, digits and dashes, and not {', '.join(RESERVED)}"
+            )
+        folder = unpacking.enter_context(opened(name, place))
+        yield ReferenceContestant(name, place, find_pictures(name, folder, prompts, pictures_per_prompt))

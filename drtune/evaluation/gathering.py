@@ -1,11 +1,13 @@
 """Pictures and their measures, batch by batch: each batch is whole on the disk or absent, so that a run can go on.
 
+key                                 of which evaluation it all is
 images/<contestant>/0007-0.png      the pictures
 measured/<contestant>/00003.parquet the batch's rows, written when its pictures are there
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -16,52 +18,74 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from drtune.evaluation.contestants import DEVICE, Entrant
-from drtune.evaluation.measures import Gauges
+from drtune.contracts import DRIFT_PIXELS
+from drtune.errors import UserError
+from drtune.evaluation.contestants import DEVICE, AnyContestant
+from drtune.evaluation.measures import Gauges, pixel_drift
 from drtune.evaluation.pictures import UnusablePictureError, open_picture
-from drtune.evaluation.shots import Shot
-from drtune.files.local import replacing
+from drtune.files.local import replacing, write_text
+from drtune.prompts.shots import Shot
 
 IMAGES = "images"
 MEASURED = "measured"
+KEY = "key"
 PLACE = ["contestant", "index", "prompt", "category", "picture", "image", "problem"]
 """Columns that say which picture a row is of, and why it has no measures, if so."""
 
 
+def partial_folder(out: Path, key: str) -> Path:
+    """The folder of an evaluation under way, beside its report: what it holds is kept if it has the same key.
+
+    Raises:
+        UserError: something else stands there.
+    """
+    folder = out.with_name(f"{out.name}.partial")
+    if folder.exists() and any(folder.iterdir()) and not (folder / KEY).is_file():
+        raise UserError(
+            f"{folder}: stands where the evaluation works, and is not its own; move it, or give another --out"
+        )
+    folder.mkdir(exist_ok=True)
+    if (folder / KEY).is_file() and (folder / KEY).read_text(encoding="utf-8") != key:
+        for part in (IMAGES, MEASURED):  # the key goes last, so that what a kill leaves is still known to be ours
+            shutil.rmtree(folder / part, ignore_errors=True)
+    write_text(folder / KEY, key)
+    return folder
+
+
 def gather(
-    entrant: Entrant, shots: Sequence[Shot], gauges: Gauges, folder: Path, *, batch_size: int, progress: tqdm[NoReturn]
+    contestant: AnyContestant,
+    shots: Sequence[Shot],
+    gauges: Gauges,
+    folder: Path,
+    *,
+    batch_size: int,
+    progress: tqdm[NoReturn],
 ) -> None:
     """Make and measure the pictures of a contestant, but for those batches that `folder` holds already.
 
     The base comes first: pictures that were drawn from the same noise are held against its own.
     """
-    (folder / IMAGES / entrant.name).mkdir(parents=True, exist_ok=True)
-    batches = {
-        folder / MEASURED / entrant.name / f"{start // batch_size:05d}.parquet": shots[start : start + batch_size]
-        for start in range(0, len(shots), batch_size)
-    }
-    todo = {path: batch for path, batch in batches.items() if not path.exists()}
-    progress.set_description(f"evaluate {entrant.name}")
-    progress.update(len(shots) - sum(map(len, todo.values())))
-    if not todo:
-        return
-    with entrant.open() as make:
-        for path, batch in todo.items():
-            images = make(batch, folder / IMAGES / entrant.name)
-            rows = _measured(entrant, batch, images, gauges, folder / IMAGES)
+    (folder / IMAGES / contestant.name).mkdir(parents=True, exist_ok=True)
+    progress.set_description(f"evaluate {contestant.name}")
+    for start in range(0, len(shots), batch_size):
+        batch = shots[start : start + batch_size]
+        path = folder / MEASURED / contestant.name / f"{start // batch_size:05d}.parquet"
+        if not path.exists():
+            images = contestant.write_pictures(batch, folder / IMAGES / contestant.name)
+            rows = _measured(contestant, batch, images, gauges, folder / IMAGES)
             with replacing(path) as written:
                 pd.DataFrame(rows, columns=None if rows else PLACE).to_parquet(written, index=False)
-            progress.update(len(batch))
+        progress.update(len(batch))
 
 
-def gathered(entrant: Entrant, folder: Path) -> pd.DataFrame:
+def gathered(contestant: AnyContestant, folder: Path) -> pd.DataFrame:
     """All rows of a contestant, in the order of the shots; those with a `problem` have no measures."""
-    paths = sorted((folder / MEASURED / entrant.name).glob("*.parquet"))
+    paths = sorted((folder / MEASURED / contestant.name).glob("*.parquet"))
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 
 def _measured(
-    entrant: Entrant, batch: Sequence[Shot], images: Sequence[str], gauges: Gauges, folder: Path
+    contestant: AnyContestant, batch: Sequence[Shot], images: Sequence[str], gauges: Gauges, folder: Path
 ) -> list[dict[str, Any]]:
     """A row for each picture that there is: its place, and its measures or its problem."""
     rows = []
@@ -69,21 +93,21 @@ def _measured(
     for shot, image in zip(batch, images, strict=True):
         if not image:
             continue
-        place = (entrant.name, shot.index, shot.prompt.text, shot.prompt.category, shot.picture, image, "")
+        place = (contestant.name, shot.index, shot.prompt.text, shot.prompt.category, shot.picture, image, "")
         rows.append(dict(zip(PLACE, place, strict=True)))
         try:
-            opened.append((rows[-1], open_picture(folder / entrant.name / image)))
+            opened.append((rows[-1], open_picture(folder / contestant.name / image)))
         except UnusablePictureError as unusable:
             rows[-1]["problem"] = str(unusable)
     for _, group in groupby(opened, key=lambda pair: pair[1].shape):
         same_size, pictures = zip(*group, strict=True)
         images_BCHW = torch.stack(pictures).to(DEVICE)
-        names = [f"{entrant.name}/{row['image']}" for row in same_size]
+        names = [f"{contestant.name}/{row['image']}" for row in same_size]
         readings = gauges.read(images_BCHW, [row["prompt"] for row in same_size], names)
-        if entrant.draws and entrant.role != "base":
+        if contestant.draws and contestant.role != "base":
             base_BCHW = torch.stack([open_picture(folder / "base" / row["image"]) for row in same_size]).to(DEVICE)
-            drifts = gauges.drift(images_BCHW, base_BCHW)
-            readings = [reading | drift for reading, drift in zip(readings, drifts, strict=True)]
+            for reading, drift in zip(readings, pixel_drift(images_BCHW, base_BCHW), strict=True):
+                reading[DRIFT_PIXELS] = drift
         for row, reading in zip(same_size, readings, strict=True):
             row |= reading
     return rows

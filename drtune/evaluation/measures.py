@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drtune.config import Config
 from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, LOOKS, Measure
-from drtune.evaluation.pictures import scored
+from drtune.evaluation.pictures import reward_columns
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.openai import CLIPScore
 from drtune.rewards.pixels import Brightness
@@ -74,23 +74,17 @@ class Gauges:
         Raises:
             UserError: a score is not finite; the picture is named.
         """
-        columns: dict[str, list[Any]] = {**scored(self.rewards, images_BCHW, prompts, names)}
+        columns: dict[str, list[Any]] = {**reward_columns(self.rewards, images_BCHW, prompts, names)}
         columns |= {name: values_B.double().tolist() for name, values_B in looks(images_BCHW).items()}
         if self.features is not None:
             columns["features"] = self.features.embed(images_BCHW).float().tolist()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    @torch.no_grad()
-    def drift(self, images_BCHW: Tensor, base_BCHW: Tensor) -> list[dict[str, float]]:
-        """How far each picture is from the base's from the same noise.
 
-        In pixels it is the mean absolute difference, in [0, 1], in features 1 - cosine.
-        """
-        columns = {DRIFT_PIXELS: (images_BCHW - base_BCHW).abs().mean((1, 2, 3))}
-        if self.features is not None:
-            columns[DRIFT] = 1 - (self.features.embed(images_BCHW) * self.features.embed(base_BCHW)).sum(-1)
-        rows = zip(*(values_B.double().tolist() for values_B in columns.values()), strict=True)
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+def pixel_drift(images_BCHW: Tensor, base_BCHW: Tensor) -> list[float]:
+    """How far each picture is from the base's from the same noise: the mean absolute difference, in [0, 1]."""
+    drift: list[float] = (images_BCHW - base_BCHW).abs().mean((1, 2, 3)).double().tolist()
+    return drift
 
 
 def looks(images_BCHW: Tensor) -> dict[str, Tensor]:

@@ -98,7 +98,7 @@ def open_picture(path: Path) -> Tensor:
     return torch.from_numpy(levels).permute(2, 0, 1) / 255
 
 
-def scored(
+def reward_columns(
     rewards: Sequence[Reward], images_BCHW: Tensor, prompts: Sequence[str], pictures: Sequence[str]
 ) -> dict[str, list[float]]:
     """Scores of a batch by reward; `pictures` are its names.

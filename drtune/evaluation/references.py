@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 from drtune.errors import UserError
 from drtune.evaluation.pictures import matched
-from drtune.evaluation.shots import Shot
 from drtune.files.local import sha256_bytes, sha256_file
 from drtune.files.storage import open_storage
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.records import SUFFIXES
+from drtune.prompts.shots import Shot
 
 MANIFESTS = ("manifest", "prompts")
 """Names, before the suffix, of the file that tells which picture has which prompt."""
@@ -36,7 +36,7 @@ class Unused(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ReferencePictures:
     """The pictures of a reference that answer to prompts of the evaluation, and what is wrong with the others."""
 
     by_prompt: dict[str, list[Path]]
@@ -112,7 +112,7 @@ def _unpacked(name: str, archive: Path, folder: Path) -> Path:
     return _only_folder(folder)
 
 
-def find_pictures(name: str, folder: Path, prompts: Sequence[Prompt], pictures_per_prompt: int) -> Pictures:
+def find_pictures(name: str, folder: Path, prompts: Sequence[Prompt], pictures_per_prompt: int) -> ReferencePictures:
     """Take the first pictures of each prompt, and name every other one with the reason.
 
     Reasons are: missing (it is named and not there), surplus (no prompt names it, or it is beyond those that are shown
@@ -142,7 +142,7 @@ def find_pictures(name: str, folder: Path, prompts: Sequence[Prompt], pictures_p
         )
     problems += [Unused("", prompt.text, "no picture") for prompt in prompts if not found[prompt.text.casefold()]]
     digest = sha256_bytes(repr([(key, list(taken)) for key, taken in found.items()]).encode())
-    return Pictures({key: list(taken.values()) for key, taken in found.items()}, digest, problems)
+    return ReferencePictures({key: list(taken.values()) for key, taken in found.items()}, digest, problems)
 
 
 def _problem(taken: Mapping[str, Path] | None, is_duplicate: bool, pictures_per_prompt: int) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -16,29 +13,21 @@ import pandas as pd
 from tqdm import tqdm
 
 from drtune.config import Config, differences, load_config
-from drtune.contracts import CONFIG, SCORES, BenchmarkRow, Contestant, EvaluationReport, TunedModel
+from drtune.contracts import CONFIG, EvaluationReport
 from drtune.errors import UserError
-from drtune.evaluation.benchmark import benchmark
-from drtune.evaluation.comparison import CANDIDATE, per_prompt, scores, standings, with_diversity
-from drtune.evaluation.contestants import Drawn, Entrant, Shown, load_for
-from drtune.evaluation.gathering import IMAGES, MEASURED, gather, gathered
-from drtune.evaluation.highlights import highlights, write_grid
+from drtune.evaluation.contestants import AnyContestant, LoadedModel, drawn_contestants, reference_contestants
+from drtune.evaluation.findings import findings
+from drtune.evaluation.gathering import KEY, MEASURED, gather, gathered, partial_folder
 from drtune.evaluation.measures import Gauges
-from drtune.evaluation.references import find_pictures, opened
 from drtune.evaluation.report.pages import write_pages
-from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
-from drtune.files.local import claim, replacing, sha256_bytes, sha256_file, write_text
+from drtune.files.local import claim, replacing, sha256_bytes, write_text
 from drtune.files.provenance import code_revision
+from drtune.models.base import Base
 from drtune.models.loading import quiet_libraries
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import Prompt, open_prompts
+from drtune.prompts.shots import choose_prompts, shots_of
 
-PROBLEMS = "problems.jsonl"
-HPS = "hps"
-RESERVED = ("base", "candidate", "champion")
-"""Names that a reference cannot have."""
-KEY = "key"
-"""File of an evaluation under way: what it hangs on. Another one does not go on with its batches."""
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "pillow")
 
 
@@ -73,22 +62,24 @@ def evaluate(
     >>> report = evaluate("runs/mine", "runs/prompts", "runs/report", references={"midjourney": "references/mj"})
     """
     quiet_libraries()
-    given = {name: str(place) for name, place in (references or {}).items()}
-    out = claim(out, overwrite=overwrite, inputs=[model_folder, prompts_folder, champion, *given.values()])
+    places = {name: str(place) for name, place in (references or {}).items()}
+    out = claim(out, overwrite=overwrite, inputs=[model_folder, prompts_folder, champion, *places.values()])
     model_folder = Path(model_folder)
     model, tuned = open_tuned(model_folder)
     config = _overridden(tuned, model_folder / CONFIG, overrides)
     prepared = open_prompts(prompts_folder)
     prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
-    config, pipeline = _sized(config, model, prompts)
+    loaded = LoadedModel(config)
+    pipeline = _described(loaded.become(model.base_model, model.base_revision), prompts)
+    config = config.model_copy(update={"height": loaded.height, "width": loaded.width})
     with ExitStack() as unpacking:
-        entrants = [
-            *_models(config, model_folder, model, champion),
-            *_references(given, prompts, config.evaluation.pictures_per_prompt, unpacking),
+        contestants: list[AnyContestant] = [
+            *drawn_contestants(loaded, config.evaluation, model_folder, model, champion),
+            *reference_contestants(places, prompts, config.evaluation.pictures_per_prompt, unpacking),
         ]
         gauges = Gauges(config, model_folder)
-        folder = _room(out, _key(config, prompts, entrants, gauges))
-        table = _table(entrants, prompts, config, gauges, folder)
+        folder = partial_folder(out, _key(config, prompts, contestants, gauges))
+        table = _table(contestants, prompts, config, gauges, folder, loaded)
     report = EvaluationReport(
         model=model,
         prompts_sha256=prepared.prompt_set.sha256,
@@ -102,71 +93,35 @@ def evaluate(
         code_revision=code_revision(),
         versions=_versions(),
         **pipeline,
-        **_findings(table, entrants, gauges, config, folder),
+        **findings(table, contestants, gauges, config, folder),
     )
-    write_text(folder / CONFIG, config.to_yaml())
-    report.save(folder)
-    write_pages(folder, folder)
-    shutil.rmtree(folder / MEASURED)
-    with replacing(out) as written:
-        folder.replace(written)
-    (out / KEY).unlink()
+    _publish(report, config, folder, out)
     return report
 
 
 def _overridden(tuned: Config, path: Path, overrides: Sequence[str]) -> Config:
     """The model's configuration, which stands at `path`, with the overrides."""
     config = load_config(path, overrides)
-    for difference in differences(config, tuned):
-        if not difference.startswith("evaluation."):
-            raise UserError(f"--set {difference}: the model is tuned already; only evaluation.* can be set now")
+    if elsewhere := differences(config.model_copy(update={"evaluation": tuned.evaluation}), tuned):
+        raise UserError(f"--set {elsewhere[0]}: the model is tuned already; only evaluation.* can be set now")
     return config
 
 
-def _sized(config: Config, model: TunedModel, prompts: Sequence[Prompt]) -> tuple[Config, dict[str, Any]]:
-    """The configuration with the pictures' size in it, and what the report tells of the pipeline, by its fields."""
-    base = load_for(config, model.base_model, model.base_revision)
-    about = {
+def _described(base: Base, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What the report tells of the base's pipeline, by its fields."""
+    return {
         "pipeline": type(base.pipeline).__name__,
         "scheduler": type(base.pipeline.scheduler).__name__,
-        "num_truncated": count_truncated(base.pipeline, prompts),
+        "num_truncated": base.count_truncated([prompt.text for prompt in prompts]),
     }
-    return config.model_copy(update={"height": base.height, "width": base.width}), about
 
 
-def _models(config: Config, folder: Path, model: TunedModel, champion: str | Path | None) -> Iterator[Entrant]:
-    """Those who draw, the base first."""
-    yield Drawn("base", "base", config, model.base_model, model.base_revision)
-    yield Drawn("candidate", "candidate", config, model.base_model, model.base_revision, (folder, model))
-    if champion is not None:
-        reigning, _ = open_tuned(champion)
-        tuned = (Path(champion), reigning)
-        yield Drawn("champion", "champion", config, reigning.base_model, reigning.base_revision, tuned)
-
-
-def _references(
-    places: Mapping[str, str], prompts: Sequence[Prompt], pictures_per_prompt: int, unpacking: ExitStack
-) -> Iterator[Entrant]:
-    """Those who bring their pictures."""
-    for name, place in places.items():
-        if not re.fullmatch(r"[a-z0-9]+([-._][a-z0-9]+)*", name) or name in RESERVED:
-            raise UserError(
-                f"reference {name!r}: wanted lower-case letters, digits and dashes, and not {', '.join(RESERVED)}"
-            )
-        folder = unpacking.enter_context(opened(name, place))
-        yield Shown(name, place, find_pictures(name, folder, prompts, pictures_per_prompt))
-
-
-def _versions() -> dict[str, str]:
-    return {library: version(library) for library in LIBRARIES}
-
-
-def _key(config: Config, prompts: Sequence[Prompt], entrants: Sequence[Entrant], gauges: Gauges) -> str:
+def _key(config: Config, prompts: Sequence[Prompt], contestants: Sequence[AnyContestant], gauges: Gauges) -> str:
     """A digest of all that the pictures and their measures hang on."""
     parts = (
         config.to_yaml(),
         [(prompt.text, prompt.category) for prompt in prompts],
-        [(entrant.name, entrant.source, entrant.sha256) for entrant in entrants],
+        [(contestant.name, contestant.source, contestant.sha256) for contestant in contestants],
         [measure.manifest() for measure in gauges.measures],
         _versions(),
         code_revision(),
@@ -174,82 +129,34 @@ def _key(config: Config, prompts: Sequence[Prompt], entrants: Sequence[Entrant],
     return sha256_bytes(repr(parts).encode())
 
 
-def _room(out: Path, key: str) -> Path:
-    """The folder of an evaluation under way, beside its report: what it holds is kept if it is of the same evaluation.
-
-    Raises:
-        UserError: something else stands there.
-    """
-    folder = out.with_name(f"{out.name}.partial")
-    if folder.exists() and any(folder.iterdir()) and not (folder / KEY).is_file():
-        raise UserError(
-            f"{folder}: stands where the evaluation works, and is not its own; move it, or give another --out"
-        )
-    folder.mkdir(exist_ok=True)
-    if (folder / KEY).is_file() and (folder / KEY).read_text(encoding="utf-8") != key:
-        for part in (IMAGES, MEASURED):  # the key goes last, so that what a kill leaves is still known to be ours
-            shutil.rmtree(folder / part, ignore_errors=True)
-    write_text(folder / KEY, key)
-    return folder
+def _versions() -> dict[str, str]:
+    return {library: version(library) for library in LIBRARIES}
 
 
 def _table(
-    entrants: Sequence[Entrant], prompts: Sequence[Prompt], config: Config, gauges: Gauges, folder: Path
+    contestants: Sequence[AnyContestant],
+    prompts: Sequence[Prompt],
+    config: Config,
+    gauges: Gauges,
+    folder: Path,
+    loaded: LoadedModel,
 ) -> pd.DataFrame:
     """A row for each picture of all contestants."""
     shots = shots_of(prompts, config.evaluation.pictures_per_prompt)
-    with tqdm(total=len(entrants) * len(shots), unit="image") as progress:
-        for entrant in entrants:
-            gather(entrant, shots, gauges, folder, batch_size=config.evaluation.batch_size, progress=progress)
-    return pd.concat([gathered(entrant, folder) for entrant in entrants], ignore_index=True)
+    with tqdm(total=len(contestants) * len(shots), unit="image") as progress:
+        for contestant in contestants:
+            if not contestant.draws:
+                loaded.close()  # pictures that are brought may be large, and need the memory to be measured
+            gather(contestant, shots, gauges, folder, batch_size=config.evaluation.batch_size, progress=progress)
+    return pd.concat([gathered(contestant, folder) for contestant in contestants], ignore_index=True)
 
 
-def _findings(
-    table: pd.DataFrame, entrants: Sequence[Entrant], gauges: Gauges, config: Config, folder: Path
-) -> dict[str, Any]:
-    """What a report says of the pictures, by its fields; the files that belong to it are written into `folder`."""
-    unusable = table.loc[table["problem"] != "", ["contestant", "image", "prompt", "problem"]]
-    problems: list[dict[str, Any]] = [
-        *({"contestant": entrant.name, **problem._asdict()} for entrant in entrants for problem in entrant.problems),
-        *({str(key): value for key, value in row.items()} for row in unusable.to_dict("records")),
-    ]
-    write_text(folder / PROBLEMS, "".join(json.dumps(problem) + "\n" for problem in problems))
-    pictures = with_diversity(table[table["problem"] == ""]).drop(columns="problem")
-    pictures.drop(columns="index").to_parquet(folder / SCORES, index=False)
-    write_grid(pictures, folder)
-    gained, lost = highlights(pictures, config, folder)
-    means = per_prompt(pictures, gauges.measures)
-    counts = Counter((problem["contestant"], problem["problem"]) for problem in problems)
-    contestants = [
-        Contestant(
-            name=entrant.name,
-            role=entrant.role,
-            source=entrant.source,
-            sha256=entrant.sha256,
-            num_pictures=int((pictures["contestant"] == entrant.name).sum()),
-            problems={reason: number for (name, reason), number in sorted(counts.items()) if name == entrant.name},
-        )
-        for entrant in entrants
-    ]
-    return {
-        "contestants": sorted(contestants, key=lambda contestant: contestant.name != CANDIDATE),
-        "measures": gauges.measures,
-        "standings": standings(means, gauges.measures),
-        "scores": scores(means, gauges.measures),
-        "benchmark": _benchmark(pictures),
-        "gained": gained,
-        "lost": lost,
-        "scores_sha256": sha256_file(folder / SCORES),
-    }
-
-
-def _benchmark(pictures: pd.DataFrame) -> list[BenchmarkRow]:
-    """The Human Preference Score's benchmark of each contestant, where the prompts are its prompts."""
-    if HPS not in pictures:
-        return []
-    first = pictures[pictures["picture"] == 0]
-    rows = [
-        benchmark(str(contestant), {str(style): part[HPS].tolist() for style, part in group.groupby("category")})
-        for contestant, group in first.groupby("contestant", sort=False)
-    ]
-    return [row for row in rows if row is not None]
+def _publish(report: EvaluationReport, config: Config, folder: Path, out: Path) -> None:
+    """Make the report's folder of the one in which the evaluation worked."""
+    write_text(folder / CONFIG, config.to_yaml())
+    report.save(folder)
+    write_pages(folder, folder)
+    shutil.rmtree(folder / MEASURED)
+    with replacing(out) as written:
+        folder.replace(written)
+    (out / KEY).unlink()

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from drtune.config import reward_name
 from drtune.errors import UserError
-from drtune.evaluation.pictures import Entry, UnusablePictureError, matched, open_picture, scored
+from drtune.evaluation.pictures import Entry, UnusablePictureError, matched, open_picture, reward_columns
 from drtune.files.local import claim, replacing
 from drtune.rewards import Reward, load_reward
 
@@ -26,7 +26,7 @@ TABLES = (".csv", ".parquet")
 
 
 @dataclass
-class Scores:
+class ScoringSummary:
     """What was scored and what was not, and what the scores hang on."""
 
     provenance: dict[str, str]
@@ -51,7 +51,7 @@ class Scores:
         return {name: total / self.num_scored for name, total in self.sums.items()}
 
 
-def score(
+def score_pictures(
     images: Path,
     prompts: Path,
     names: Sequence[str],
@@ -60,7 +60,7 @@ def score(
     antialias: bool = True,
     batch_size: int = 16,
     overwrite: bool = False,
-) -> Scores:
+) -> ScoringSummary:
     """Score the pictures below the folder `images` by the rewards `names` and write the table `out`.
 
     Args:
@@ -85,17 +85,17 @@ def score(
     if not any(not entry.problem for entry in entries):
         raise UserError(f"images {images}: none of its pictures has a prompt in {prompts}; see that the names agree")
     rewards = [load_reward(name, antialias=antialias) for name in names]
-    scores = Scores({reward.name: reward.provenance for reward in rewards}, sums=dict.fromkeys(names, 0.0))
+    summary = ScoringSummary({reward.name: reward.provenance for reward in rewards}, sums=dict.fromkeys(names, 0.0))
     with replacing(out) as written, _table(written, names) as write, tqdm(total=len(entries), unit="image") as progress:
         for batch, images_BCHW in _batches(images, entries, batch_size):
-            columns = {} if images_BCHW is None else _scored(rewards, images_BCHW, batch)
+            columns = {} if images_BCHW is None else _batch_scores(rewards, images_BCHW, batch)
             rows = [{name: values[index] for name, values in columns.items()} for index in range(len(batch))]
             write([asdict(entry) | row for entry, row in zip(batch, rows, strict=True)])
-            scores.add(batch, columns)
+            summary.add(batch, columns)
             progress.update(len(batch))
-        if not scores.num_scored:
+        if not summary.num_scored:
             raise UserError(f"images {images}: not one of its pictures can be opened; give others")
-    return scores
+    return summary
 
 
 def _checked(name: str) -> str:
@@ -125,10 +125,10 @@ def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:
 
 
 @torch.no_grad()
-def _scored(rewards: Sequence[Reward], images_BCHW: Tensor, batch: Sequence[Entry]) -> dict[str, list[float]]:
+def _batch_scores(rewards: Sequence[Reward], images_BCHW: Tensor, batch: Sequence[Entry]) -> dict[str, list[float]]:
     """Scores of the batch by reward."""
     images_BCHW = images_BCHW.to("cuda" if torch.cuda.is_available() else "cpu")
-    return scored(rewards, images_BCHW, [entry.prompt for entry in batch], [entry.image for entry in batch])
+    return reward_columns(rewards, images_BCHW, [entry.prompt for entry in batch], [entry.image for entry in batch])
 
 
 @contextmanager

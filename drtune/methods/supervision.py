@@ -10,7 +10,7 @@ from torch import Tensor
 from drtune.config import ComputeSection, MethodConfig
 from drtune.methods.loss_scale import LossScale, unscaled
 from drtune.methods.plans import Plan
-from drtune.methods.sweep import Denoiser, DrawNoise, Penalty, roll_out, sample, score, sweep_back
+from drtune.methods.sweep import Denoiser, DrawNoise, Penalty, reward_gradient, roll_out, sample_chain, sweep_back
 from drtune.models.sampler import Sampler
 
 
@@ -52,7 +52,7 @@ def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan) -> tuple[Tensor, Tensor
         draw_noise=task.draw_noise,
         keep_graphs=compute.keep_graphs,
     )
-    rewards, gradient = score(task.rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
+    rewards, gradient = reward_gradient(task.rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
     with task.loss_scale(gradient) as loss_scale:
         scale = loss_scale * task.gradient_scale
         sweep_back(
@@ -97,7 +97,7 @@ def _direct_align(task: Task, noise_BCHW: Tensor, plan: Plan) -> Tensor:
     """
     index = plan.trained[0]
     step, known = task.sampler.steps[index], task.draw_noise("known")
-    clean = sample(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
+    clean = sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
     signal, noise = step.level
     latents = signal * clean + noise * known
 

@@ -78,7 +78,7 @@ def roll_out(
     return Rollout(latents, inputs, graphs)
 
 
-def sample(
+def sample_chain(
     denoiser: Denoiser, sampler: Sampler, latents_BCHW: Tensor, *, draw_noise: DrawNoise | None = None
 ) -> Tensor:
     """Clean latents at the end of the whole chain, in which nothing trains; the rest is as in `roll_out`."""
@@ -86,7 +86,7 @@ def sample(
     return roll_out(denoiser, sampler, latents_BCHW, whole, draw_noise=draw_noise).clean_BCHW
 
 
-def score(
+def reward_gradient(
     rewards_of: Callable[[Tensor, slice], Tensor], clean_BCHW: Tensor, batch_size: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Rewards (B,) of clean latents, and the gradient of the loss, minus their mean, at those latents.

@@ -31,7 +31,7 @@ Conditions = Mapping[str, Tensor]
 class Base(ABC):
     """A frozen text-to-image pipeline of diffusers as the tuner sees it: prompts to conditions, latents to images.
 
-    Latents are (B, C, H, W) for every base; one that packs them does so inside `predict`.
+    Latents are (B, C, H, W) for every base, whatever its pipeline takes.
     """
 
     pipeline_class: ClassVar[type[DiffusionPipeline]]
@@ -50,6 +50,11 @@ class Base(ABC):
 
     def __init__(self, pipeline: DiffusionPipeline, *, height: int | None = None, width: int | None = None) -> None:
         self.pipeline = pipeline
+        pipeline.set_progress_bar_config(disable=True)
+        if (
+            pipeline.vae.dtype == torch.float16
+        ):  # in which SDXL's overflows, and the gradient of one pixel vanishes in any
+            pipeline.vae.to(torch.float32)
         self.network: ModelMixin = getattr(pipeline, self.network_name)
         self.dtype: torch.dtype = self.network.dtype
         """Of the frozen weights; what trains may be kept in another."""
@@ -98,9 +103,29 @@ class Base(ABC):
         """Conditions (B = 1) of what guidance leads away from, as the pipeline itself would make them."""
         return self.encode([prompt])
 
+    def count_truncated(self, prompts: Sequence[str]) -> int:
+        """How many prompts are longer than what one of the text encoders reads."""
+        parts = self.pipeline.components.items()
+        tokenizers = [part for name, part in parts if name.startswith("tokenizer") and part]
+
+        def is_truncated(prompt: str) -> bool:
+            return any(
+                len(tokenizer(prompt, verbose=False).input_ids) > tokenizer.model_max_length for tokenizer in tokenizers
+            )
+
+        return sum(map(is_truncated, prompts))
+
     @abstractmethod
     def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, guidance: float) -> Tensor:
         """The network's output (B, C, H, W); `guidance` is read by a base that `embeds_guidance`."""
+
+    def pack(self, latents_BCHW: Tensor) -> Tensor:
+        """Latents as the pipeline takes and gives them."""
+        return latents_BCHW
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """Latents (B, C, H, W) of what `pack` gives."""
+        return packed
 
     def set_timesteps(self, scheduler: Scheduler, num_steps: int) -> None:
         """Set the timesteps as the pipeline itself would."""
@@ -135,17 +160,12 @@ class Base(ABC):
     def prepare(self, compute: ComputeSection) -> None:
         """Make network and VAE ready to be tuned, after the weights that train were put on.
 
-        In fp16 the VAE computes in fp32: SDXL's overflows, and the gradient of a single pixel vanishes in any.
-
         Raises:
             UserError: the network is to be compiled, and there is no C++ compiler.
         """
-        vae = self.pipeline.vae
-        if compute.precision == "fp16":
-            vae.to(torch.float32)
         if compute.gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
-            vae.enable_gradient_checkpointing()
+            self.pipeline.vae.enable_gradient_checkpointing()
         if compute.compile:
             compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
             if shutil.which(compiler) is None:

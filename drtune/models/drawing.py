@@ -1,207 +1,76 @@
-"""Pictures from prompts, by diffusers' own pipeline with the tuned weights in it."""
+"""How pictures are drawn, wherever one is looked at or judged: by the base's own pipeline with its own scheduler.
+
+So training, evaluation and `drtune sample` show what everybody sees who takes the published model up with diffusers.
+Tuning alone samples otherwise: the sweep (drtune/methods/sweep.py) needs steps that have a gradient.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
-from typing import Literal, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
+from torch import Tensor
 
-from drtune.config import Config, SamplerConfig
-from drtune.contracts import Contract
-from drtune.errors import UserError
-from drtune.files.images import contact_sheet
-from drtune.files.local import claim, replacing
-from drtune.models.base import Base
-from drtune.models.loading import load_base, quiet_libraries
-from drtune.models.tuned import open_tuned, put_on
-
-GRID = "grid.png"
-GRID_COLUMNS = 8
+from drtune.models.base import Base, Conditions
 
 
-class Picture(Contract):
-    """One picture of a SampleSet.
-
-    >>> Picture(file="000-a-red-circle-seed-0.png", prompt="a red circle", seed=0, tuned=True)
-    """
-
-    file: str
-    prompt: str
-    seed: int
-    """Of the initial noise, which is the same on every machine, whatever else is drawn."""
-    tuned: bool
-    """Whether the tuned weights made it, or the base alone."""
-
-
-class SampleSet(Contract):
-    """Pictures in a folder, and what made them.
-
-    >>> SampleSet(base_model="miniature", base_revision=None, weights_sha256="77ab...", precision="fp32",
-    ...           arguments={"num_inference_steps": 12, "guidance_scale": 3.0}, lora_scale=1.0,
-    ...           pictures=(Picture(...),))
-    """
-
-    kind: Literal["SampleSet/1"] = "SampleSet/1"
-    base_model: str
-    base_revision: str | None
-    weights_sha256: str | None
-    """Digest of the tuned weights; None: the base alone."""
-    precision: str
-    arguments: dict[str, str | int | float]
-    """What the pipeline was given besides the prompt; the rest was its own default."""
-    lora_scale: float
-    pictures: tuple[Picture, ...]
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """How pictures are drawn. None: as the tuned model's evaluation has it, or for a base alone its pipeline."""
-
-    seed: int = 0
-    count: int = 1
-    """Pictures of each prompt, with one seed after the other."""
-    steps: int | None = None
-    guidance_scale: float | None = None
-    lora_scale: float = 1.0
-    """How much of the adapter: 0 is the base, 1 is what was trained."""
-    precision: str | None = None
-    """None: as it was tuned, fp32 for a base alone."""
-    compare: bool = False
-    """The base's pictures from the same noise, too."""
-    grid: bool = False
-    """All pictures on one sheet; with `compare` in any case, base and tuned side by side."""
-
-
-def sample(
-    prompts: Sequence[str],
-    out: Path,
-    settings: SampleSettings,
-    *,
-    model_folder: Path | None = None,
-    base_model: str | None = None,
-    overwrite: bool = False,
-) -> SampleSet:
-    """Draw pictures with the TunedModel in `model_folder`, or with a base alone; write them and a SampleSet to `out`.
-
-    Raises:
-        UserError: the model is not what its manifest says, has no adapter to scale, or something stands at `out`.
-    """
-    out = claim(out, overwrite=overwrite, inputs=[model_folder, base_model])
-    quiet_libraries()
-    if model_folder is not None:
-        model, config = open_tuned(model_folder)
-    else:
-        model, config = None, Config(base_model=base_model or Config().base_model)
-    if settings.lora_scale != 1 and (model is None or model.weights == "full"):
-        raise UserError(f"lora_scale={settings.lora_scale}: there is no adapter that could be scaled; leave it out")
-    precision = settings.precision or config.compute.precision
-    base = load_base(
-        config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width
-    )
-    base.pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    arguments = _arguments(base, settings, config.evaluation.sampler if model else None)
-
-    images: dict[bool, list[Image.Image]] = {}
-    total = len(prompts) * settings.count * (1 + settings.compare)
-    with tqdm(total=total, desc="sample", unit="image") as progress:
-        if model is None or settings.compare:
-            images[False] = _draw(base, prompts, settings, arguments, progress)
-        if model_folder is not None and model is not None:
-            put_on(base, model_folder, model)
-            if model.weights == "lora":
-                base.pipeline.set_adapters(base.pipeline.get_active_adapters(), settings.lora_scale)
-            images[True] = _draw(base, prompts, settings, arguments, progress)
-
-    drawn = SampleSet(
-        base_model=config.base_model,
-        base_revision=config.base_revision,
-        weights_sha256=model.weights_sha256 if model else None,
-        precision=precision,
-        arguments=arguments,
-        lora_scale=settings.lora_scale,
-        pictures=tuple(picture for tuned in images for picture in _pictures(prompts, settings, tuned=tuned)),
-    )
-    _write(drawn, list(chain.from_iterable(images.values())), out, settings)
-    return drawn
-
-
-def _arguments(base: Base, settings: SampleSettings, deployment: SamplerConfig | None) -> dict[str, str | int | float]:
-    """What the pipeline is given besides the prompt."""
-    arguments: dict[str, str | int | float] = {"height": base.height, "width": base.width}
-    if deployment is not None:
-        arguments |= {"num_inference_steps": deployment.steps, "guidance_scale": deployment.guidance_scale}
-        if deployment.negative_prompt:
-            arguments["negative_prompt"] = deployment.negative_prompt
-    if settings.steps is not None:
-        arguments["num_inference_steps"] = settings.steps
-    if settings.guidance_scale is not None:
-        arguments["guidance_scale"] = settings.guidance_scale
-    return arguments
-
-
-def _seeds(settings: SampleSettings) -> range:
-    return range(settings.seed, settings.seed + settings.count)
-
-
-def _pictures(prompts: Sequence[str], settings: SampleSettings, *, tuned: bool) -> list[Picture]:
-    """The pictures of one side, in the order in which they are drawn."""
-    folder = "base/" if settings.compare and not tuned else ""
-    return [
-        Picture(file=f"{folder}{index:03d}-{_slug(prompt)}-seed-{seed}.png", prompt=prompt, seed=seed, tuned=tuned)
-        for index, prompt in enumerate(prompts)
-        for seed in _seeds(settings)
-    ]
-
-
-def _draw(
+@torch.no_grad()
+def draw(
     base: Base,
-    prompts: Sequence[str],
-    settings: SampleSettings,
-    arguments: dict[str, str | int | float],
-    progress: tqdm[NoReturn],
-) -> list[Image.Image]:
-    """One at a time: how many others are drawn with it would change a picture's last bits."""
-    images = []
-    for prompt in prompts:
-        for seed in _seeds(settings):
-            generator = torch.Generator().manual_seed(seed)
-            images += base.pipeline(prompt, generator=generator, **arguments).images
-            progress.update()
-    return images
+    conditions: Conditions,
+    negative: Conditions,
+    seeds: Sequence[int],
+    *,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> Tensor:
+    """Images (B, 3, height, width) in [0, 1] and fp32, by the network as it is now; no text encoder is needed.
 
-
-def _write(drawn: SampleSet, images: Sequence[Image.Image], out: Path, settings: SampleSettings) -> None:
-    about = {True: drawn, False: drawn.model_copy(update={"weights_sha256": None})}
-    with replacing(out) as folder:
-        (folder / "base" if settings.compare else folder).mkdir(parents=True)
-        for picture, image in zip(drawn.pictures, images, strict=True):
-            text = PngInfo()
-            text.add_text("prompt", picture.prompt)
-            text.add_text("seed", str(picture.seed))
-            text.add_text("drtune", about[picture.tuned].model_dump_json(exclude={"pictures", "kind"}))
-            image.save(folder / picture.file, pnginfo=text)
-        if settings.compare:
-            half = len(images) // 2
-            pairs = list(chain.from_iterable(zip(images[:half], images[half:], strict=True)))
-            contact_sheet(pairs, GRID_COLUMNS).save(folder / GRID)
-        elif settings.grid:
-            contact_sheet(images, GRID_COLUMNS).save(folder / GRID)
-        drawn.save(folder)
-
-
-def _slug(prompt: str) -> str:
-    """The beginning of a prompt as a part of a file's name.
-
-    >>> _slug("A red circle, on the left!")
-    'a-red-circle-on-the-left'
+    Args:
+        base: on its device.
+        conditions: of B prompts; they are in the precision that the pipeline computes in.
+        negative: of what guidance leads away from (B = 1).
+        seeds: of each picture's noise, which the pipeline itself would draw from `torch.Generator().manual_seed(seed)`.
+            So no picture hangs on what else is in the batch, but for its last bits.
+        steps: of the sampler, from noise to image; None: the pipeline's own default, as for `guidance_scale`.
+        guidance_scale: of classifier-free guidance; at 1 the negative conditions are not used.
     """
-    words = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))
-    return words[:40].rstrip("-") or "prompt"
+    precision = conditions["prompt_embeds"].dtype
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    rows = [torch.randn(1, *base.latents_shape, generator=generator, dtype=precision) for generator in generators]
+    settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    if not base.embeds_guidance:
+        settings |= {f"negative_{name}": row.expand(len(seeds), *row.shape[1:]) for name, row in negative.items()}
+    with _in_precision(base, precision):
+        latents = base.pipeline(
+            **conditions,
+            **{name: value for name, value in settings.items() if value is not None},
+            height=base.height,
+            width=base.width,
+            latents=base.pack(torch.cat(rows).to(base.device)).contiguous(),
+            generator=generators,  # which a sampler with fresh noise goes on to draw from
+            output_type="latent",
+        ).images
+    return base.decode(base.unpack(latents).to(base.pipeline.vae.dtype)).float()
+
+
+@contextmanager
+def _in_precision(base: Base, precision: torch.dtype) -> Iterator[None]:
+    """Within, the network computes as when its tuned weights are loaded in that precision.
+
+    While it trains, an adapter is kept in fp32, and for the moment rounded as loading it would. Full weights in fp32
+    are not, which would take a second network: autocast rounds them layer by layer.
+    """
+    adapter = [weight for weight in base.network.parameters() if weight.requires_grad and base.dtype == precision]
+    kept = [weight.data for weight in adapter]
+    for weight in adapter:
+        weight.data = weight.data.to(precision)
+    try:
+        # Without a cache of cast weights, which would be a second network too.
+        with torch.autocast(base.device.type, precision, enabled=base.dtype != precision, cache_enabled=False):
+            yield
+    finally:
+        for weight, data in zip(adapter, kept, strict=True):
+            weight.data = data

@@ -49,12 +49,11 @@ class Flux(Base):
 
     def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, guidance: float) -> Tensor:
         """As `Base`."""
-        patches_BCHW = pixel_unshuffle(latents_BCHW, self.patch)
-        height, width = patches_BCHW.shape[2:]
+        height, width = (side // self.patch for side in latents_BCHW.shape[2:])
         embeds = conditions["prompt_embeds"]
         told = latents_BCHW.new_full((len(latents_BCHW),), guidance) if self.network.config.guidance_embeds else None
         packed_BLC: Tensor = self.network(
-            patches_BCHW.flatten(2).mT,
+            self.pack(latents_BCHW),
             encoder_hidden_states=embeds,
             pooled_projections=conditions["pooled_prompt_embeds"],
             timestep=timesteps_B.to(latents_BCHW.dtype) / 1000,
@@ -63,7 +62,16 @@ class Flux(Base):
             img_ids=_positions(height, width).to(embeds),
             return_dict=False,
         )[0]
-        return pixel_shuffle(packed_BLC.mT.unflatten(2, (height, width)), self.patch)
+        return self.unpack(packed_BLC)
+
+    def pack(self, latents_BCHW: Tensor) -> Tensor:
+        """As `Base`: (B, L, 4 C), the patches row by row."""
+        return pixel_unshuffle(latents_BCHW, self.patch).flatten(2).mT
+
+    def unpack(self, packed_BLC: Tensor) -> Tensor:
+        """As `Base`."""
+        _, height, width = self.latents_shape
+        return pixel_shuffle(packed_BLC.mT.unflatten(2, (height // self.patch, width // self.patch)), self.patch)
 
     def set_timesteps(self, scheduler: Scheduler, num_steps: int) -> None:
         """As `Base`."""

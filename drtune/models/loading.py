@@ -72,7 +72,6 @@ def load_base(
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
-    pipeline.set_progress_bar_config(disable=True)
     return BASES[kind](pipeline, height=height, width=width)
 
 

@@ -28,13 +28,18 @@ def open_tuned(model_folder: str | Path) -> tuple[TunedModel, Config]:
 
 
 def put_on(base: Base, model_folder: str | Path, model: TunedModel) -> None:
-    """Make the base the tuned model, for good: an adapter is loaded onto its network, full weights replace it."""
+    """Make the base the tuned model: an adapter is loaded onto its network; full weights replace it, for good."""
     path = Path(model_folder) / model.weights_file
     if model.weights == "lora":
         base.pipeline.load_lora_weights(path.parent, weight_name=path.name)
     else:
         weights, _ = load_tensors(path)
         base.network.load_state_dict(weights)
+
+
+def take_off(base: Base) -> None:
+    """Make the base what it was before an adapter was put on."""
+    base.pipeline.unload_lora_weights()
 
 
 def _verify(path: Path, expected: str) -> None:

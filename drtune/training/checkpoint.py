@@ -34,6 +34,10 @@ ABOUT = "drtune"
 make unequal files."""
 
 
+HELD_OUT_PICTURES = "as the evaluation draws them"
+"""What the held-out rewards of a checkpoint are means over. Earlier ones are of another sampler's pictures."""
+
+
 class Checkpoints:
     """The folder of one run's checkpoints.
 
@@ -63,6 +67,7 @@ class Checkpoints:
             "config": self.config.model_dump(mode="json"),
             "prompts_sha256": self.prompts_sha256,
             "held_out": state.held_out,
+            "held_out_pictures": HELD_OUT_PICTURES,
         }
         if self.config.weights == "full":
             path = self._write_shards(f"step-{step:06d}", state.tensors(), about)
@@ -184,6 +189,11 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {path}: made with another configuration: {', '.join(different)}; "
                 "give the same values, or start again with --overwrite"
+            )
+        if about["held_out"] and about.get("held_out_pictures") != HELD_OUT_PICTURES:
+            raise UserError(
+                f"checkpoint {path}: its held-out rewards are of pictures that an earlier version of drtune drew with "
+                "another sampler, from other noise; start again with --overwrite"
             )
         if about["prompts_sha256"] != self.prompts_sha256:
             raise UserError(

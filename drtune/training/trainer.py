@@ -33,12 +33,12 @@ from drtune.prompts.prepare import PreparedPrompts, open_prompts
 from drtune.rewards import WeightedSum
 from drtune.rewards.own import keep_files
 from drtune.training.checkpoint import Checkpoints
+from drtune.training.held_out import HeldOutPictures, last_passed
 from drtune.training.interrupts import Interrupts
 from drtune.training.metrics import MetricLog, UpdateMetrics, check_wandb, mean_reward
 from drtune.training.mirror import Mirror
 from drtune.training.optimization import DivergenceError, check_finite, learning_rate, make_optimizer
 from drtune.training.processes import Processes
-from drtune.training.samples import Samples, last_passed
 from drtune.training.state import TrainState
 from drtune.training.summary import SUMMARY, resume_command, summarise
 from drtune.training.weights import open_weights, save_weights
@@ -140,7 +140,7 @@ class Trainer:
         self.base.pipeline.to(processes.device)
         self.draws = Draws(config.seed, len(self.texts), config.batch_size, self.base.latents_shape)
         self.sampler = self.base.sampler(config.sampler)
-        self.samples = Samples(self.base, [prompt.text for prompt in prompts.eval], config, self.draws)
+        self.held_out = HeldOutPictures(self.base, prompts.eval, config)
         self._encode_prompts()
 
         weights = open_weights(self.base, config, processes)
@@ -282,8 +282,8 @@ class Trainer:
         Every process makes all the samples: none could go on before the others, and a sharded network needs them all.
         """
         with self.state.averaged():
-            images_NCHW = self.samples.draw()
-        held_out = self.samples.score(images_NCHW)
+            images_NCHW = self.held_out.draw()
+        held_out = self.held_out.mean_reward(images_NCHW)
         if held_out is not None:
             self.state.held_out[step] = self.processes.mean(held_out).item()
         if log:

@@ -14,20 +14,27 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from tqdm import tqdm
 
 from components.monitor.sources import read_scores
 from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
 from drtune.errors import UserError
+from drtune.evaluation.contestants import LoadedModel, drawn_contestants
+from drtune.evaluation.gathering import gather
+from drtune.evaluation.measures import Gauges
 from drtune.evaluation.run import evaluate
-from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
 from drtune.files.images import to_pil
 from drtune.files.local import sha256_file, sha256_folder
+from drtune.models.base import Base
 from drtune.models.loading import load_base
+from drtune.models.tuned import open_tuned, put_on
 from drtune.prompts.prepare import Prompt
+from drtune.prompts.shots import choose_prompts, shots_of
+from drtune.rewards import load_reward
 from tests.evaluations import OVERRIDES, PROMPTS, ModelOf, prepared
 from tests.evaluations import model_of as model_of
 from tests.evaluations import prompts_folder as prompts_folder
-from tests.pipelines import KINDS, SIDE
+from tests.pipelines import KINDS, SIDE, save_pipeline
 from tests.tuned import make_tuned
 
 
@@ -134,7 +141,6 @@ def test_every_base_is_sampled_as_plain_diffusers_would(
     assert min(differences[2:]) > 2
 
 
-@pytest.mark.filterwarnings("ignore:`upcast_vae`:FutureWarning")  # what SDXL's pipeline does to its VAE in fp16
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 @pytest.mark.parametrize("kind", ["sdxl", "flux_dev"])
 def test_models_in_half_precision_are_evaluated(
@@ -206,6 +212,68 @@ def test_noise_depends_on_the_prompt_the_picture_and_the_seed() -> None:
     assert shots_of(PROMPTS[1:2], 1)[0].noise_seed(0) == shots[3].noise_seed(0)
 
 
+class Counting:
+    """The preference model, and how many pictures it embedded."""
+
+    name, provenance = "preference", ""
+
+    def __init__(self) -> None:
+        self.space, self.count = load_reward("preference", antialias=True), 0
+
+    def embed(self, images_BCHW: torch.Tensor) -> torch.Tensor:
+        self.count += len(images_BCHW)
+        return self.space.embed(images_BCHW)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "champion", "loaded"),
+    [
+        ("lora", "lora", ["first"]),
+        ("lora", "lora on another base", ["first", "second"]),
+        ("full", "lora", ["first", "first"]),
+        ("lora", "full", ["first"]),
+    ],
+)
+def test_a_base_is_loaded_once_and_a_picture_embedded_once(
+    candidate: str, champion: str, loaded: list[str], tmp_path: Path
+) -> None:
+    for name, seed in (("first", 0), ("second", 1)):
+        save_pipeline("sd15", tmp_path / name, seed)
+    for name, kind, strength in (("candidate", candidate, 0.1), ("champion", champion, 0.2)):
+        base = "second" if "another" in kind else "first"
+        overrides = [*OVERRIDES, f"height={SIDE}", f"width={SIDE}", f"weights={kind.split()[0]}"]
+        make_tuned(tmp_path / name, str(tmp_path / base), *overrides, strength=strength)
+    loads: list[str] = []
+
+    def load(base_model: str, *args: object, **settings: object) -> Base:
+        loads.append(Path(base_model).name)
+        return load_base(base_model, *args, **settings)
+
+    model, config = open_tuned(tmp_path / "candidate")
+    holder = LoadedModel(config, load)
+    contestants = list(
+        drawn_contestants(holder, config.evaluation, tmp_path / "candidate", model, tmp_path / "champion")
+    )
+    gauges = Gauges(config, tmp_path / "candidate")
+    gauges.features = counting = Counting()
+    shots = shots_of(PROMPTS[:3], 2)
+    with tqdm(disable=True) as progress:
+        for contestant in contestants:
+            gather(contestant, shots, gauges, tmp_path / "out", batch_size=4, progress=progress)
+    assert loads == loaded
+    assert counting.count == len(contestants) * len(shots)
+
+    reigning, plain = open_tuned(tmp_path / "champion")
+    last = reigning.base_model, reigning.base_revision, (tmp_path / "champion", reigning)
+    alone = load_base(plain.base_model, height=SIDE, width=SIDE)
+    put_on(alone, tmp_path / "champion", reigning)
+    held = holder.become(*last).network.state_dict()
+    wanted = alone.network.state_dict()
+    assert held.keys() == wanted.keys()
+    assert all(torch.equal(tensor, held[name]) for name, tensor in wanted.items())
+    assert loads == loaded
+
+
 def test_prompts_are_chosen_from_each_category_in_turn() -> None:
     letters = [Prompt(text, text[0]) for text in ("a1", "a2", "a3", "b1", "c1", "c2")]
     assert [prompt.text for prompt in choose_prompts(letters, 5)] == ["a1", "b1", "c1", "a2", "c2"]
@@ -214,10 +282,9 @@ def test_prompts_are_chosen_from_each_category_in_turn() -> None:
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "sd3_without_t5", "flux_dev"])
 def test_prompts_beyond_the_text_encoders_limit_are_counted(kind: str, model_of: ModelOf) -> None:
-    pipeline = load_base(TunedModel.load(model_of(kind)).base_model, height=SIDE, width=SIDE).pipeline
-    limit = pipeline.tokenizer.model_max_length - 2  # less the begin and the end token
-    prompts = [Prompt(" ".join(["red"] * words), "") for words in (1, limit, limit + 1, 3 * limit)]
-    assert count_truncated(pipeline, prompts) == 2
+    base = load_base(TunedModel.load(model_of(kind)).base_model, height=SIDE, width=SIDE)
+    limit = base.pipeline.tokenizer.model_max_length - 2  # less the begin and the end token
+    assert base.count_truncated([" ".join(["red"] * words) for words in (1, limit, limit + 1, 3 * limit)]) == 2
 
 
 def test_a_score_that_is_not_finite_stops_the_evaluation_and_names_the_picture(

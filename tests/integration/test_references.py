@@ -16,7 +16,7 @@ from drtune.errors import UserError
 from drtune.evaluation.references import find_pictures, opened
 from drtune.evaluation.run import evaluate
 from drtune.files.storage import open_storage
-from drtune.models.drawing import SampleSettings, sample
+from drtune.models.sample_set import SampleSettings, write_sample_set
 from tests.evaluations import PROMPTS, ModelOf
 from tests.evaluations import model_of as model_of
 from tests.evaluations import prompts_folder as prompts_folder
@@ -205,7 +205,7 @@ def test_a_reference_may_lie_on_s3(s3_server: S3Server, tmp_path: Path) -> None:
 
 def test_what_drtune_sample_draws_can_be_a_reference(model_of: ModelOf, prompts_folder: Path, tmp_path: Path) -> None:
     texts = [prompt.text for prompt in PROMPTS]
-    sample(texts, tmp_path / "drawn", SampleSettings(steps=1, count=2), base_model="miniature")
+    write_sample_set(texts, tmp_path / "drawn", SampleSettings(steps=1, count=2), base_model="miniature")
     report = evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={"mini": tmp_path / "drawn"})
     assert report.contestants[-1].num_pictures == 12
     assert report.contestants[-1].problems == {}

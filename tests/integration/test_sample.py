@@ -11,7 +11,7 @@ from PIL import Image, ImageChops
 from drtune.cli.main import main
 from drtune.errors import UserError
 from drtune.files.local import sha256_folder
-from drtune.models.drawing import SampleSet, SampleSettings, sample
+from drtune.models.sample_set import SampleSet, SampleSettings, write_sample_set
 from drtune.prompts.prepare import read_prompts
 from tests.pipelines import save_pipeline
 from tests.tuned import make_tuned
@@ -34,19 +34,19 @@ def difference(one: Path, other: Path) -> int:
 def test_the_same_options_draw_the_same_files(tuned: Path, tmp_path: Path) -> None:
     settings = SampleSettings(**SHORT, seed=5, count=2, grid=True)
     for out in ("one", "other"):
-        sample(PROMPTS, tmp_path / out, settings, model_folder=tuned)
+        write_sample_set(PROMPTS, tmp_path / out, settings, model_folder=tuned)
     assert sha256_folder(tmp_path / "one") == sha256_folder(tmp_path / "other")
 
 
 def test_a_picture_does_not_hang_on_what_else_is_drawn(tuned: Path, tmp_path: Path) -> None:
-    sample(PROMPTS, tmp_path / "many", SampleSettings(**SHORT, count=2), model_folder=tuned)
-    sample(PROMPTS[:1], tmp_path / "one", SampleSettings(**SHORT, seed=1), model_folder=tuned)
+    write_sample_set(PROMPTS, tmp_path / "many", SampleSettings(**SHORT, count=2), model_folder=tuned)
+    write_sample_set(PROMPTS[:1], tmp_path / "one", SampleSettings(**SHORT, seed=1), model_folder=tuned)
     name = "000-a-red-circle-seed-1.png"
     assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 
 
 def test_files_and_manifest_say_what_was_drawn(tuned: Path, tmp_path: Path) -> None:
-    drawn = sample(PROMPTS, tmp_path / "out", SampleSettings(**SHORT, guidance_scale=2.0), model_folder=tuned)
+    drawn = write_sample_set(PROMPTS, tmp_path / "out", SampleSettings(**SHORT, guidance_scale=2.0), model_folder=tuned)
     assert SampleSet.load(tmp_path / "out") == drawn
     assert [picture.file for picture in drawn.pictures] == [
         "000-a-red-circle-seed-0.png",
@@ -61,7 +61,7 @@ def test_files_and_manifest_say_what_was_drawn(tuned: Path, tmp_path: Path) -> N
 
 def test_a_comparison_puts_the_base_beside_the_tuned_model(tuned: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    drawn = sample(PROMPTS, out, SampleSettings(**SHORT, compare=True), model_folder=tuned)
+    drawn = write_sample_set(PROMPTS, out, SampleSettings(**SHORT, compare=True), model_folder=tuned)
     assert [picture.tuned for picture in drawn.pictures] == [False, False, True, True]
     base, other = out / "base" / drawn.pictures[2].file, out / drawn.pictures[2].file
     assert difference(base, other) > 5
@@ -71,9 +71,9 @@ def test_a_comparison_puts_the_base_beside_the_tuned_model(tuned: Path, tmp_path
 
 
 def test_an_adapter_scaled_to_nothing_is_the_base(tuned: Path, tmp_path: Path) -> None:
-    sample(PROMPTS[:1], tmp_path / "scaled", SampleSettings(**SHORT, lora_scale=0.0), model_folder=tuned)
+    write_sample_set(PROMPTS[:1], tmp_path / "scaled", SampleSettings(**SHORT, lora_scale=0.0), model_folder=tuned)
     settings = SampleSettings(**SHORT, guidance_scale=3.0)
-    drawn = sample(PROMPTS[:1], tmp_path / "base", settings, base_model="miniature")
+    drawn = write_sample_set(PROMPTS[:1], tmp_path / "base", settings, base_model="miniature")
     assert drawn.weights_sha256 is None
     [picture] = drawn.pictures
     assert difference(tmp_path / "scaled" / picture.file, tmp_path / "base" / picture.file) == 0
@@ -84,7 +84,7 @@ def test_every_base_can_be_drawn_with(kind: str, tmp_path: Path) -> None:
     base = str(save_pipeline(kind, tmp_path / "base"))
     overrides = ["height=16", "width=32", "evaluation.sampler.negative_prompt=blurred"]
     model = make_tuned(tmp_path / "model", base, *overrides)
-    drawn = sample(PROMPTS[:1], tmp_path / "out", SampleSettings(**SHORT, lora_scale=0.5), model_folder=model)
+    drawn = write_sample_set(PROMPTS[:1], tmp_path / "out", SampleSettings(**SHORT, lora_scale=0.5), model_folder=model)
     with Image.open(tmp_path / "out" / drawn.pictures[0].file) as image:
         assert image.size == (32, 16)
 
@@ -99,8 +99,8 @@ def test_prompts_come_from_a_file(tmp_path: Path) -> None:
 def test_full_weights_have_nothing_to_scale(tmp_path: Path) -> None:
     model = make_tuned(tmp_path / "model", str(save_pipeline("sd15", tmp_path / "base")), "weights=full")
     with pytest.raises(UserError, match=r"lora_scale=0\.5: there is no adapter"):
-        sample(PROMPTS, tmp_path / "out", SampleSettings(lora_scale=0.5), model_folder=model)
-    sample(PROMPTS[:1], tmp_path / "out", SampleSettings(**SHORT), model_folder=model)
+        write_sample_set(PROMPTS, tmp_path / "out", SampleSettings(lora_scale=0.5), model_folder=model)
+    write_sample_set(PROMPTS[:1], tmp_path / "out", SampleSettings(**SHORT), model_folder=model)
 
 
 def test_the_command_draws(tuned: Path, tmp_path: Path) -> None:

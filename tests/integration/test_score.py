@@ -14,7 +14,7 @@ from PIL import Image
 
 from drtune.cli.main import main
 from drtune.errors import UserError
-from drtune.evaluation.score import Entry, matched, score
+from drtune.evaluation.score import Entry, matched, score_pictures
 from drtune.files.images import to_pil
 from drtune.models.miniature.world import draw, scenes
 from drtune.rewards import load_reward
@@ -54,7 +54,7 @@ def expected(name: str) -> list[float]:
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_every_picture_has_a_row_and_every_reward_a_column(folder: Path, suffix: str) -> None:
     out = folder / f"scores.{suffix}"
-    scores = score(folder / "images", folder / "prompts.txt", REWARDS, out, batch_size=5)
+    scores = score_pictures(folder / "images", folder / "prompts.txt", REWARDS, out, batch_size=5)
     table = pd.read_csv(out, keep_default_na=False) if suffix == "csv" else pd.read_parquet(out)
     assert list(table.columns) == ["image", "prompt", "category", *REWARDS, "problem"]
     assert list(table["image"]) == [f"{number}.png" for number in range(1, 13)]  # 2 before 10
@@ -96,7 +96,7 @@ def test_missing_corrupt_surplus_and_unprompted_pictures_are_named_and_counted(f
 def test_pictures_of_several_sizes_and_modes_are_scored_in_their_order(folder: Path) -> None:
     Image.new("RGBA", (40, 30), (255, 0, 0, 128)).save(folder / "images" / "2.png")
     Image.new("L", (33, 31), 100).save(folder / "images" / "5.png")
-    score(folder / "images", folder / "prompts.txt", ["brightness"], folder / "scores.csv")
+    score_pictures(folder / "images", folder / "prompts.txt", ["brightness"], folder / "scores.csv")
     with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [f"{number}.png" for number in range(1, 13)]
@@ -135,7 +135,7 @@ def test_the_summary_tells_what_the_scores_hang_on(folder: Path) -> None:
 def test_your_own_reward_scores(folder: Path) -> None:
     (folder / "mine.py").write_text("def redness(images, prompts):\n    return images[:, 0].mean((1, 2)).round()\n")
     name = f"{folder}/mine.py:redness"
-    assert set(score(folder / "images", folder / "prompts.txt", [name], folder / "scores.csv").means) == {name}
+    assert set(score_pictures(folder / "images", folder / "prompts.txt", [name], folder / "scores.csv").means) == {name}
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_cannot_be_scored_is_told_in_one_line_and_leaves_nothing(
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith("error: ")
     with pytest.raises(UserError, match=message):
-        score(folder / "images", folder / "prompts.txt", ["symmetry"], folder / "scores.csv")
+        score_pictures(folder / "images", folder / "prompts.txt", ["symmetry"], folder / "scores.csv")
     assert not (folder / "scores.csv").exists()
 
 
@@ -183,9 +183,9 @@ def test_a_mistake_of_the_command_is_told_in_one_line(folder: Path, reward: str,
 
 def test_a_table_that_is_there_is_kept_unless_told_otherwise(folder: Path) -> None:
     arguments = [folder / "images", folder / "prompts.txt", ["symmetry"], folder / "scores.csv"]
-    score(*arguments)
+    score_pictures(*arguments)
     before = (folder / "scores.csv").read_bytes()
     with pytest.raises(UserError, match="exists already; give --overwrite"):
-        score(*arguments)
-    score(*arguments, overwrite=True)
+        score_pictures(*arguments)
+    score_pictures(*arguments, overwrite=True)
     assert (folder / "scores.csv").read_bytes() == before

@@ -304,3 +304,19 @@ def test_within_averaged_the_weights_are_their_running_mean_and_afterwards_the_s
         assert all(torch.equal(weight, average[name]) for name, weight in state.weights.items())
     assert all(torch.equal(weight, weights[name]) for name, weight in state.weights.items())
     assert all(torch.equal(tensor, average[name]) for name, tensor in state.average.items())
+
+
+def test_held_out_rewards_of_other_pictures_are_refused(tmp_path: Path) -> None:
+    state = trained(1)
+    state.held_out.update({0: 0.5, 1: 0.6})
+    path = save(folder_of(tmp_path, HELD_OUT), state, 1)
+    tensors, metadata = load_tensors(path)
+    about = json.loads(metadata["drtune"])
+    del about["held_out_pictures"]  # as checkpoints were before
+    content = to_bytes(tensors, {"drtune": json.dumps(about)})
+    path.unlink()
+    (tmp_path / f"step-000001-{sha256_bytes(content)[:12]}.safetensors").write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"held-out rewards are of pictures .* another sampler.* start again with --over"
+    ):
+        folder_of(tmp_path, HELD_OUT).restore(fresh(0))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drtune.config import TuningSamplerConfig
 from drtune.methods.plans import Plan
-from drtune.methods.sweep import roll_out, score, sweep_back
+from drtune.methods.sweep import reward_gradient, roll_out, sweep_back
 from drtune.models.sampler import Sampler, read_sampler
 from tests.tiny import UNGUIDED, denoiser_of, tunable_base
 from tools.miniature.networks import make_scheduler
@@ -75,7 +75,7 @@ def saved_bytes(
 
     def update() -> None:
         rollout = roll_out(denoiser, sampler, NOISE, plan, keep_graphs=keep_graphs)
-        _, gradient = score(rewards_of, rollout.clean_BCHW)
+        _, gradient = reward_gradient(rewards_of, rollout.clean_BCHW)
         sweep_back(denoiser, sampler, rollout, gradient, plan, replay_batch=replay_batch)
 
     return Held(base.network).count(update)
@@ -159,7 +159,7 @@ def test_pictures_are_scored_in_parts_with_the_gradient_of_the_whole(batch_size:
         sizes.append(len(part))
         return weights[rows] * part.square().sum((1, 2, 3))
 
-    rewards, gradient = score(weighted, clean, batch_size)
+    rewards, gradient = reward_gradient(weighted, clean, batch_size)
     torch.testing.assert_close(rewards, weights * clean.square().sum((1, 2, 3)))
     torch.testing.assert_close(gradient, -2 * weights.view(5, 1, 1, 1) * clean / 5)
     assert max(sizes) <= (batch_size or 5)

@@ -49,6 +49,31 @@ class Ruler:
         return []
 
 
+class OneStep:
+    """Stands in for a scheduler, all of which look at values: one step that adds the output to the latents."""
+
+    order = 1
+    init_noise_sigma = 1.0
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+
+    def set_timesteps(self, _steps: int = 1, device: Any = None, sigmas: Any = None, mu: Any = None) -> None:  # noqa: ARG002
+        """The one timestep, whatever is asked for."""
+        self.timesteps = torch.zeros(1, device=device)
+
+    def set_begin_index(self, _index: int) -> None:
+        """Nothing: there is but one."""
+
+    def scale_model_input(self, latents: Tensor, _timestep: Tensor) -> Tensor:
+        """The latents as they are."""
+        return latents
+
+    def step(self, output: Tensor, _timestep: Tensor, latents: Tensor, **_: Any) -> tuple[Tensor]:
+        """The next latents, in their own precision."""
+        return ((latents + output).to(latents.dtype),)
+
+
 def shell(config: Config) -> Base:
     """The base of a configuration, on the device `meta`.
 

@@ -10,24 +10,25 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
-from drtune.config import Config, SamplerConfig
+from drtune.config import Config
 from drtune.errors import UserError
 from drtune.methods.guidance import GuidedDenoiser
 from drtune.methods.plans import Plan
-from drtune.methods.sweep import roll_out, score, sweep_back
+from drtune.methods.sweep import reward_gradient, roll_out, sweep_back
 from drtune.models.adapter import add_adapter
-from drtune.models.base import ENCODED_TOGETHER, Base
+from drtune.models.base import ENCODED_TOGETHER, Base, Conditions
+from drtune.models.drawing import draw
 from drtune.models.loading import DTYPES
 from drtune.models.sampler import Sampler
 from drtune.models.tensors import optimizer_tensors
 from drtune.rewards import WeightedSum
+from drtune.training.held_out import NUM_PICTURES
 from drtune.training.optimization import make_optimizer
-from drtune.training.plan.architectures import give_content
+from drtune.training.plan.architectures import OneStep, give_content
 from drtune.training.plan.autocast import cuda_autocast
 from drtune.training.plan.meter import LiveBytes, SavedBytes, bytes_of
 from drtune.training.plan.rewards import networks, reward_shell
 from drtune.training.plan.sharded import gathered_bytes
-from drtune.training.samples import NUM_SAMPLES
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,13 @@ class _Run:
         config, compute = self.config, self.config.compute
         share = config.batch_size // config.processes
         batch = min(compute.micro_batch_size or share, share)
-        denoiser = self._denoiser(batch, config.sampler)
+        denoiser = GuidedDenoiser(
+            self.base,
+            self._conditions(batch),
+            self.negative,
+            config.sampler,
+            arithmetic=DTYPES[compute.precision],
+        )
         plan = self._short_plan()
         standing = sum(self.weights.values())
 
@@ -166,7 +173,7 @@ class _Run:
             return self.reward(self.base.decode(clean_BCHW), [""] * len(clean_BCHW))
 
         try:
-            _, gradient = score(rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
+            _, gradient = reward_gradient(rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
         except DataDependentOutputException as error:
             raise UserError(
                 f"rewards {', '.join(config.rewards)}: one of them looks at values ({error}), and pictures have none "
@@ -178,10 +185,8 @@ class _Run:
         phases["sweep back"] = self._phase(standing, 2 * self.gathered)  # gradients are whole before they are shared
         return phases
 
-    def _denoiser(self, batch: int, settings: SamplerConfig) -> GuidedDenoiser:
-        conditions = {name: torch.cat([tensor] * batch) for name, tensor in self.one.items()}
-        arithmetic = DTYPES[self.config.compute.precision]
-        return GuidedDenoiser(self.base, conditions, self.negative, settings, arithmetic=arithmetic)
+    def _conditions(self, batch: int) -> Conditions:
+        return {name: torch.cat([tensor] * batch) for name, tensor in self.one.items()}
 
     def _short_plan(self) -> Plan:
         """The plan with the most trained steps, less those that hold nothing that others do not."""
@@ -192,15 +197,14 @@ class _Run:
         count = min(len(longest.trained), wanted)
         return replace(longest, start=0, stop=count - 1, trained=tuple(range(count)))
 
-    @torch.no_grad()
     def _samples(self) -> dict[str, Phase]:
-        """One step and the decoding of sample pictures."""
+        """One step and the decoding of held-out pictures."""
         settings = self.config.evaluation
-        batch = min(settings.batch_size, NUM_SAMPLES)
-        denoiser = self._denoiser(batch, settings.sampler)
-        latents = torch.randn(batch, *self.base.latents_shape)
-        clean = roll_out(denoiser, self.sampler, latents, Plan(stop=0, trained=(), alpha=0.0)).clean_BCHW
-        self.base.decode(clean)
+        batch = min(settings.batch_size, NUM_PICTURES)
+        pipeline = self.base.pipeline
+        pipeline.scheduler = OneStep(pipeline.scheduler.config)
+        guidance_scale = settings.sampler.guidance_scale
+        draw(self.base, self._conditions(batch), self.negative, range(batch), steps=1, guidance_scale=guidance_scale)
         return {"samples": self._phase(sum(self.weights.values()), self.gathered)}
 
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
-from diffusers import DiffusionPipeline
-
 from drtune.files.local import sha256_bytes
 from drtune.prompts.prepare import Prompt
 
@@ -45,16 +43,3 @@ def shots_of(prompts: Sequence[Prompt], pictures_per_prompt: int) -> list[Shot]:
     return [
         Shot(index, prompt, picture) for index, prompt in enumerate(prompts) for picture in range(pictures_per_prompt)
     ]
-
-
-def count_truncated(pipeline: DiffusionPipeline, prompts: Sequence[Prompt]) -> int:
-    """How many prompts are longer than what one of the text encoders reads."""
-    tokenizers = [part for name, part in pipeline.components.items() if name.startswith("tokenizer") and part]
-
-    def is_truncated(prompt: Prompt) -> bool:
-        return any(
-            len(tokenizer(prompt.text, verbose=False).input_ids) > tokenizer.model_max_length
-            for tokenizer in tokenizers
-        )
-
-    return sum(map(is_truncated, prompts))

@@ -1,0 +1,218 @@
+"""A folder of pictures that were drawn from prompts by a tuned model or a base: what `drtune sample` writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from tqdm import tqdm
+
+from drtune.config import Config, SamplerConfig
+from drtune.contracts import Contract
+from drtune.errors import UserError
+from drtune.files.images import contact_sheet, to_pil
+from drtune.files.local import claim, replacing
+from drtune.models.base import Base
+from drtune.models.drawing import draw
+from drtune.models.loading import load_base, quiet_libraries
+from drtune.models.tuned import open_tuned, put_on
+
+GRID = "grid.png"
+GRID_COLUMNS = 8
+
+
+class Picture(Contract):
+    """One picture of a SampleSet.
+
+    >>> Picture(file="000-a-red-circle-seed-0.png", prompt="a red circle", seed=0, tuned=True)
+    """
+
+    file: str
+    prompt: str
+    seed: int
+    """Of the initial noise, which is the same on every machine, whatever else is drawn."""
+    tuned: bool
+    """Whether the tuned weights made it, or the base alone."""
+
+
+class SampleSet(Contract):
+    """Pictures in a folder, and what made them.
+
+    >>> SampleSet(base_model="miniature", base_revision=None, weights_sha256="77ab...", precision="fp32",
+    ...           arguments={"num_inference_steps": 12, "guidance_scale": 3.0}, lora_scale=1.0,
+    ...           pictures=(Picture(...),))
+    """
+
+    kind: Literal["SampleSet/1"] = "SampleSet/1"
+    base_model: str
+    base_revision: str | None
+    weights_sha256: str | None
+    """Digest of the tuned weights; None: the base alone."""
+    precision: str
+    arguments: dict[str, str | int | float]
+    """What the pipeline was given besides the prompt; the rest was its own default."""
+    lora_scale: float
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How pictures are drawn. None: as the tuned model's evaluation has it, or for a base alone its pipeline."""
+
+    seed: int = 0
+    count: int = 1
+    """Pictures of each prompt, with one seed after the other."""
+    steps: int | None = None
+    guidance_scale: float | None = None
+    lora_scale: float = 1.0
+    """How much of the adapter: 0 is the base, 1 is what was trained."""
+    precision: str | None = None
+    """None: as it was tuned, fp32 for a base alone."""
+    compare: bool = False
+    """The base's pictures from the same noise, too."""
+    grid: bool = False
+    """All pictures on one sheet; with `compare` in any case, base and tuned side by side."""
+
+
+def write_sample_set(
+    prompts: Sequence[str],
+    out: Path,
+    settings: SampleSettings,
+    *,
+    model_folder: Path | None = None,
+    base_model: str | None = None,
+    overwrite: bool = False,
+) -> SampleSet:
+    """Draw pictures with the TunedModel in `model_folder`, or with a base alone; write them and a SampleSet to `out`.
+
+    Raises:
+        UserError: the model is not what its manifest says, has no adapter to scale, or something stands at `out`.
+    """
+    out = claim(out, overwrite=overwrite, inputs=[model_folder, base_model])
+    quiet_libraries()
+    if model_folder is not None:
+        model, config = open_tuned(model_folder)
+    else:
+        model, config = None, Config(base_model=base_model or Config().base_model)
+    if settings.lora_scale != 1 and (model is None or model.weights == "full"):
+        raise UserError(f"lora_scale={settings.lora_scale}: there is no adapter that could be scaled; leave it out")
+    precision = settings.precision or config.compute.precision
+    base = load_base(
+        config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width
+    )
+    base.pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    negative_prompt = ""
+    if model is not None:
+        settings = _as_deployed(settings, config.evaluation.sampler)
+        negative_prompt = config.evaluation.sampler.negative_prompt
+
+    images: dict[bool, list[Image.Image]] = {}
+    total = len(prompts) * settings.count * (1 + settings.compare)
+    with tqdm(total=total, desc="sample", unit="image") as progress:
+        if model is None or settings.compare:
+            images[False] = _draw_all(base, prompts, negative_prompt, settings, progress)
+        if model_folder is not None and model is not None:
+            put_on(base, model_folder, model)
+            if model.weights == "lora":
+                base.pipeline.set_adapters(base.pipeline.get_active_adapters(), settings.lora_scale)
+            images[True] = _draw_all(base, prompts, negative_prompt, settings, progress)
+
+    drawn = SampleSet(
+        base_model=config.base_model,
+        base_revision=config.base_revision,
+        weights_sha256=model.weights_sha256 if model else None,
+        precision=precision,
+        arguments=_arguments(base, settings, negative_prompt),
+        lora_scale=settings.lora_scale,
+        pictures=tuple(picture for tuned in images for picture in _pictures(prompts, settings, tuned=tuned)),
+    )
+    _write(drawn, list(chain.from_iterable(images.values())), out, settings)
+    return drawn
+
+
+def _as_deployed(settings: SampleSettings, deployment: SamplerConfig) -> SampleSettings:
+    """The settings, with the deployment's where they say nothing."""
+    return replace(
+        settings,
+        steps=deployment.steps if settings.steps is None else settings.steps,
+        guidance_scale=deployment.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
+    )
+
+
+def _arguments(base: Base, settings: SampleSettings, negative_prompt: str) -> dict[str, str | int | float]:
+    """What the pipeline is given besides the prompt."""
+    given = {
+        "height": base.height,
+        "width": base.width,
+        "num_inference_steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "negative_prompt": negative_prompt or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _seeds(settings: SampleSettings) -> range:
+    return range(settings.seed, settings.seed + settings.count)
+
+
+def _pictures(prompts: Sequence[str], settings: SampleSettings, *, tuned: bool) -> list[Picture]:
+    """The pictures of one side, in the order in which they are drawn."""
+    folder = "base/" if settings.compare and not tuned else ""
+    return [
+        Picture(file=f"{folder}{index:03d}-{_slug(prompt)}-seed-{seed}.png", prompt=prompt, seed=seed, tuned=tuned)
+        for index, prompt in enumerate(prompts)
+        for seed in _seeds(settings)
+    ]
+
+
+def _draw_all(
+    base: Base, prompts: Sequence[str], negative_prompt: str, settings: SampleSettings, progress: tqdm[NoReturn]
+) -> list[Image.Image]:
+    """One at a time: how many others are drawn with it would change a picture's last bits."""
+    negative = base.encode_negative(negative_prompt)
+    images = []
+    for prompt in prompts:
+        conditions = base.encode([prompt])
+        for seed in _seeds(settings):
+            drawn = draw(
+                base, conditions, negative, [seed], steps=settings.steps, guidance_scale=settings.guidance_scale
+            )
+            images += to_pil(drawn)
+            progress.update()
+    return images
+
+
+def _write(drawn: SampleSet, images: Sequence[Image.Image], out: Path, settings: SampleSettings) -> None:
+    about = {True: drawn, False: drawn.model_copy(update={"weights_sha256": None})}
+    with replacing(out) as folder:
+        (folder / "base" if settings.compare else folder).mkdir(parents=True)
+        for picture, image in zip(drawn.pictures, images, strict=True):
+            text = PngInfo()
+            text.add_text("prompt", picture.prompt)
+            text.add_text("seed", str(picture.seed))
+            text.add_text("drtune", about[picture.tuned].model_dump_json(exclude={"pictures", "kind"}))
+            image.save(folder / picture.file, pnginfo=text)
+        if settings.compare:
+            half = len(images) // 2
+            pairs = list(chain.from_iterable(zip(images[:half], images[half:], strict=True)))
+            contact_sheet(pairs, GRID_COLUMNS).save(folder / GRID)
+        elif settings.grid:
+            contact_sheet(images, GRID_COLUMNS).save(folder / GRID)
+        drawn.save(folder)
+
+
+def _slug(prompt: str) -> str:
+    """The beginning of a prompt as a part of a file's name.
+
+    >>> _slug("A red circle, on the left!")
+    'a-red-circle-on-the-left'
+    """
+    words = "-".join(re.findall(r"[a-z0-9]+", prompt.lower()))
+    return words[:40].rstrip("-") or "prompt"

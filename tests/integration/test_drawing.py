@@ -1,0 +1,124 @@
+"""The one way of drawing: plain diffusers' pictures, and the same in training as in the evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerAncestralDiscreteScheduler
+from PIL import Image
+
+from drtune.config import LoraSection, load_config
+from drtune.evaluation.run import evaluate
+from drtune.files.images import to_pil
+from drtune.models.adapter import add_adapter
+from drtune.models.drawing import draw
+from drtune.prompts.prepare import prepare
+from drtune.training.processes import Processes
+from drtune.training.trainer import Trainer
+from tests.pipelines import KINDS, SIDE, FolderOf, make_pipeline, open_base
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Euler of diffusers
+
+PROMPTS = ["a red circle on a green field", "two blue squares", "a star"]
+SEEDS = [5, 2**59 + 1, 0]
+
+
+def generators() -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in SEEDS]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pictures_are_those_of_plain_diffusers_without_the_text_encoders(
+    kind: str, precision: str, folder_of: FolderOf
+) -> None:
+    plain = open_base(folder_of(kind), precision=precision, width=2 * SIDE).pipeline
+    base = open_base(folder_of(kind), precision=precision, width=2 * SIDE)
+    conditions, negatives = base.encode(PROMPTS), {text: base.encode_negative(text) for text in ("", "a grey star")}
+    base.free_text_encoders()
+    for negative, guidance_scale in (("", 1.0), ("", 2.0), ("a grey star", 2.0)):
+        ours = draw(base, conditions, negatives[negative], SEEDS, steps=3, guidance_scale=guidance_scale)
+        theirs = plain(
+            PROMPTS,
+            negative_prompt=[negative] * len(PROMPTS) if negative else None,
+            generator=generators(),
+            num_inference_steps=3,
+            guidance_scale=guidance_scale,
+            height=SIDE,
+            width=2 * SIDE,
+            output_type="pt",
+        ).images
+        assert (ours.dtype, ours.shape) == (torch.float32, (3, 3, SIDE, 2 * SIDE))
+        assert (ours - theirs.float()).abs().max() <= 2e-6
+
+
+def test_what_is_not_said_is_the_pipelines_own_default(folder_of: FolderOf) -> None:
+    base = open_base(folder_of("sdxl"))
+    theirs = base.pipeline(PROMPTS, generator=generators(), height=SIDE, width=SIDE, output_type="pt").images
+    assert (draw(base, base.encode(PROMPTS), base.encode_negative(""), SEEDS) - theirs).abs().max() <= 2e-6
+
+
+def test_a_picture_does_not_hang_on_what_else_is_drawn(folder_of: FolderOf) -> None:
+    base = open_base(folder_of("sdxl"))
+    base.pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(base.pipeline.scheduler.config)
+    together = draw(base, base.encode(PROMPTS), base.encode_negative(""), SEEDS, steps=3, guidance_scale=2.0)
+    alone = draw(base, base.encode(PROMPTS[1:2]), base.encode_negative(""), SEEDS[1:2], steps=3, guidance_scale=2.0)
+    assert (together[1:2] - alone).abs().max() <= 1e-5
+    assert (together[:1] - alone).abs().max() > 0.05
+
+
+def test_drawing_leaves_the_weights_that_train_as_they_were(folder_of: FolderOf) -> None:
+    base = open_base(folder_of("sdxl"), precision="bf16")
+    weights = add_adapter(base, LoraSection(rank=2), seed=0)
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    draw(base, base.encode(PROMPTS), base.encode_negative(""), SEEDS, steps=1)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights.items())
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "levels"),
+    [([], 1), (["compute.precision=bf16"], 1), (["weights=full"], 1), (["weights=full", "compute.precision=bf16"], 6)],
+    ids=["fp32", "bf16", "full", "full bf16"],
+)
+def test_the_last_held_out_pictures_of_a_training_are_those_that_the_evaluation_draws(
+    overrides: list[str], levels: int, tmp_path: Path
+) -> None:
+    """With a sampler that tuning does not know, fresh noise at every step, and other batches.
+
+    Full weights in bf16 train in fp32 and are drawn with under autocast, which rounds elsewhere than a bf16 network.
+    """
+    pipeline = make_pipeline("sdxl")
+    pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(pipeline.scheduler.config)
+    pipeline.save_pretrained(tmp_path / "base")
+    rows = [
+        {"text": f"a {word} star", "category": word[0], "split": "eval"} for word in ("red", "rose", "blue", "grey")
+    ]
+    rows.append({"text": "a star", "category": "b", "split": "train"})
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    prepare(tmp_path / "prompts.jsonl", tmp_path / "prompts")
+    settings = [f"base_model={tmp_path}/base", f"height={SIDE}", f"width={SIDE}", "steps=2", "batch_size=2"]
+    settings += ["sampler.steps=4", "method.trained_steps=2", "method.early_stop=2", "ema_decay=0.5"]
+    settings += ["rewards={brightness: 1}", "optimizer.learning_rate=1e-2", "held_out={reward: symmetry, max_drop: 9}"]
+    settings += ["evaluation.sampler={steps: 3, guidance_scale: 2, negative_prompt: a circle}", "evaluation.seed=7"]
+    settings += ["evaluation.rewards=[symmetry]", "evaluation.features=none", "evaluation.batch_size=3"]
+    config = load_config(None, [*settings, *overrides])
+    (tmp_path / "model").mkdir()
+    trainer = Trainer(config, tmp_path / "prompts", tmp_path / "model", Processes())
+    trainer.run()
+    with trainer.state.averaged():
+        seen = trainer.held_out.draw()
+    report = evaluate(tmp_path / "model", tmp_path / "prompts", tmp_path / "report")
+    assert report.scheduler == "EulerAncestralDiscreteScheduler"
+    for index, picture in enumerate(to_pil(seen)):
+        judged, before = (
+            np.asarray(Image.open(tmp_path / f"report/images/{name}/{index:04d}-0.png")).astype(int)
+            for name in ("candidate", "base")
+        )
+        assert np.abs(np.asarray(picture).astype(int) - judged).max() <= levels
+        assert np.abs(judged - before).max() > 10
+    assert trainer.state.held_out[2] == pytest.approx(float(trainer.held_out.mean_reward(seen)), abs=1e-6)

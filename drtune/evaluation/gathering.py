@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from drtune.evaluation.contestants import DEVICE, Entrant
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.pictures import UnusablePictureError, open_picture
 from drtune.evaluation.shots import Shot
 from drtune.files.local import replacing
+from drtune.files.progress import Progress
 
 IMAGES = "images"
 MEASURED = "measured"
@@ -29,7 +29,7 @@ PLACE = ["contestant", "index", "prompt", "category", "picture", "image", "probl
 
 
 def gather(
-    entrant: Entrant, shots: Sequence[Shot], gauges: Gauges, folder: Path, *, batch_size: int, progress: tqdm[NoReturn]
+    entrant: Entrant, shots: Sequence[Shot], gauges: Gauges, folder: Path, *, batch_size: int, progress: Progress
 ) -> None:
     """Make and measure the pictures of a contestant, but for those batches that `folder` holds already.
 
@@ -41,8 +41,7 @@ def gather(
         for start in range(0, len(shots), batch_size)
     }
     todo = {path: batch for path, batch in batches.items() if not path.exists()}
-    progress.set_description(f"evaluate {entrant.name}")
-    progress.update(len(shots) - sum(map(len, todo.values())))
+    progress.skip(len(shots) - sum(map(len, todo.values())))
     if not todo:
         return
     with entrant.open() as make:
@@ -51,7 +50,7 @@ def gather(
             rows = _measured(entrant, batch, images, gauges, folder / IMAGES)
             with replacing(path) as written:
                 pd.DataFrame(rows, columns=None if rows else PLACE).to_parquet(written, index=False)
-            progress.update(len(batch))
+            progress.update(len(batch), contestant=entrant.name)
 
 
 def gathered(entrant: Entrant, folder: Path) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from drtune.config import Config, differences, load_config
 from drtune.contracts import CONFIG, SCORES, BenchmarkRow, Contestant, EvaluationReport, PromptSet, TunedModel
@@ -28,6 +27,7 @@ from drtune.evaluation.references import find_pictures, opened
 from drtune.evaluation.report.pages import write_pages
 from drtune.evaluation.shots import choose_prompts, count_truncated, shots_of
 from drtune.files.local import claim, replacing, sha256_bytes, sha256_file, write_text
+from drtune.files.progress import Progress
 from drtune.files.provenance import code_revision
 from drtune.models.loading import quiet_libraries
 from drtune.models.tuned import open_tuned
@@ -197,7 +197,7 @@ def _table(
 ) -> pd.DataFrame:
     """A row for each picture of all contestants."""
     shots = shots_of(prompts, config.evaluation.pictures_per_prompt)
-    with tqdm(total=len(entrants) * len(shots), unit="image") as progress:
+    with Progress("evaluate", len(entrants) * len(shots), "image") as progress:
         for entrant in entrants:
             gather(entrant, shots, gauges, folder, batch_size=config.evaluation.batch_size, progress=progress)
     return pd.concat([gathered(entrant, folder) for entrant in entrants], ignore_index=True)

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
 from drtune.config import Config, SamplerConfig
 from drtune.contracts import Contract
 from drtune.errors import UserError
 from drtune.files.images import contact_sheet
 from drtune.files.local import claim, replacing
+from drtune.files.progress import Progress
 from drtune.models.base import Base
 from drtune.models.loading import load_base, quiet_libraries
 from drtune.models.tuned import open_tuned, put_on
@@ -111,7 +111,7 @@ def sample(
 
     images: dict[bool, list[Image.Image]] = {}
     total = len(prompts) * settings.count * (1 + settings.compare)
-    with tqdm(total=total, desc="sample", unit="image") as progress:
+    with Progress("sample", total, "image") as progress:
         if model is None or settings.compare:
             images[False] = _draw(base, prompts, settings, arguments, progress)
         if model_folder is not None and model is not None:
@@ -166,7 +166,7 @@ def _draw(
     prompts: Sequence[str],
     settings: SampleSettings,
     arguments: dict[str, str | int | float],
-    progress: tqdm[NoReturn],
+    progress: Progress,
 ) -> list[Image.Image]:
     """One at a time: how many others are drawn with it would change a picture's last bits."""
     images = []

@@ -1,4 +1,4 @@
-"""Train, in a child process or on a cluster, and vouch for what was made."""
+"""Train, in a child process or on a cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from components.train.spec import load_spec
 from drtune.config import load_config
 from drtune.contracts import TunedModel
 from drtune.errors import UserError
-from drtune.files.local import sha256_file
 
 
 def train_model(
@@ -32,7 +31,7 @@ def train_model(
 
     Raises:
         UserError: the configuration or the prompts cannot be used.
-        RuntimeError: training failed, or what it left is not what its manifest says.
+        RuntimeError: training failed, or what a cluster left is not what its manifest says.
     """
     if cluster:
         spec = load_spec(cluster, cluster_overrides)
@@ -41,7 +40,7 @@ def train_model(
         raise UserError(f"cluster_overrides={list(cluster_overrides)}: cluster is empty; give cluster=FILE")
     else:
         _train_here(prompts.path, config, overrides, model.path)
-    tuned = verified_model(Path(model.path))
+    tuned = TunedModel.load(model.path)
     model.metadata.update(tuned.model_dump(mode="json", exclude={"prompts"}, exclude_none=True))
     model.metadata["prompts_sha256"] = tuned.prompts.sha256
     metrics.log_metric("reward", tuned.reward)
@@ -52,17 +51,3 @@ def _train_here(prompts: str, config: str, overrides: Sequence[str], out: str) -
     command = [sys.executable, "-m", "drtune.cli.main", "train"]
     places = ["--config", config, "--prompts", prompts, "--out", out]
     run_process([*command, *places, *(f"--set={override}" for override in overrides)])
-
-
-def verified_model(folder: Path) -> TunedModel:
-    """The TunedModel in `folder`, after its weights were compared with the manifest.
-
-    Raises:
-        UserError: there is no manifest.
-        RuntimeError: the weights are not those that the manifest names.
-    """
-    tuned = TunedModel.load(folder)
-    weights = folder / tuned.weights_file
-    if (digest := sha256_file(weights)) != tuned.weights_sha256:
-        raise RuntimeError(f"{weights}: sha256 is {digest}, the manifest says {tuned.weights_sha256}")
-    return tuned

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import claim, replacing, sha256_bytes
+from drtune.files.local import check_sha256, claim, replacing, sha256_bytes
 from drtune.prompts.records import (
     CATEGORY_FIELDS,
     IMAGE_FIELDS,
@@ -134,13 +134,8 @@ def load_prompts(folder: str | Path, split: Split) -> list[Prompt]:
     """
     path = Path(folder) / PROMPTS
     prompt_set = PromptSet.load(folder)
-    try:
-        lines = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the prompts again") from None
-    if sha256_bytes(lines) != prompt_set.sha256:
-        raise UserError(f"{path}: changed after it was written (sha256 differs); prepare the prompts again")
-    rows = [json.loads(line) for line in lines.splitlines()]
+    check_sha256(path, prompt_set.sha256, owner="the prompt set's manifest", fix="prepare the prompts again")
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     return [Prompt(row["text"], row["category"]) for row in rows if row["split"] == split]
 
 

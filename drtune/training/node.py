@@ -23,7 +23,7 @@ import click
 
 from drtune.contracts import CONFIG, PromptSet
 from drtune.errors import InterruptionError, UserError
-from drtune.files.local import sha256_file
+from drtune.files.local import check_sha256
 from drtune.files.storage import Storage, open_storage
 from drtune.training.mirror import LAUNCHER, MODEL, REQUEST, Mirror
 from drtune.training.torchrun import ProcessesFailedError, run_processes
@@ -76,8 +76,13 @@ def _fetch_request(storage: Storage, work: Path) -> Path:
     if not (folder / CONFIG).exists():
         raise UserError(f"{storage.uri}/{REQUEST}: nothing is asked here; the launcher writes it first")
     prompts = folder / "prompts"
-    if sha256_file(prompts / "prompts.jsonl") != PromptSet.load(prompts).sha256:
-        raise UserError(f"{storage.uri}/{REQUEST}/prompts: changed after it was written; start the run again")
+    check_sha256(
+        prompts / "prompts.jsonl",
+        PromptSet.load(prompts).sha256,
+        owner="the prompt set's manifest",
+        fix="start the run again",
+        shown=f"{storage.uri}/{REQUEST}/prompts/prompts.jsonl",
+    )
     return folder
 
 

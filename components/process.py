@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -20,13 +21,12 @@ from drtune.errors import UserError
 GRACE_SECONDS = 20.0
 """How long a child may take to end after SIGTERM before it is killed."""
 LINES_KEPT = 15
-_BYTES_KEPT = 20_000
 _MOUNT = re.compile(rb"(?<![\w./:-])/(minio|s3|gcs)/")
 _SCHEMES = {b"minio": b"minio://", b"s3": b"s3://", b"gcs": b"gs://"}
 
 
 def run_process(command: Sequence[str]) -> None:
-    """Run `command` to its end, passing on what it writes (standard error too) as it comes, progress bars included.
+    """Run `command` to its end, passing on each line that it writes (to standard error too) as it comes.
 
     The child ends with this process: SIGTERM, Ctrl-C and a reader that went away are passed on to it.
 
@@ -34,7 +34,7 @@ def run_process(command: Sequence[str]) -> None:
         UserError: the child ended with the exit code of a user's mistake; the message is its error line.
         RuntimeError: the child failed otherwise; the message holds its exit code and its last lines, indented.
     """
-    written = b""
+    line, last = b"\n", deque[str](maxlen=LINES_KEPT)
     with (
         subprocess.Popen(
             command,
@@ -45,23 +45,22 @@ def run_process(command: Sequence[str]) -> None:
         _ending_with_us(child),
     ):
         assert child.stdout is not None
-        while chunk := os.read(child.stdout.fileno(), 65536):
-            chunk = by_address(chunk)
-            sys.stdout.buffer.write(chunk)
+        for line in map(by_address, child.stdout):
+            sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
-            written = (written + chunk)[-_BYTES_KEPT:]
+            if text := line.decode(errors="replace").rstrip():
+                last.append(text)
     if child.returncode == 0:
         return
-    if not written.endswith(b"\n"):
+    if not line.endswith(b"\n"):
         print(flush=True)  # what is said about the failure begins on a line of its own
-    lines = _last_lines(written)
-    mistakes = [line for line in lines if line.startswith("error: ")]
+    mistakes = [text for text in last if text.startswith("error: ")]
     if child.returncode == UserError.exit_code and mistakes:
         raise UserError(mistakes[-1].removeprefix("error: "))
     ending = (
         f"exit code {child.returncode}" if child.returncode > 0 else f"signal {signal.Signals(-child.returncode).name}"
     )
-    raise RuntimeError("\n  ".join([f"{shlex.join(command)} ended with {ending}; it wrote last:", *lines]))
+    raise RuntimeError("\n  ".join([f"{shlex.join(command)} ended with {ending}; it wrote last:", *last]))
 
 
 def by_address(text: bytes) -> bytes:
@@ -94,9 +93,3 @@ def _ending_with_us(child: subprocess.Popen[bytes]) -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _last_lines(written: bytes) -> list[str]:
-    """The last lines as a terminal would show them: of a line that was redrawn, its last state."""
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in written.decode(errors="replace").split("\n"))
-    return [line for line in lines if line.strip()][-LINES_KEPT:]

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from drtune.files.progress import Progress
 from drtune.models.loading import quiet_libraries
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import prepare
@@ -36,8 +36,10 @@ def run_missing(scale: Scale, folder: Path) -> None:
     with ProcessPoolExecutor(os.cpu_count(), spawn, _start_worker) as pool:
         running = [pool.submit(task) for task in tasks]
         try:
-            for done in tqdm(as_completed(running), "trainings and measurements", len(tasks), smoothing=0.02):
-                done.result()
+            with Progress("trainings and measurements", len(tasks), "task") as progress:
+                for done in as_completed(running):
+                    done.result()
+                    progress.update()
         finally:
             pool.shutdown(cancel_futures=True)
 

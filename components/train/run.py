@@ -1,4 +1,4 @@
-"""Train, in a child process or on a cluster, and vouch for what was made."""
+"""Train, in a child process or on a cluster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from components.train.spec import load_spec
 from drtune.config import load_config
 from drtune.contracts import TunedModel
 from drtune.errors import UserError
-from drtune.files.local import sha256_file, write_text
+from drtune.files.local import write_text
 from drtune.training.mirror import MODEL
 
 
@@ -37,7 +37,7 @@ def train_model(
 
     Raises:
         UserError: the configuration or the prompts cannot be used.
-        RuntimeError: training failed, or what it left is not what its manifest says.
+        RuntimeError: training failed, or what a cluster left is not what its manifest says.
     """
     if cluster:
         spec = load_spec(cluster, cluster_overrides)
@@ -46,7 +46,7 @@ def train_model(
         raise UserError(f"cluster_overrides={list(cluster_overrides)}: cluster is empty; give cluster=FILE")
     else:
         _train_here(prompts.path, config, overrides, model.path)
-    tuned = verified_model(Path(model.path))
+    tuned = TunedModel.load(model.path)
     tell_addresses(Path(model.path))
     describe(model, tuned.model_dump(mode="json", exclude={"prompts"}) | {"prompts_sha256": tuned.prompts.sha256})
     describe(metrics, {"reward": tuned.reward, "updates": tuned.step})
@@ -66,17 +66,3 @@ def tell_addresses(model: Path) -> None:
     lines = summary.read_text(encoding="utf-8").replace(f"{WORK}/{MODEL}", str(model)).splitlines(keepends=True)
     kept = "".join(line for line in lines if not re.search("`(drtune|tensorboard) ", line))
     write_text(summary, by_address(kept.encode()).decode())
-
-
-def verified_model(folder: Path) -> TunedModel:
-    """The TunedModel in `folder`, after its weights were compared with the manifest.
-
-    Raises:
-        UserError: there is no manifest.
-        RuntimeError: the weights are not those that the manifest names.
-    """
-    tuned = TunedModel.load(folder)
-    weights = folder / tuned.weights_file
-    if (digest := sha256_file(weights)) != tuned.weights_sha256:
-        raise RuntimeError(f"{weights}: sha256 is {digest}, the manifest says {tuned.weights_sha256}")
-    return tuned

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from drtune.contracts.base import Contract
+from drtune.files.local import check_sha256
 
 CONFIG = "config.yaml"
 ADAPTER = "adapter/pytorch_lora_weights.safetensors"
@@ -90,3 +92,19 @@ class TunedModel(Contract):
         """Paths of all files of the model beside its manifest."""
         weights = (ADAPTER,) if self.weights == "lora" else (NETWORK, NETWORK_CONFIG)
         return (CONFIG, *weights, *self.reward_files)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The sha256 of the files whose content makes the model what it is, by their paths."""
+        return {CONFIG: self.config_sha256, self.weights_file: self.weights_sha256, **self.reward_files}
+
+    def check_files(self, folder: str | Path, *, place: str | None = None, fix: str) -> None:
+        """Compare the files in `folder` with this manifest.
+
+        Raises:
+            UserError: one is missing or another one; the message says where by `place`, if that is not `folder`.
+        """
+        for path, sha256 in self.digests.items():
+            check_sha256(
+                Path(folder) / path, sha256, owner="the model's manifest", fix=fix, shown=f"{place or folder}/{path}"
+            )

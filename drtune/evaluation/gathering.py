@@ -11,12 +11,11 @@ import shutil
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from drtune.contracts import DRIFT_PIXELS
 from drtune.errors import UserError
@@ -24,6 +23,7 @@ from drtune.evaluation.contestants import DEVICE, AnyContestant
 from drtune.evaluation.measures import Gauges, pixel_drift
 from drtune.evaluation.pictures import UnusablePictureError, open_picture
 from drtune.files.local import replacing, write_text
+from drtune.files.progress import Progress
 from drtune.prompts.shots import Shot
 
 IMAGES = "images"
@@ -59,23 +59,24 @@ def gather(
     folder: Path,
     *,
     batch_size: int,
-    progress: tqdm[NoReturn],
+    progress: Progress,
 ) -> None:
     """Make and measure the pictures of a contestant, but for those batches that `folder` holds already.
 
     The base comes first: pictures that were drawn from the same noise are held against its own.
     """
     (folder / IMAGES / contestant.name).mkdir(parents=True, exist_ok=True)
-    progress.set_description(f"evaluate {contestant.name}")
     for start in range(0, len(shots), batch_size):
         batch = shots[start : start + batch_size]
         path = folder / MEASURED / contestant.name / f"{start // batch_size:05d}.parquet"
-        if not path.exists():
-            images = contestant.write_pictures(batch, folder / IMAGES / contestant.name)
-            rows = _measured(contestant, batch, images, gauges, folder / IMAGES)
-            with replacing(path) as written:
-                pd.DataFrame(rows, columns=None if rows else PLACE).to_parquet(written, index=False)
-        progress.update(len(batch))
+        if path.exists():
+            progress.skip(len(batch))
+            continue
+        images = contestant.write_pictures(batch, folder / IMAGES / contestant.name)
+        rows = _measured(contestant, batch, images, gauges, folder / IMAGES)
+        with replacing(path) as written:
+            pd.DataFrame(rows, columns=None if rows else PLACE).to_parquet(written, index=False)
+        progress.update(len(batch), contestant=contestant.name)
 
 
 def gathered(contestant: AnyContestant, folder: Path) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from drtune.config import Config, differences, load_config
 from drtune.contracts import CONFIG, EvaluationReport
@@ -21,6 +20,7 @@ from drtune.evaluation.gathering import KEY, MEASURED, gather, gathered, partial
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.report.pages import write_pages
 from drtune.files.local import claim, replacing, sha256_bytes, write_text
+from drtune.files.progress import Progress
 from drtune.files.provenance import code_revision
 from drtune.models.base import Base
 from drtune.models.loading import quiet_libraries
@@ -143,7 +143,7 @@ def _table(
 ) -> pd.DataFrame:
     """A row for each picture of all contestants."""
     shots = shots_of(prompts, config.evaluation.pictures_per_prompt)
-    with tqdm(total=len(contestants) * len(shots), unit="image") as progress:
+    with Progress("evaluate", len(contestants) * len(shots), "image") as progress:
         for contestant in contestants:
             if not contestant.draws:
                 loaded.close()  # pictures that are brought may be large, and need the memory to be measured

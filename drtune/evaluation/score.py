@@ -14,12 +14,12 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 from torch import Tensor
-from tqdm import tqdm
 
 from drtune.config import reward_name
 from drtune.errors import UserError
 from drtune.evaluation.pictures import Entry, UnusablePictureError, matched, open_picture, reward_columns
 from drtune.files.local import claim, replacing
+from drtune.files.progress import Progress
 from drtune.rewards import Reward, load_reward
 
 TABLES = (".csv", ".parquet")
@@ -86,7 +86,11 @@ def score_pictures(
         raise UserError(f"images {images}: none of its pictures has a prompt in {prompts}; see that the names agree")
     rewards = [load_reward(name, antialias=antialias) for name in names]
     summary = ScoringSummary({reward.name: reward.provenance for reward in rewards}, sums=dict.fromkeys(names, 0.0))
-    with replacing(out) as written, _table(written, names) as write, tqdm(total=len(entries), unit="image") as progress:
+    with (
+        replacing(out) as written,
+        _table(written, names) as write,
+        Progress("score", len(entries), "image") as progress,
+    ):
         for batch, images_BCHW in _batches(images, entries, batch_size):
             columns = {} if images_BCHW is None else _batch_scores(rewards, images_BCHW, batch)
             rows = [{name: values[index] for name, values in columns.items()} for index in range(len(batch))]

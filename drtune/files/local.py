@@ -55,6 +55,29 @@ def sha256_folder(folder: str | Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
 
 
+def check_sha256(path: str | Path, named: str, *, owner: str, fix: str, shown: str | None = None) -> None:
+    """Refuse a file whose sha256 is not the one that its `owner` names: a manifest, ...
+
+    Raises:
+        UserError: it is another one, or cannot be read; the message ends with the `fix`. It calls the file `shown`,
+            which is where the user finds it, if that is not `path`.
+    """
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise UserError(f"{shown or path}: cannot be read ({error.strerror}); {fix}") from None
+    check_digest(shown or str(path), found, named, owner=owner, fix=fix)
+
+
+def check_digest(shown: str, found: str, named: str, *, owner: str, fix: str) -> None:
+    """Refuse what has the digest `found`, as `check_sha256`."""
+    if found != named:
+        raise UserError(
+            f"{shown}: is not the one that {owner} names, but changed or damaged (digest {found[:12]}..., named is "
+            f"{named[:12]}...); {fix}"
+        )
+
+
 def claim(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()) -> Path:
     """Check that output may go to `path`: its folder can be written, and nothing is there unless `overwrite`.
 

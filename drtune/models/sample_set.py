@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tqdm import tqdm
 
 from drtune.config import Config, SamplerConfig
 from drtune.contracts import Contract
 from drtune.errors import UserError
 from drtune.files.images import contact_sheet, to_pil
 from drtune.files.local import claim, replacing
+from drtune.files.progress import Progress
 from drtune.models.base import Base
 from drtune.models.drawing import draw
 from drtune.models.loading import load_base, quiet_libraries
@@ -115,7 +115,7 @@ def write_sample_set(
 
     images: dict[bool, list[Image.Image]] = {}
     total = len(prompts) * settings.count * (1 + settings.compare)
-    with tqdm(total=total, desc="sample", unit="image") as progress:
+    with Progress("sample", total, "image") as progress:
         if model is None or settings.compare:
             images[False] = _draw_all(base, prompts, negative_prompt, settings, progress)
         if model_folder is not None and model is not None:
@@ -173,7 +173,7 @@ def _pictures(prompts: Sequence[str], settings: SampleSettings, *, tuned: bool) 
 
 
 def _draw_all(
-    base: Base, prompts: Sequence[str], negative_prompt: str, settings: SampleSettings, progress: tqdm[NoReturn]
+    base: Base, prompts: Sequence[str], negative_prompt: str, settings: SampleSettings, progress: Progress
 ) -> list[Image.Image]:
     """One at a time: how many others are drawn with it would change a picture's last bits."""
     negative = base.encode_negative(negative_prompt)

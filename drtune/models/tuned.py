@@ -6,8 +6,6 @@ from pathlib import Path
 
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, TunedModel
-from drtune.errors import UserError
-from drtune.files.local import sha256_file
 from drtune.models.base import Base
 from drtune.models.tensors import load_tensors
 
@@ -20,10 +18,7 @@ def open_tuned(model_folder: str | Path) -> tuple[TunedModel, Config]:
     """
     folder = Path(model_folder)
     model = TunedModel.load(folder)
-    _verify(folder / CONFIG, model.config_sha256)
-    _verify(folder / model.weights_file, model.weights_sha256)
-    for path, sha256 in model.reward_files.items():
-        _verify(folder / path, sha256)
+    model.check_files(folder, fix="take another copy of the model")
     return model, load_config(folder / CONFIG)
 
 
@@ -40,16 +35,3 @@ def put_on(base: Base, model_folder: str | Path, model: TunedModel) -> None:
 def take_off(base: Base) -> None:
     """Make the base what it was before an adapter was put on."""
     base.pipeline.unload_lora_weights()
-
-
-def _verify(path: Path, expected: str) -> None:
-    """Refuse a file of the model whose digest is not the one in the manifest."""
-    try:
-        found = sha256_file(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); take another copy of the model") from None
-    if found != expected:
-        raise UserError(
-            f"{path}: changed after it was written (sha256 {found[:12]}..., the manifest says {expected[:12]}...); "
-            f"take another copy of the model"
-        )

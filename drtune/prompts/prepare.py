@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import claim, replacing, sha256_bytes
+from drtune.files.local import check_digest, claim, replacing, sha256_bytes
 from drtune.prompts.records import (
     CATEGORY_FIELDS,
     IMAGE_FIELDS,
@@ -148,8 +148,13 @@ def open_prompts(folder: str | Path) -> PreparedPrompts:
         lines = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the prompts again") from None
-    if sha256_bytes(lines) != prompt_set.sha256:
-        raise UserError(f"{path}: changed after it was written (sha256 differs); prepare the prompts again")
+    check_digest(
+        str(path),
+        sha256_bytes(lines),
+        prompt_set.sha256,
+        owner="the prompt set's manifest",
+        fix="prepare the prompts again",
+    )
     sides: dict[Split, list[Prompt]] = {"train": [], "eval": []}
     for row in map(json.loads, lines.splitlines()):
         sides[row["split"]].append(Prompt(row["text"], row["category"]))

@@ -22,13 +22,14 @@ from drtune.config import load_config
 from drtune.contracts import CONFIG, MANIFEST, SCORES, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.report.pages import PAGE
-from drtune.files.local import claim, replacing, sha256_bytes, sha256_file, sha256_folder
+from drtune.files.local import check_digest, check_sha256, claim, replacing, sha256_bytes, sha256_folder
 from drtune.files.storage import Storage, open_storage
 from drtune.publishing.model_card import render_model_card
 
 PRODUCTION = "production"
 REPORT = f"evaluation/{MANIFEST}"
 PICTURES = f"evaluation/{SCORES}"
+CARD = "README.md"
 
 
 class Production(Contract):
@@ -64,10 +65,11 @@ class Registry:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             _gather(folder, model, Path(model_folder), Path(report_folder), Path(decision_folder))
-            _check_digests(sha256_folder(folder), model, report, decision)
-            card = render_model_card(name, model, report, decision, load_config(folder / CONFIG))
-            (folder / "README.md").write_text(card, encoding="utf-8")
             files = sha256_folder(folder)
+            _check_digests(files, model, report, decision)
+            card = render_model_card(name, model, report, decision, load_config(folder / CONFIG))
+            (folder / CARD).write_text(card, encoding="utf-8")
+            files = dict(sorted({**files, CARD: sha256_bytes(card.encode())}.items()))
             entry = _with_digest(self.list(name), _digest(files))
             if entry is None:
                 uri = self._upload(name, folder, files)
@@ -144,15 +146,17 @@ class Registry:
                     self.storage.download(f"{files_folder}/{path}", target)
                 except FileNotFoundError:
                     raise UserError(f"{entry.uri}/{path}: is missing in the storage; take another version") from None
-                if (found := sha256_file(target)) != sha256:
-                    raise UserError(
-                        f"{entry.uri}/{path}: was changed after publication (sha256 {found}, published was {sha256}); "
-                        f"take another version"
-                    )
+                check_sha256(
+                    target, sha256, owner="its version", fix="take another version", shown=f"{entry.uri}/{path}"
+                )
         return entry
 
     def _upload(self, name: str, folder: Path, files: Mapping[str, str]) -> str:
-        """Store the files under a fresh id and read each of them back; returns their URI."""
+        """Store the files under a fresh id and read each of them back; returns their URI.
+
+        Reading is what every S3 server can be asked for: an ETag is no digest of a file that was sent in parts or is
+        encrypted, and the checksums that AWS knows are not known everywhere.
+        """
         files_folder = f"{name}/files/{uuid.uuid4().hex}"
         for path, sha256 in files.items():
             key = f"{files_folder}/{path}"
@@ -268,18 +272,12 @@ def _gather(folder: Path, model: TunedModel, model_folder: Path, report_folder: 
 def _check_digests(files: Mapping[str, str], model: TunedModel, report: EvaluationReport, decision: Decision) -> None:
     """Refuse files that are not those that the manifests name."""
     wanted = [
-        (model.weights_file, model.weights_sha256, "the model's manifest"),
-        (CONFIG, model.config_sha256, "the model's manifest"),
-        *((path, sha256, "the model's manifest") for path, sha256 in model.reward_files.items()),
+        *((path, sha256, "the model's manifest") for path, sha256 in model.digests.items()),
         (REPORT, decision.report_sha256, "the decision"),
         (PICTURES, report.scores_sha256, "the report"),
     ]
     for path, sha256, owner in wanted:
-        if files[path] != sha256:
-            raise UserError(
-                f"{path}: is not the one that {owner} names (sha256 {files[path]}, named is {sha256}): "
-                f"it was corrupted or replaced; make it again"
-            )
+        check_digest(path, files[path], sha256, owner=owner, fix="make it again")
 
 
 def _digest(files: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from drtune.errors import UserError
+from drtune.files.local import check_digest
 
 MIRROR = "DRTUNE_REWARDS"
 """Environment variable: a folder with the files of hub repositories, as in FOLDER/xswu/HPSv2/HPS_v2.1_compressed.pt."""
@@ -39,11 +40,9 @@ def fetch(reward: str, repository: str, files: Mapping[str, str | None]) -> Path
         if digest is None:
             continue
         kind, _, wanted = digest.partition(":")
-        if (found := digest_of(paths[file], kind)) != wanted:
-            raise UserError(
-                f"reward {reward}: {paths[file]} is damaged or not the published one ({kind} {found}, wanted "
-                f"{wanted}); delete it, and it is downloaded again"
-            )
+        fix = "delete it, and it is downloaded again"
+        found = digest_of(paths[file], kind)
+        check_digest(f"reward {reward}: {paths[file]}", found, wanted, owner="its publisher", fix=fix)
     return next(iter(paths.values())).parent
 
 

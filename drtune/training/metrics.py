@@ -13,11 +13,11 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from drtune.config import Config
 from drtune.errors import UserError
 from drtune.files.local import write_text
+from drtune.files.progress import Progress
 
 METRICS = "metrics.jsonl"
 WINDOW = 10
@@ -75,7 +75,7 @@ class MetricLog:
         self.file = path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self.wandb = _start_wandb(folder, config) if config.wandb_project else None
-        self.progress = tqdm(total=config.steps, initial=start, desc="train", unit="update", mininterval=1.0)
+        self.progress = Progress("train", config.steps, "update", done=start)
 
     def __enter__(self) -> Self:
         return self
@@ -96,8 +96,7 @@ class MetricLog:
         if self.wandb:
             self.wandb.log(metrics.scalars(), step=metrics.step)
         self.updates.append(metrics)
-        self.progress.set_postfix(reward=f"{mean_reward(self.updates):.3f}", refresh=False)
-        self.progress.update()
+        self.progress.update(reward=f"{mean_reward(self.updates):.3f}")
 
     def samples(self, step: int, picture: Image.Image, held_out: float | None) -> None:
         """Show the samples after `step` updates and their held-out reward, if the run has one."""

@@ -12,7 +12,6 @@ variables that the cluster sets, and keeps their folder mirrored there. Its exit
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import sys
@@ -35,8 +34,6 @@ HOST_SECONDS = 600.0
 """How long the name of the first node may be unknown: it is known only once its pod has started."""
 SAVING_SECONDS = 15
 """What this process needs itself, of its grace, after its processes have ended."""
-REDRAW_SECONDS = 10.0
-"""A progress bar is written as a line, at most so often."""
 
 
 @click.command()
@@ -48,7 +45,7 @@ REDRAW_SECONDS = 10.0
 def main(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None) -> None:
     """Train what is asked at URI, as one of the nodes that do."""
     signal.signal(signal.SIGTERM, _end)  # the first process of a container has no default
-    with _Lines(), as_command():
+    with as_command():
         _run(uri, work, processes, grace_seconds, alone_seconds)
 
 
@@ -114,42 +111,6 @@ def _listen(storage: Storage, alone_seconds: int, is_alone: threading.Event) -> 
 
 def _end(number: int, _frame: object) -> None:
     raise InterruptionError(f"stopped by {signal.Signals(number).name} before the training began", number)
-
-
-class _Lines:
-    """Within, what this process and its children write goes out as lines: a progress bar too, but not each redrawing.
-
-    What collects the logs of a container knows lines only, and would hold a bar back until it is long.
-    """
-
-    def __enter__(self) -> None:
-        sys.stdout.flush()
-        self.out = os.dup(1)
-        read, write = os.pipe()
-        for number in (1, 2):
-            os.dup2(write, number)
-        os.close(write)
-        self.thread = threading.Thread(target=self._pass_on, args=(read,), daemon=True)
-        self.thread.start()
-
-    def __exit__(self, *error: object) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number in (1, 2):
-            os.dup2(self.out, number)
-        self.thread.join(5)  # children that were left behind may hold the pipe open
-
-    def _pass_on(self, read: int) -> None:
-        rest, drawn_at = b"", 0.0
-        while chunk := os.read(read, 1 << 16):
-            *parts, rest = re.split(rb"(?<=[\r\n])", rest + chunk)
-            for part in parts:
-                if part.endswith(b"\n"):
-                    os.write(self.out, part)
-                elif part != b"\r" and time.monotonic() - drawn_at >= REDRAW_SECONDS:
-                    os.write(self.out, part[:-1] + b"\n")
-                    drawn_at = time.monotonic()
-        os.write(self.out, rest)
 
 
 if __name__ == "__main__":

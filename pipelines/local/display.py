@@ -14,10 +14,11 @@ from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Self, TextIO
 
+from drtune.files.progress import PROGRESS_LINE
+
 _STARTED = re.compile(r"Executing task \S*'(?P<step>[^']+)'")
 _ENDED = re.compile(r"Task \S*'(?P<step>[^']+)'\S* finished with status \S*(?P<status>SUCCESS|FAILURE)")
 _RAISED = re.compile(r"(?P<kind>[A-Za-z_][\w.]*): (?P<message>.*)")
-_PROGRESS = re.compile(r"(?P<percent>\d+)%\|")
 _EXECUTOR = "[KFP Executor "
 TRACEBACK = "Traceback (most recent call last):"
 _REDRAW, _REST = "\r", "\x1b[K"
@@ -57,7 +58,6 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
         self._step: Step | None = None
         self._rest = ""
         self._in_executor_input = False
-        self._percent = -1
         self._line_is_open = False
 
     def __enter__(self) -> Self:
@@ -114,20 +114,16 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
             pass
         elif line == TRACEBACK or self._step.traceback:
             self._step.traceback.append(line)
-        elif progress := _PROGRESS.search(line):
-            self._show_progress(line, int(progress["percent"]))
+        elif self._terminal.isatty() and PROGRESS_LINE.fullmatch(line):
+            self._redraw(line)
         else:
             self._say(f"          {line}")
 
-    def _show_progress(self, line: str, percent: int) -> None:
-        """Redraw a progress bar in place on a terminal; elsewhere show each tenth of the way once."""
-        if self._terminal.isatty():
-            self._terminal.write(f"{_REDRAW}          {line}{_REST}")
-            self._line_is_open = True
-        elif percent // 10 != self._percent // 10:
-            self._say(f"          {line}")
-        self._percent = percent
+    def _redraw(self, line: str) -> None:
+        """Show how far a step is where the last such line was shown."""
+        self._terminal.write(f"{_REDRAW}          {line}{_REST}")
         self._terminal.flush()
+        self._line_is_open = True
 
     def _say(self, line: str) -> None:
         self._close_line()

@@ -17,6 +17,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from drtune.errors import UserError
 from drtune.files.local import claim
+from drtune.files.progress import spell
 from pipelines.local.display import Display, Failure
 
 STEPS = "steps"
@@ -55,8 +56,7 @@ def run_into(
         click.echo(f"error: step {failure.step}: {failure.reason}", err=True)
         click.echo(f"(everything it wrote: {out / LOG})", err=True)
         ctx.exit(UserError.exit_code if failure.by_user else 1)
-    minutes, seconds = divmod(round(time.monotonic() - started), 60)
-    return f"{minutes} min {seconds} s"
+    return spell(time.monotonic() - started)
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:

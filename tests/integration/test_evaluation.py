@@ -331,7 +331,7 @@ def test_a_corrupted_or_missing_file_of_the_model_is_refused(
     content = bytearray((model_folder / name).read_bytes())
     content[-1] ^= 1
     (model_folder / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name}: changed after it was written"):
+    with pytest.raises(UserError, match=f"{name}: is not the one that the model's manifest names"):
         evaluate(model_folder, prompts_folder, tmp_path / "report")
     (model_folder / name).unlink()
     with pytest.raises(UserError, match=f"{name}: cannot be read"):

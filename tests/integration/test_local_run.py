@@ -22,8 +22,8 @@ def speak(text: str, said: dsl.Output[dsl.Artifact]) -> bool:
 
     logging.getLogger("a library").info("noise")
     for percent in range(0, 101, 2):
-        print(f"counting: {percent}%|bar| {percent}/100", end="\r")
-    print("\nsaying", text)
+        print(f"counting: {percent}/100 steps, 1 s each")
+    print("saying", text)
     pathlib.Path(said.path).write_text(text)
     return text == "go on"
 
@@ -51,9 +51,9 @@ def test_steps_are_shown_with_their_output_and_without_the_noise_of_kfp(tmp_path
     screen = io.StringIO()
     failure, log = run(tmp_path, "hello", "", screen)
     lines = [line[10:] for line in screen.getvalue().splitlines()]
-    tenths = [f"counting: {percent}%|bar| {percent}/100" for percent in range(0, 101, 10)]
+    counted = [f"counting: {percent}/100 steps, 1 s each" for percent in range(0, 101, 2)]
     assert failure is None
-    assert lines[:-1] == ["speak", *tenths, "saying hello"]
+    assert lines[:-1] == ["speak", *counted, "saying hello"]
     assert lines[-1].startswith("speak done in ")
     assert "KFP Executor" in log
     assert next(tmp_path.glob("steps/*/speak/said")).read_text() == "hello"
@@ -61,10 +61,12 @@ def test_steps_are_shown_with_their_output_and_without_the_noise_of_kfp(tmp_path
 
 def test_a_terminal_sees_one_progress_bar_that_moves(tmp_path: Path) -> None:
     screen = Terminal()
-    run(tmp_path, "hello", "", screen)
+    _, log = run(tmp_path, "hello", "", screen)
     bar, *_ = [line for line in screen.getvalue().split("\n") if "counting" in line]
     states = [state.removesuffix("\x1b[K").strip() for state in bar.split("\r")[1:]]
-    assert states == [f"counting: {percent}%|bar| {percent}/100" for percent in range(0, 101, 2)]
+    assert states == [f"counting: {percent}/100 steps, 1 s each" for percent in range(0, 101, 2)]
+    assert log.count("counting: ") == len(states)
+    assert "\r" not in log
 
 
 def test_a_failing_step_is_named_with_its_message_alone(tmp_path: Path) -> None:

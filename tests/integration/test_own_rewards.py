@@ -66,7 +66,7 @@ def test_a_reward_of_your_own_tunes_and_evaluates_also_from_another_folder(
 
     (here / "model/rewards/warm.py").write_text("def warm(images, prompts): raise SystemExit\n", encoding="utf-8")
     ran = drtune("evaluate", "--model=../model", "--out=report", "--overwrite")
-    assert (ran.exit_code, "warm.py: changed after it was written" in ran.stderr) == (2, True)
+    assert (ran.exit_code, "warm.py: is not the one that the model's manifest names" in ran.stderr) == (2, True)
 
 
 def test_a_run_goes_on_with_the_same_file_alone(here: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_changed_or_missing_object_is_found_by_pull(storage: Storage, tmp_path
     registry = Registry(storage)
     entry = registry.publish(NAME, *make_folders(tmp_path / "made"))
     storage.write(f"{entry.uri.removeprefix(storage.uri + '/')}/{ADAPTER}", b"weights 0ne")
-    with pytest.raises(UserError, match=f"{ADAPTER}: was changed after publication"):
+    with pytest.raises(UserError, match=f"{ADAPTER}: is not the one that its version names"):
         registry.pull(NAME, "v1", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

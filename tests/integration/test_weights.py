@@ -103,7 +103,7 @@ def test_a_model_whose_files_were_changed_is_refused(file: str, prompts: Path, b
     train(config_of(bases / "sd3", "steps=1"), prompts, tmp_path / "out")
     path = tmp_path / "out" / file
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(UserError, match=f"{path.name}: changed after it was written") as refusal:
+    with pytest.raises(UserError, match=f"{path.name}: is not the one that the model's manifest names") as refusal:
         open_tuned(tmp_path / "out")
     assert "\n" not in str(refusal.value)
     path.unlink()

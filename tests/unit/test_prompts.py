@@ -182,7 +182,7 @@ def test_prompts_are_loaded_by_side_and_only_if_unchanged(tmp_path: Path) -> Non
 
     with (tmp_path / "out/prompts.jsonl").open("a") as file:
         file.write("\n")
-    with pytest.raises(UserError, match=r"prompts\.jsonl: changed after it was written .*; prepare the prompts again"):
+    with pytest.raises(UserError, match=r"prompts\.jsonl: is not the one that .* names.*; prepare the prompts again"):
         open_prompts(tmp_path / "out")
 
 

@@ -51,7 +51,8 @@ def test_a_file_that_the_hub_cannot_give_is_told_in_one_line(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "answer"), [("a", "{snapshot}\n"), ("b", "reward hps: {snapshot}/weights.pt is damaged")]
+    ("content", "answer"),
+    [("a", "{snapshot}\n"), ("b", "reward hps: {snapshot}/weights.pt: is not the one that its publisher names")],
 )
 def test_a_file_of_the_hub_is_held_against_its_digest(tmp_path: Path, content: str, answer: str) -> None:
     repository = tmp_path / "hub" / "models--xswu--HPSv2"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from drtune.files.progress import Progress
 from drtune.models.tensors import below, load_optimizer_tensors, load_tensors, named, optimizer_tensors, save_tensors
 
 
@@ -37,23 +37,23 @@ def fit(
 
     network.train()
     saved_at = time.monotonic()
-    progress = tqdm(range(start, steps), desc=name, initial=start, total=steps, mininterval=5.0)
     smooth_loss = None
-    for step in progress:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _warmup_then_cosine(step, steps)
-        loss = loss_of_step(step)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        smooth_loss = loss.item() if smooth_loss is None else 0.98 * smooth_loss + 0.02 * loss.item()
-        progress.set_postfix(loss=f"{smooth_loss:.4f}", refresh=False)
-        if average:
-            _mix_in(average, network.state_dict(), share=1 - min(ema_decay, step / (step + 20)))
-        if time.monotonic() - saved_at > seconds_between_checkpoints or step + 1 == steps:
-            _save(path, network, optimizer, average, step + 1)
-            saved_at = time.monotonic()
+    with Progress(name, steps, "step", done=start) as progress:
+        for step in range(start, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * _warmup_then_cosine(step, steps)
+            loss = loss_of_step(step)
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            smooth_loss = loss.item() if smooth_loss is None else 0.98 * smooth_loss + 0.02 * loss.item()
+            progress.update(loss=f"{smooth_loss:.4f}")
+            if average:
+                _mix_in(average, network.state_dict(), share=1 - min(ema_decay, step / (step + 20)))
+            if time.monotonic() - saved_at > seconds_between_checkpoints or step + 1 == steps:
+                _save(path, network, optimizer, average, step + 1)
+                saved_at = time.monotonic()
     if average:
         network.load_state_dict(average)
     network.eval().requires_grad_(False)

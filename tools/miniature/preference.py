@@ -17,10 +17,10 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 
 from drtune.files.local import replacing
+from drtune.files.progress import Progress
 from drtune.models.miniature.world import BACKGROUNDS, COLOURS, IMAGE_SIZE, SHAPES, Scene, draw, scenes
 from tools.miniature.fit import fit
 from tools.miniature.networks import make_preference_model
@@ -100,15 +100,17 @@ def sample(
     """The pipeline's images (N, 3, 32, 32) in [0, 1]."""
     pipeline.set_progress_bar_config(disable=True)
     chunks = []
-    for start in tqdm(range(0, len(captions), 128), desc="sample", disable=len(captions) < 1024):
-        images = pipeline(
-            list(captions[start : start + 128]),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=torch.Generator().manual_seed(seed + start),
-            output_type="pt",
-        ).images
-        chunks.append(images)
+    with Progress("sample", len(captions), "image") as progress:
+        for start in range(0, len(captions), 128):
+            images = pipeline(
+                list(captions[start : start + 128]),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=torch.Generator().manual_seed(seed + start),
+                output_type="pt",
+            ).images
+            chunks.append(images)
+            progress.update(len(images))
     return torch.cat(chunks)
 
 

@@ -1,0 +1,112 @@
+"""How far a loop is: a bar that moves on a terminal, whole lines everywhere else.
+
+What collects the logs of a container knows lines only: a bar, which is one line that is drawn again and again, would
+not be seen before its end.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable
+from typing import Self, TextIO
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+PROGRESS_LINE = re.compile(r"[^:]+: \d+/\d+ \w+s(, .+)?")
+"""A line of `Progress`, for who shows what another process writes."""
+
+
+class Progress:
+    """Counts what is done of `total`, some of which may have been `done` before.
+
+    Where `stream` (standard error) is no terminal, a line is written at each tenth of the work, and between them at
+    most one every ten seconds; the last state always has its line:
+
+        train: 40/100 updates, 2.1 s each, 2 min 6 s left, reward 0.612
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        unit: str,
+        *,
+        done: int = 0,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._stream, self._clock = stream or sys.stderr, clock
+        self._skipped = self._done = done
+        self._written: int | None = None
+        self._shown: dict[str, str] = {}
+        self._started = self._written_at = clock()
+        self._bar = (
+            tqdm(total=total, initial=done, desc=label, unit=unit, mininterval=0.5, file=self._stream)
+            if self._stream.isatty()
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Show the last state."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self._written != self._done:
+            self._write()
+
+    def update(self, count: int = 1, **shown: str) -> None:
+        """Count what was done, and show words beside it, by their names."""
+        before = self._done
+        self._done += count
+        self._shown = shown
+        if self._bar is not None:
+            self._bar.set_postfix(shown, refresh=False)
+            self._bar.update(count)
+            return
+        is_late = self._clock() - self._written_at >= SECONDS_BETWEEN_LINES
+        if is_late or self._tenth(before) != self._tenth(self._done):
+            self._write()
+
+    def skip(self, count: int) -> None:
+        """Count what need not be done, and so says nothing about the time that the rest takes."""
+        self._skipped += count
+        self._done += count
+        if self._bar is not None:
+            self._bar.initial += count
+            self._bar.update(count)
+
+    def _tenth(self, done: int) -> int:
+        return 10 * done // max(1, self._total)
+
+    def _write(self) -> None:
+        self._written, self._written_at = self._done, self._clock()
+        parts = [f"{self._label}: {self._done}/{self._total} {self._unit}s"]
+        if number := self._done - self._skipped:
+            each = (self._written_at - self._started) / number
+            parts.append(f"{each:.2g} s each" if each < 10 else f"{spell(each)} each")
+            if left := self._total - self._done:
+                parts.append(f"{spell(left * each)} left")
+        parts += [f"{name} {value}" for name, value in self._shown.items()]
+        self._stream.write(", ".join(parts) + "\n")
+        self._stream.flush()
+
+
+def spell(seconds: float) -> str:
+    """A duration as people say it.
+
+    >>> spell(7384.2)
+    '2 h 3 min 4 s'
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (minutes, "min"), (seconds, "s")) if number]
+    return " ".join(parts) or "0 s"

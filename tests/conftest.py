@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import settings
@@ -10,6 +10,17 @@ from hypothesis import settings
 # No deadline: on a loaded machine one slow example says nothing.
 settings.register_profile("drtune", deadline=None)
 settings.load_profile("drtune")
+
+REVISION = "c0de" * 10
+"""The commit that everything states which is made in tests: a real one between two of them changes nothing."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _revision() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DRTUNE_CODE_REVISION", REVISION)
+        yield
+
 
 SLOW = pytest.StashKey[int]()
 """How many slow tests were left out."""

@@ -79,6 +79,7 @@ def test_a_folder_with_half_precision_weights_alone_is_loaded(folder_of: FolderO
         assert torch.equal(here, there.bfloat16())
 
 
+@pytest.mark.slow
 def test_hub_ids_are_found_in_the_local_cache_when_offline(folder_of: FolderOf, tmp_path: Path) -> None:
     commit = "4a1b" * 10
     cached = tmp_path / "models--owner--tiny"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.workbench import Workbench, peak_bytes
 
 
+@pytest.mark.slow
 def test_peak_memory_is_flat_and_close_to_that_of_an_ordinary_step() -> None:
     ordinary = peak_bytes(Workbench().denoising_step)
     peaks = [

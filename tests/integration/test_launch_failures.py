@@ -62,6 +62,7 @@ def test_a_pod_whose_log_is_gone_is_quoted_from_its_status(api: ClusterApi, trie
         tried.train()
 
 
+@pytest.mark.slow
 def test_a_job_that_says_both_has_not_succeeded(api: ClusterApi, tried: Tried) -> None:
     def script(job: PlayedJob) -> None:
         trains(job)

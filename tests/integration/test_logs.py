@@ -128,6 +128,18 @@ class Rushed(threading.Event):
         return self.is_set()
 
 
+class Paced(Rushed):
+    """One that knows how many seconds each would have waited."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pauses: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.pauses.append(timeout)
+        return super().wait(timeout)
+
+
 class Breaking:
     """A cluster whose log streams break off after some bytes, and at last do not."""
 
@@ -165,10 +177,13 @@ def test_following_a_training_asks_the_server_nothing_while_nothing_happens(api:
 
 
 def test_watches_that_break_at_once_are_asked_for_more_and_more_slowly(api: ClusterApi) -> None:
-    cluster = Cluster(api.client(), "default")
+    cluster, closed = Cluster(api.client(), "default"), Paced()
+    cluster.closed = closed
     api.fault("GET", "watch=true", 500, times=10**6)
-    changes = cluster.watch(PODS, {})
-    threading.Thread(target=list, args=(changes,), daemon=True).start()
-    time.sleep(8)
-    assert 3 <= api.counted("GET", "watch=true") <= 4  # after 0, 1, 3 and 7 seconds; at last every 30
+    watching = threading.Thread(target=list, args=(cluster.watch(PODS, {}),), daemon=True)
+    watching.start()
+    until(lambda: len(closed.pauses) >= 7)
     cluster.close()
+    watching.join(10)
+    assert closed.pauses[:7] == [1, 2, 4, 8, 16, 30, 30]
+    assert 7 <= api.counted("GET", "watch=true") <= len(closed.pauses)

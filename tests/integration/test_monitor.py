@@ -83,6 +83,7 @@ def shown(page: Path, profile: Path) -> tuple[str, list[str], list[str]]:
     return text, dialogs, names
 
 
+@pytest.mark.slow
 def test_the_same_prompts_are_stable(tmp_path: Path) -> None:
     trained = tmp_path / "trained.jsonl"
     trained.write_text(prompts("a {} beside a {}, view {}"), encoding="utf-8")

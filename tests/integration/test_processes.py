@@ -81,12 +81,12 @@ def gradients_of(out: Path) -> Tensor:
     ("base", "overrides"),
     [
         ("sdxl", ["weights=lora"]),
-        ("sdxl", ["weights=lora", "compute.micro_batch_size=1"]),
-        ("sdxl", ["weights=full"]),
+        pytest.param("sdxl", ["weights=lora", "compute.micro_batch_size=1"], marks=pytest.mark.slow),
+        pytest.param("sdxl", ["weights=full"], marks=pytest.mark.slow),
         ("sd3", ["weights=full"]),
-        ("sd3", ["weights=full", "compute.micro_batch_size=1"]),
-        ("sd3", ["weights=full", "compute.keep_graphs=2"]),
-        ("sd3", ["weights=full", "compute.gradient_checkpointing=true"]),
+        pytest.param("sd3", ["weights=full", "compute.micro_batch_size=1"], marks=pytest.mark.slow),
+        pytest.param("sd3", ["weights=full", "compute.keep_graphs=2"], marks=pytest.mark.slow),
+        pytest.param("sd3", ["weights=full", "compute.gradient_checkpointing=true"], marks=pytest.mark.slow),
         ("sd3", ["weights=full", "method.name=draft_k", "sampler.guidance_scale=2"]),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
@@ -202,7 +202,9 @@ def test_two_processes_save_the_whole_network(prompts: Path, bases: Path, tmp_pa
 # --- runs that stop and go on -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("counts", [(2, 1), (1, 2)], ids=["two then one", "one then two"])
+@pytest.mark.parametrize(
+    "counts", [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow)], ids=["two then one", "one then two"]
+)
 def test_another_number_of_processes_goes_on_with_sharded_weights(
     counts: tuple[int, int], prompts: Path, bases: Path, tmp_path: Path
 ) -> None:

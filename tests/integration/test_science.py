@@ -50,6 +50,7 @@ def test_a_window_trains_only_its_steps_in_a_whole_chain(
     assert trainer.update(1).grad_norm > 0
 
 
+@pytest.mark.slow
 def test_a_measurement_is_done_until_it_is_another(tmp_path: Path) -> None:
     measurement = Gradients("symmetry", 2, batches=2)
     assert not measurement.is_done(tmp_path)

@@ -97,6 +97,7 @@ def test_clicks_ties_and_undo_are_what_is_saved(rater: Rater, profile: Path) -> 
     assert "3 of 12 votes" in rater.find("#notice").text
 
 
+@pytest.mark.slow
 def test_what_does_not_mean_a_vote_is_none(rater: Rater) -> None:
     rater.find("#rater").send_keys("a b t u")  # letters of a name
     assert rater.screen == "start"
@@ -121,6 +122,7 @@ def test_what_does_not_mean_a_vote_is_none(rater: Rater) -> None:
     assert len(rater.votes["votes"]) == 1  # a double tap does not vote on the next pair, which was not seen
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_where_it_was_after_a_reload_and_after_the_browser_was_closed(
     study: Path, profile: Path
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_study_goes_on_where_it_was_after_a_reload_and_after_the_browser_was_c
         assert (rater.screen, rater.prompt, rater.count, rater.votes) == ("vote", prompt, "5 of 12", votes)
 
 
+@pytest.mark.slow
 def test_a_saved_part_goes_on_in_another_browser(study: Path, profile: Path, tmp_path: Path) -> None:
     with browser(profile) as driver:
         rater = Rater(driver, study / "index.html")
@@ -163,6 +166,7 @@ def test_a_saved_part_goes_on_in_another_browser(study: Path, profile: Path, tmp
     assert len(whole["votes"]) == 12
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit_are_refused_and_nothing_is_lost(rater: Rater, study: Path, tmp_path: Path) -> None:
     key = Study.load(study)
     rater.begin()
@@ -197,6 +201,7 @@ def test_files_that_do_not_fit_are_refused_and_nothing_is_lost(rater: Rater, stu
     assert rater.votes == right
 
 
+@pytest.mark.slow
 def test_starting_over_asks_first_and_the_next_rater_gets_an_order_of_her_own(rater: Rater) -> None:
     orders = []
     for name in ("Ann", "Bob", "Cy"):
@@ -218,6 +223,7 @@ def test_starting_over_asks_first_and_the_next_rater_gets_an_order_of_her_own(ra
     assert rater.driver.execute_script("return localStorage.length") == 0
 
 
+@pytest.mark.slow
 def test_the_last_vote_can_be_undone_at_the_end(rater: Rater) -> None:
     rater.begin()
     while rater.screen == "vote":
@@ -226,6 +232,7 @@ def test_the_last_vote_can_be_undone_at_the_end(rater: Rater) -> None:
     assert (rater.screen, rater.count) == ("vote", "12 of 12")
 
 
+@pytest.mark.slow
 def test_damaged_progress_begins_anew_and_a_browser_that_keeps_nothing_is_told_of(rater: Rater) -> None:
     rater.begin()
     rater.driver.execute_script("localStorage.setItem(key, '{\"kind\": 3}')")
@@ -241,6 +248,7 @@ def test_damaged_progress_begins_anew_and_a_browser_that_keeps_nothing_is_told_o
     assert not rater.driver.execute_script(leave)
 
 
+@pytest.mark.slow
 def test_another_tab_with_the_same_page_shows_the_same_place(rater: Rater) -> None:
     rater.begin()
     first = rater.driver.current_window_handle
@@ -295,6 +303,7 @@ def test_no_prompt_question_or_name_executes(tmp_path: Path, profile: Path) -> N
         assert any("Content Security Policy" in complaint for complaint in rater.complaints)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [DESKTOP, PHONE, (844, 390)], ids=["desktop", "phone", "phone on its side"])
 def test_both_pictures_and_all_buttons_are_on_the_screen_at_once(
     tmp_path: Path, profile: Path, size: tuple[int, int]

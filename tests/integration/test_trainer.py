@@ -90,7 +90,7 @@ def start_and_wait_for(update: int, command: list[str], out: Path) -> subprocess
     return run
 
 
-@pytest.mark.parametrize("weights", ["lora", "full"])
+@pytest.mark.parametrize("weights", ["lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(prompts: Path, tmp_path: Path, weights: str) -> None:
     """Weights, optimizer, average, held-out checks: equal states make checkpoints of equal names."""
     schedule = ["optimizer.schedule=cosine", "optimizer.warmup_steps=1", "ema_decay=0.5", "sample_every=2"]

@@ -85,16 +85,33 @@ def test_what_needs_no_torch_comes_without_it() -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_is_one_line_and_exit_code_2_and_writes_nothing(
-    tmp_path: Path, arguments: list[str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    command = [sys.executable, "-m", "drtune.cli.main", *arguments]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(drtune.cli.main.main, arguments)
+    assert result.exit_code == 2
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert message in result.stderr
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--set", "steps=0"],
+        # All that is heavy is imported by this one, and must say nothing of itself.
+        pytest.param(["plan", "--set", "base_model=somewhere/else"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_a_process_with_a_mistake_says_one_line_and_ends_with_exit_code_2(tmp_path: Path, arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "drtune.cli.main", *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
 from drtune.errors import UserError
 from drtune.files.local import claim, replacing, sha256_folder, write_text
+from drtune.files.provenance import code_revision
+from tests.conftest import REVISION
 
 
 def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -78,3 +81,9 @@ def test_digests_of_a_folder_go_by_relative_path(tmp_path: Path) -> None:
     expected = {"a": hashlib.sha256(b"1").hexdigest(), "b/two": hashlib.sha256(b"2").hexdigest()}
     assert sha256_folder(tmp_path) == expected
     assert list(sha256_folder(tmp_path)) == ["a", "b/two"]
+
+
+def test_the_revision_of_the_code_is_what_is_stated_or_else_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert code_revision() == REVISION
+    monkeypatch.delenv("DRTUNE_CODE_REVISION")
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?", code_revision() or "")

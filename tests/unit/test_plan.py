@@ -75,11 +75,11 @@ def run_of(config: Config, tmp_path: Path) -> Trainer:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["sampler.guidance_scale=3"],
+        pytest.param(["sampler.guidance_scale=3"], marks=pytest.mark.slow),
         ["sampler.guidance_scale=3", "sampler.guidance_gradient=conditional", "compute.replay_batch=3"],
-        ["compute.keep_graphs=2", "method.name=draft_k"],
-        ["compute.gradient_checkpointing=true", "compute.decode_batch_size=1"],
-        ["compute.micro_batch_size=1", "rewards={preference: 1, symmetry: 1}"],
+        pytest.param(["compute.keep_graphs=2", "method.name=draft_k"], marks=pytest.mark.slow),
+        pytest.param(["compute.gradient_checkpointing=true", "compute.decode_batch_size=1"], marks=pytest.mark.slow),
+        pytest.param(["compute.micro_batch_size=1", "rewards={preference: 1, symmetry: 1}"], marks=pytest.mark.slow),
         ["weights=full"],
     ],
     ids=" ".join,
@@ -114,7 +114,7 @@ def tensors_in(value: object) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("kind", ["miniature", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_the_weights_of_a_base_are_counted_to_the_byte(kind: str, precision: str, tmp_path: Path) -> None:
     name = kind if kind == "miniature" else str(save_pipeline(kind, tmp_path / "base"))
     overrides = [f"base_model={name}", f"compute.precision={precision}"]
@@ -201,6 +201,7 @@ def test_a_reward_that_looks_at_values_cannot_be_planned(tmp_path: Path) -> None
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_processes_share_out_full_weights_and_what_follows_them() -> None:
     one, two = (estimate(load_config(None, [*SHORT, "weights=full", f"processes={n}"])).memory for n in (1, 2))
     for part in ("trained", "gradients", "optimizer"):
@@ -323,6 +324,7 @@ def test_the_command_tells_people_and_programs_the_same() -> None:
     assert "\nfits: " in for_people.stdout
 
 
+@pytest.mark.slow
 def test_a_gpu_that_is_too_small_in_any_case_is_exit_code_1() -> None:
     least = ("compute.precision=bf16", "compute.micro_batch_size=1", "compute.gradient_checkpointing=true")
     least = (*least, "evaluation.batch_size=1")

@@ -140,6 +140,7 @@ def drawn(plot: Path) -> tuple[str, list[float]]:
     return re.sub(number, "", text), [float(found) for found in re.findall(number, text)]
 
 
+@pytest.mark.slow
 def test_the_page_is_what_its_records_say(tmp_path: Path) -> None:
     records = json.loads((DOCS / "science" / "records.json").read_text(encoding="utf-8"))
     page = tmp_path / "science.md"

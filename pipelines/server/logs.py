@@ -20,8 +20,11 @@ from pipelines.server.package import Package
 TEMPLATES = ("retry-system-container-impl", "system-container-impl")
 """Of the pod of a step that may be retried, as all of ours, and of one that may not."""
 _MISTAKE = re.compile(r"^error: (.*)$", re.MULTILINE)
-_OF_THE_LAUNCHER = re.compile(r"^[IWEF]\d{4} .*\.go:\d+\] ?", re.MULTILINE)
-_MOUNTED = re.compile(r"/(minio|s3|gcs)/(?=[\w.-]+/)")
+_OF_THE_LAUNCHER = re.compile(r"[IWEF]\d{4} .*\.go:\d+\] ?")
+"""What stands before each line of KFP's own launcher, which starts the step."""
+_OF_ARGO = re.compile(r"Error: exit status \d+|.*\bargo\W{1,3}true\b.*")
+"""A line of Argo's, which starts the launcher: emissary.go marks each by argo=true."""
+_MOUNTED = re.compile(r"(?<![\w./:-])/(minio|s3|gcs)/(?=[\w.-]+/)")
 """Where a step sees its artifacts: gone with its pod, but the rest of the path is the artifact's address."""
 _SCHEMES = {"minio": "minio://", "s3": "s3://", "gcs": "gs://"}
 
@@ -83,19 +86,24 @@ def why(log: str) -> str | None:
         return readable(mistakes[-1][1])
     if raised < 0:
         return None
-    lines = [line for line in log[raised:].splitlines() if not _OF_THE_LAUNCHER.match(line)]
-    return readable(failure_of(Step("", time.monotonic(), lines)).reason.splitlines()[0])
+    lines = [line for line in _of_the_step(log[raised:]) if not _OF_THE_LAUNCHER.match(line)]
+    reason = failure_of(Step("", time.monotonic(), lines)).reason.splitlines()
+    return readable(" ".join(dict.fromkeys([reason[0], reason[-1].strip()])))  # it may end with a program's last lines
 
 
 def last_line(log: str) -> str | None:
     """The last line that says something."""
-    lines = [line.strip() for line in _OF_THE_LAUNCHER.sub("", log).splitlines()]
-    return readable(next(filter(None, reversed(lines)), "")) or None
+    lines = _of_the_step(log)
+    return readable(_OF_THE_LAUNCHER.sub("", lines[-1])) if lines else None
 
 
 def readable(text: str) -> str:
     """With the addresses of artifacts, in place of the paths at which their step saw them."""
     return _MOUNTED.sub(lambda found: _SCHEMES[found[1]], text)
+
+
+def _of_the_step(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.strip() and not _OF_ARGO.fullmatch(line)]
 
 
 def _node_id(workflow: str, name: str) -> str:

@@ -22,7 +22,7 @@ _FAILED_RULE = re.compile(r"^  failed: (.*)$", re.MULTILINE)
 """What the step `decide` writes of each rule that refuses the model."""
 _VERDICT = re.compile(r"^(?:stable|drifted|not enough data): .*$", re.MULTILINE)
 """What the step `monitor` writes first."""
-_EXIT_CODE = re.compile(r"(main: )?Error \(exit code \d+\)")
+_EXIT_CODE = re.compile(r"Error \(exit code \d+\)")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _reason(client: Client, run: Any, package: Package, step: Step) -> str:
     page = client.page(f"runs/details/{run.run_id}")
     if step.failed_before_it_started:
         return f"Kubeflow could not start it (its driver failed); see {page}"
-    of_argo = words_for(client, run, package, [step.key]).get(step.key, "")
+    of_argo = words_for(client, run, package, [step.key]).get(step.key, "").removeprefix("main: ")
     if "deadline" in of_argo:
         return f"out of time ({of_argo})"
     if _EXIT_CODE.fullmatch(of_argo):

@@ -30,8 +30,8 @@ from tests.kfp_nodes import WORKFLOW, Json, Look, after_cancelling, stamp, tasks
 API = "/apis/v2beta1/"
 RECORDINGS = Path(__file__).parent / "recordings" / "kubeflow"
 NO_SUCH_POD = (RECORDINGS / "log-of-a-pod-that-is-not-there.http").read_text(encoding="utf-8").split("\n\n", 1)[1]
-POD = re.compile(r"(?P<workflow>.+)-retry-system-container-impl-(?P<number>\d+)")
-"""The name of a step's pod, as recorded; a node's id is the same without the template."""
+POD = re.compile(r"(?P<workflow>.+)-(retry-system-container-impl|system-container-driver)-(?P<number>\d+)")
+"""The name of the pod of a step or of its driver, as recorded; a node's id is the same without the template."""
 KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "STRING": ("string", str),
     "BOOLEAN": ("bool", bool),

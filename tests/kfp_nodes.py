@@ -77,7 +77,9 @@ def tasks_of(look: Look, minute: int) -> Iterable[Json]:
     yield from _twice("root-driver", "SUCCEEDED", [], 0, minute)
     for number, (step, state) in enumerate(look.steps.items()):
         if step.endswith("-driver"):
-            yield from _twice(step, state, [], number, minute)
+            yield from _twice(
+                step, state, [node_id(f"{WORKFLOW}(0).root(0).exit-handler-1(0).{step}(0)")], number, minute
+            )
         elif state is None:
             yield _task(step, None, [], number, minute)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import urllib3
 
 from drtune.errors import UserError
 from pipelines.server.client import Client
-from pipelines.server.logs import last_line, step_log, why, words_for
+from pipelines.server.logs import driver_log, last_line, step_log, why, words_for
 from pipelines.server.package import Package
 from pipelines.server.runs import Step, seconds_of, spell, spoken, state_of
 
@@ -64,13 +65,13 @@ def outcome_of(client: Client, run: Any, package: Package, steps: list[Step]) ->
 def _ending(client: Client, run: Any, package: Package, reached: dict[str, Step]) -> str:
     """What came of a run whose steps all went well."""
     if "publish" in reached:
-        found = _PUBLISHED.search(_log(client, run, package, "publish"))
+        found = _PUBLISHED.search(_asked(step_log, client, run, package, "publish"))
         return f"published as {found['name']} {found['version']} at {found['uri']}" if found else "published"
     if "decide" in reached:
-        rules = _FAILED_RULE.findall(_log(client, run, package, "decide"))
+        rules = _FAILED_RULE.findall(_asked(step_log, client, run, package, "decide"))
         return f"refused: {'; '.join(rules)}" if rules else "refused by the policy"
     if "monitor" in reached:
-        verdict = _VERDICT.search(_log(client, run, package, "monitor"))
+        verdict = _VERDICT.search(_asked(step_log, client, run, package, "monitor"))
         return verdict[0] if verdict else "succeeded"
     return "succeeded"
 
@@ -79,18 +80,19 @@ def _reason(client: Client, run: Any, package: Package, step: Step) -> str:
     """Why a step failed: by its own words, or else by those of Argo, which ended it."""
     page = client.page(f"runs/details/{run.run_id}")
     if step.failed_before_it_started:
-        return f"Kubeflow could not start it (its driver failed); see {page}"
+        words = last_line(_asked(driver_log, client, run, package, step.key))
+        return f"Kubeflow could not start it: {words or f'its driver failed; see {page}'}"
     of_argo = words_for(client, run, package, [step.key]).get(step.key, "").removeprefix("main: ")
     if "deadline" in of_argo:
         return f"out of time ({of_argo})"
     if _EXIT_CODE.fullmatch(of_argo):
         of_argo = ""
-    log = _log(client, run, package, step.key)
+    log = _asked(step_log, client, run, package, step.key)
     return why(log) or of_argo or last_line(log) or f"it left no log; see {page}"
 
 
-def _log(client: Client, run: Any, package: Package, key: str) -> str:
-    """What a step wrote; nothing when it cannot be had."""
+def _asked(ask: Callable[..., str | None], client: Client, run: Any, package: Package, key: str) -> str:
+    """What is in the log of a step or of its driver; nothing when it cannot be had."""
     with suppress(UserError, kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
-        return step_log(client, run, package, key)
+        return ask(client, run, package, key) or ""
     return ""

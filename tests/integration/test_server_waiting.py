@@ -21,7 +21,7 @@ from pipelines.server.outcome import Outcome
 from pipelines.server.package import Package
 from pipelines.server.runs import Job, submit
 from tests.kfp_api import KfpServer
-from tests.kfp_nodes import Look, executor_of, node_id
+from tests.kfp_nodes import WORKFLOW, Look, executor_of, node_id
 from tests.server_calls import COMMITTED, FAILED, LOG, TRAINING, fine, refused
 from tests.server_calls import server as server
 
@@ -68,7 +68,10 @@ PENDING = Look("RUNNING", {"evaluate": "PENDING"})
         (Look("CANCELED", {"train": "CANCELED"}), "cancelled in train"),
         (Look("SKIPPED"), "skipped \\(0 s\\); see http"),
         (FAILED, f"failed in train: it left no log; see http.*/#/runs/details/{UUID}$"),
-        (Look("FAILED", {"train": None, "train-driver": "FAILED"}), r"failed in train: Kubeflow could not start it \("),
+        (
+            Look("FAILED", {"train": None, "train-driver": "FAILED"}),
+            "failed in train: Kubeflow could not start it: its",
+        ),
     ],
     ids=lambda value: value.state.lower() if isinstance(value, Look) else "",
 )
@@ -108,6 +111,15 @@ def test_a_run_that_takes_too_long_goes_on(server: KfpServer) -> None:
     line = refused(server, "submit", "--wait", "--timeout", "1", "-r", "mine", code=1)
     assert re.match(f"run mine: not over after 1 s; it goes on; `drtune-pipeline status {UUID} --wait` waits", line)
     assert not any("terminate" in request for request in server.requests)
+
+
+def test_a_step_that_kubeflow_could_not_start_has_the_words_of_its_driver(server: KfpServer) -> None:
+    server.looks = [Look("FAILED", {"train": None, "train-driver": "FAILED"})]
+    driver = node_id(f"{WORKFLOW}(0).root(0).exit-handler-1(0).train-driver(0)")
+    server.logs[driver] = "F0105 03:04:00.000000 main.go:80] KFP driver: driver.Container: no such input\n"
+    line = refused(server, "submit", "--wait", "-r", "mine", code=1)
+    told = "KFP driver: driver.Container: no such input"
+    assert line == f"run mine: failed in train: Kubeflow could not start it: {told}"
 
 
 UNSCHEDULABLE = "Unschedulable: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu."

@@ -1,10 +1,8 @@
 """A Kubeflow Pipelines API of a test's own: the v2beta1 REST API over real HTTP, with state, in one thread a request.
 
 Paths and messages are those that kfp_server_api 2.17 calls and reads. Where the real server is odd, so is this one, as
-recorded in tests/recordings/kubeflow: each of Argo's nodes is a task, and stands there twice, since 2.17 wraps each in
-one for its tries (`train`, `train(0)`); entries of the cache are tasks without a name; a task knows the ids of the
-nodes below it and not its own; no task says why it failed; a cancelled run is FAILED; a log that cannot be had is
-status 200 with the error in the body. An end to come is dated 1970 (api_converter.go:1875, time.Unix(0)).
+recorded in tests/recordings/kubeflow: a cancelled run is FAILED, and a log that cannot be had is status 200 with the
+error in the body; kfp_nodes.py has what is odd about tasks.
 
 KFP/ is backend/src/apiserver/ of kubeflow/pipelines 2.17.0.
 """
@@ -18,25 +16,22 @@ import ssl
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
 from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+from tests.kfp_nodes import WORKFLOW, Json, Look, after_cancelling, stamp, tasks_of
+
 API = "/apis/v2beta1/"
-Json = dict[str, Any]
 RECORDINGS = Path(__file__).parent / "recordings" / "kubeflow"
 NO_SUCH_POD = (RECORDINGS / "log-of-a-pod-that-is-not-there.http").read_text(encoding="utf-8").split("\n\n", 1)[1]
-POD = re.compile(r"(?P<workflow>.+)-retry-system-container-impl-(?P<number>\d+)")
-"""The name of a step's pod, as recorded; a node's id is the same without the template."""
-WORKFLOW = "tune-x7k2p"
-INNER = {"finish": "exit-handler-1.onExit(0).finish(0)", "publish": "exit-handler-1(0).condition-2(0).publish(0)"}
+POD = re.compile(r"(?P<workflow>.+)-(retry-system-container-impl|system-container-driver)-(?P<number>\d+)")
+"""The name of the pod of a step or of its driver, as recorded; a node's id is the same without the template."""
 KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "STRING": ("string", str),
     "BOOLEAN": ("bool", bool),
@@ -46,43 +41,8 @@ KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "STRUCT": ("struct", dict),
 }
 """What a parameter's value must be, and the server's word for it (KFP/template/v2_template.go:487)."""
-BEGINNING = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
-"""When everything here starts; each look at a run is a minute later."""
 CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 503: 14}
 """gRPC's codes, which stand in the body of an error."""
-
-
-class Look(NamedTuple):
-    """What one look at a run shows: its state, and the states of its steps.
-
-    A step that is PENDING is one whose pod is: the step itself runs then, and its last try is PENDING, as recorded in
-    the histories of the tries. None is the state of a step that will not run.
-    """
-
-    state: str
-    steps: Mapping[str, str | None] = MappingProxyType({})
-
-
-def node_id(name: str) -> str:
-    """The id that Argo gives to a node, by its name.
-
-    >>> node_id("tune-wm425(0).root(0).exit-handler-1(0).prepare-prompts(0).executor(0)")  # as recorded
-    'tune-wm425-293302897'
-    """
-    number = 2166136261  # FNV-1a of 32 bits: argo-workflows v4.0.5, workflow/common/util.go and Workflow.NodeID
-    for byte in name.encode():
-        number = (number ^ byte) * 16777619 % 2**32
-    return f"{name.split('(')[0]}-{number}"
-
-
-def place_of(step: str) -> str:
-    """The name of the node of a step."""
-    return f"{WORKFLOW}(0).root(0).{INNER.get(step, f'exit-handler-1(0).{step}(0)')}"
-
-
-def executor_of(step: str) -> str:
-    """The id of the node of a step's pod."""
-    return node_id(f"{place_of(step)}.executor(0)")
 
 
 class RefusalError(Exception):
@@ -178,7 +138,7 @@ class KfpServer:
 
     def now(self) -> str:
         self._clock += 1
-        return _stamp(self._clock)
+        return stamp(self._clock)
 
     def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> Any:
         """The answer to a request whose path is below /apis/v2beta1/."""
@@ -217,7 +177,7 @@ class KfpServer:
                 run = _found(self.runs, identity, "Run")
                 self._history(run, "CANCELING")
                 steps = self.looks[-1].steps
-                self.looks = [Look("FAILED", {step: _after_cancelling(state) for step, state in steps.items()})]
+                self.looks = [Look("FAILED", {step: after_cancelling(state) for step, state in steps.items()})]
                 return {}
             case "POST", ["recurringruns"]:
                 self._check_job(body)
@@ -285,14 +245,14 @@ class KfpServer:
             self._looked[identity] = looked + 1
         look = self.looks[min(looked, len(self.looks) - 1)]
         self._history(run, look.state)
-        shown = {**run, "state": look.state, "run_details": {"task_details": list(_tasks(look, looked))}}
+        shown = {**run, "state": look.state, "run_details": {"task_details": list(tasks_of(look, looked))}}
         if look.state in ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"):
-            shown["finished_at"] = _stamp(self._clock + looked)
+            shown["finished_at"] = stamp(self._clock + looked)
         return shown
 
     def _history(self, run: Json, state: str) -> None:
         if not run["state_history"] or run["state_history"][-1]["state"] != state:
-            run["state_history"].append({"update_time": _stamp(self._clock), "state": state})
+            run["state_history"].append({"update_time": stamp(self._clock), "state": state})
 
     def read(self, path: str) -> tuple[int, str, str] | None:
         """What is no part of the v2beta1 API of gRPC: logs, what Argo archived, and Argo's own workflow."""
@@ -341,71 +301,6 @@ def _found(store: dict[str, Json], identity: str, kind: str) -> Json:
 def _check_cron(cron: str) -> None:
     if len(cron.split()) not in (5, 6):  # five are taken for six without a day of the week: no mistake to this server
         raise RefusalError(400, "Schedule cron is not a supported format(https://godoc.org/github.com/robfig/cron)")
-
-
-def _stamp(minutes: float) -> str:
-    return (BEGINNING + timedelta(minutes=minutes)).isoformat().replace("+00:00", "Z")
-
-
-def _after_cancelling(state: str | None) -> str | None:
-    """What was running has failed, and the rest is left out, as recorded."""
-    return {"RUNNING": "FAILED", "PENDING": "FAILED"}.get(state, state) if state else None
-
-
-def _tasks(look: Look, minute: int) -> Iterable[Json]:
-    """The workflow's nodes as the server tells them: each once for its tries and once for each try."""
-    parts = (
-        "",
-        ".root(0)",
-        ".root(0).exit-handler-1(0)",
-        ".root(0).exit-handler-1.onExit(0)",
-        ".root(0).exit-handler-1(0).condition-2(0)",
-    )
-    above = [node_id(f"{WORKFLOW}(0){part}") for part in parts]
-    for name in (WORKFLOW, "root"):
-        yield from _twice(name, look.state, above, 0, minute)
-    yield from _twice("root-driver", "SUCCEEDED", [], 0, minute)
-    for number, (step, state) in enumerate(look.steps.items()):
-        if step.endswith("-driver"):
-            yield from _twice(step, state, [], number, minute)
-        elif state is None:
-            yield _task(step, None, [], number, minute)
-        else:
-            running = "RUNNING" if state == "PENDING" else state
-            place = place_of(step)
-            yield from _twice(f"{step}-driver", "SUCCEEDED", [], number, minute)
-            yield _task(step, running, [node_id(place)], number, minute)
-            yield _task(f"{step}(0)", running, [node_id(f"{place}.executor")], number, minute)
-            yield _task("executor", running, [executor_of(step)], number, minute)
-            yield _task("executor(0)", state, [], number, minute)
-            yield _cached(step, number, minute)
-
-
-def _twice(name: str, state: str | None, children: list[str], number: int, minute: int) -> Iterable[Json]:
-    yield _task(name, state, children, number, minute)
-    yield _task(f"{name}(0)", state, children, number, minute)
-
-
-def _task(name: str, state: str | None, children: list[str], number: int, minute: int) -> Json:
-    ended = state not in ("PENDING", "RUNNING")
-    task: Json = {
-        "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {number}")),
-        "display_name": name,
-        "start_time": _stamp(number / 1000),  # in their order, for durations in whole minutes
-        "end_time": _stamp(minute) if ended else "1970-01-01T00:00:00Z",
-    }
-    if state:  # without one the field is left out, as recorded
-        task["state"] = state
-    if children:
-        task["child_tasks"] = [{"pod_name": child} for child in children]
-    return task
-
-
-def _cached(step: str, number: int, minute: int) -> Json:
-    """An entry of the cache, which has neither name nor state, as recorded."""
-    task = _task(step, None, [], number, minute)
-    del task["display_name"]
-    return {**task, "task_id": str(uuid.uuid5(uuid.NAMESPACE_OID, f"cache {step}")), "execution_id": "48"}
 
 
 def _error_body(status: int, message: str) -> str:

@@ -9,6 +9,18 @@ from click.testing import CliRunner, Result
 
 from pipelines.cli.main import main
 from tests.kfp_api import KfpServer
+from tests.kfp_nodes import Look
+
+TRAINING = Look("RUNNING", {"prepare-prompts": "SUCCEEDED", "train": "RUNNING"})
+FAILED = Look("FAILED", {"prepare-prompts": "SUCCEEDED", "train": "FAILED"})
+LOG = """
+Loading the base
+Traceback (most recent call last):
+  File "/app/components/train/run.py", line 30, in train
+    run_process(command)
+drtune.errors.UserError: batch_size=3: cannot be shared by processes=2; make it a multiple
+I0105 03:04:00.000000 main.go:57] failed to execute component: exit status 1
+"""
 
 
 @pytest.fixture

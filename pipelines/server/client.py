@@ -92,7 +92,7 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
         try:
             answer = self._ask_json(f"/apis/v2beta1/runs/{run_id}/nodes/{node}/artifacts/main-logs:read")
         except kfp_server_api.ApiException as error:
-            if error.status == 404:
+            if error.status in (404, 500):  # 500 for a run of which it has no workflow
                 return None
             raise
         return base64.b64decode(answer.get("data", "")).decode("utf-8", errors="replace")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count, takewhile
 from typing import Any
@@ -16,12 +16,17 @@ from drtune.errors import UserError
 from pipelines.local.display import TRACEBACK, Step, failure_of
 from pipelines.server.client import Client
 from pipelines.server.package import Package
+from pipelines.server.runs import DRIVER
 
 TEMPLATES = ("retry-system-container-impl", "system-container-impl")
 """Of the pod of a step that may be retried, as all of ours, and of one that may not."""
+DRIVER_TEMPLATE = "system-container-driver"
 _MISTAKE = re.compile(r"^error: (.*)$", re.MULTILINE)
-_OF_THE_LAUNCHER = re.compile(r"^[IWEF]\d{4} .*\.go:\d+\] ?", re.MULTILINE)
-_MOUNTED = re.compile(r"/(minio|s3|gcs)/(?=[\w.-]+/)")
+_OF_THE_LAUNCHER = re.compile(r"[IWEF]\d{4} .*\.go:\d+\] ?")
+"""What stands before each line of KFP's own launcher, which starts the step."""
+_OF_ARGO = re.compile(r"Error: exit status \d+|.*\bargo\W{1,3}true\b.*")
+"""A line of Argo's, which starts the launcher: emissary.go marks each by argo=true."""
+_MOUNTED = re.compile(r"(?<![\w./:-])/(minio|s3|gcs)/(?=[\w.-]+/)")
 """Where a step sees its artifacts: gone with its pod, but the rest of the path is the artifact's address."""
 _SCHEMES = {"minio": "minio://", "s3": "s3://", "gcs": "gs://"}
 
@@ -32,23 +37,35 @@ def step_log(client: Client, run: Any, package: Package, key: str) -> str:
     Raises:
         UserError: there is neither.
     """
-    node = node_of(run, package, key)
-    if node is not None:
-        workflow, _, number = node.rpartition("-")
-        for template in TEMPLATES:
-            log = client.read_log(run.run_id, f"{workflow}-{template}-{number}")
-            if log is not None:
-                return log
-        if (kept := client.read_archived_log(run.run_id, node)) is not None:
-            return kept
-    page = client.page(f"runs/details/{run.run_id}")
-    raise UserError(
-        f"log of step {key}: its pod is not there, and Argo kept nothing of it; its artifact executor-logs is at {page}"
-    )
+    log = _log_of(client, run, (*package.places[key], "executor"), TEMPLATES)
+    if log is None:
+        page = client.page(f"runs/details/{run.run_id}")
+        raise UserError(
+            f"log of step {key}: its pod is not there, and Argo kept nothing of it; its artifact executor-logs is at "
+            f"{page}"
+        )
+    return log
 
 
-def node_of(run: Any, package: Package, key: str) -> str | None:
-    """The id of the node of a step's pod, in its last try; None before there is one.
+def driver_log(client: Client, run: Any, package: Package, key: str) -> str | None:
+    """What Kubeflow's driver wrote, which comes before a step's own pod; None when that is gone."""
+    *above, _ = package.places[key]
+    return _log_of(client, run, (*above, f"{key}{DRIVER}"), (DRIVER_TEMPLATE,))
+
+
+def _log_of(client: Client, run: Any, place: Sequence[str], templates: Sequence[str]) -> str | None:
+    if (node := _node_at(run, place)) is None:
+        return None
+    workflow, _, number = node.rpartition("-")
+    for template in templates:
+        log = client.read_log(run.run_id, f"{workflow}-{template}-{number}")
+        if log is not None:
+            return log
+    return client.read_archived_log(run.run_id, node)
+
+
+def _node_at(run: Any, place: Sequence[str]) -> str | None:
+    """The id of the node of a pod, in its last try; None before there is one.
 
     The server tells of each node the ids of those below it, and not its own: it follows from the name. Whether Argo has
     tries around a node depends on the settings of the cluster.
@@ -58,7 +75,7 @@ def node_of(run: Any, package: Package, key: str) -> str | None:
     if not known:
         return None
     name = workflow = min(known).rpartition("-")[0]
-    for part in ("", *package.places[key], "executor"):
+    for part in ("", *place):
         name = f"{name}.{part}" if part else name
         tries = (f"{name}({number})" for number in count())
         *_, name = name, *takewhile(lambda tried: _node_id(workflow, tried) in known, tries)
@@ -71,7 +88,7 @@ def words_for(client: Client, run: Any, package: Package, keys: list[str]) -> Ma
     said: dict[str, str] = {}
     with suppress(kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
         said = client.words_of_argo(run.run_id)
-    nodes = {key: node_of(run, package, key) for key in keys}
+    nodes = {key: _node_at(run, (*package.places[key], "executor")) for key in keys}
     return {key: said[node] for key, node in nodes.items() if node in said}
 
 
@@ -83,19 +100,24 @@ def why(log: str) -> str | None:
         return readable(mistakes[-1][1])
     if raised < 0:
         return None
-    lines = [line for line in log[raised:].splitlines() if not _OF_THE_LAUNCHER.match(line)]
-    return readable(failure_of(Step("", time.monotonic(), lines)).reason.splitlines()[0])
+    lines = [line for line in _of_the_step(log[raised:]) if not _OF_THE_LAUNCHER.match(line)]
+    reason = failure_of(Step("", time.monotonic(), lines)).reason.splitlines()
+    return readable(" ".join(dict.fromkeys([reason[0], reason[-1].strip()])))  # it may end with a program's last lines
 
 
 def last_line(log: str) -> str | None:
     """The last line that says something."""
-    lines = [line.strip() for line in _OF_THE_LAUNCHER.sub("", log).splitlines()]
-    return readable(next(filter(None, reversed(lines)), "")) or None
+    lines = _of_the_step(log)
+    return readable(_OF_THE_LAUNCHER.sub("", lines[-1])) if lines else None
 
 
 def readable(text: str) -> str:
     """With the addresses of artifacts, in place of the paths at which their step saw them."""
     return _MOUNTED.sub(lambda found: _SCHEMES[found[1]], text)
+
+
+def _of_the_step(log: str) -> list[str]:
+    return [line for line in log.splitlines() if line.strip() and not _OF_ARGO.fullmatch(line)]
 
 
 def _node_id(workflow: str, name: str) -> str:

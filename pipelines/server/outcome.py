@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import urllib3
 
 from drtune.errors import UserError
 from pipelines.server.client import Client
-from pipelines.server.logs import last_line, step_log, why, words_for
+from pipelines.server.logs import driver_log, last_line, step_log, why, words_for
 from pipelines.server.package import Package
 from pipelines.server.runs import Step, seconds_of, spell, spoken, state_of
 
@@ -22,7 +23,7 @@ _FAILED_RULE = re.compile(r"^  failed: (.*)$", re.MULTILINE)
 """What the step `decide` writes of each rule that refuses the model."""
 _VERDICT = re.compile(r"^(?:stable|drifted|not enough data): .*$", re.MULTILINE)
 """What the step `monitor` writes first."""
-_EXIT_CODE = re.compile(r"(main: )?Error \(exit code \d+\)")
+_EXIT_CODE = re.compile(r"Error \(exit code \d+\)")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Outcome:
     state: str
     text: str
     """One line: published as what and where, refused by which rules, failed in which step and why."""
+    is_decided: bool = False
+    """Whether there is a report, with the decision on it."""
 
     @property
     def is_well(self) -> bool:
@@ -47,30 +50,30 @@ def outcome_of(client: Client, run: Any, package: Package, steps: list[Step]) ->
     state = state_of(run)
     seconds = seconds_of(run)
     duration = f" ({spell(seconds)})" if seconds is not None else ""
-    reached = {step.key: step for step in steps if step.state in ("SUCCEEDED", "FAILED", "CANCELED")}
-    match state:
-        case "SUCCEEDED":
-            return Outcome(state, f"{_ending(client, run, package, reached)}{duration}")
-        case "CANCELED":
-            ended = [step.name for step in reached.values() if step.state == "CANCELED"]
-            return Outcome(state, f"cancelled{f' in {ended[0]}' if ended else ''}{duration}")
-    failed = [step for step in reached.values() if step.state == "FAILED"]
-    if not failed:
-        return Outcome(state, f"{spoken(state)}{duration}; see {client.page(f'runs/details/{run.run_id}')}")
-    step = min(failed, key=lambda step: str(step.ended_at))  # the others may have failed for its sake
-    return Outcome(state, f"failed in {step.name}: {_reason(client, run, package, step)}")
+    done = {step.key for step in steps if step.state == "SUCCEEDED"}
+    stopped = [step for step in steps if step.state in ("FAILED", "CANCELED")]
+    if state == "SUCCEEDED":
+        text = f"{_ending(client, run, package, done)}{duration}"
+    elif state == "CANCELED":
+        text = f"cancelled{f' in {stopped[0].name}' if stopped else ''}{duration}"
+    elif stopped:
+        step = min(stopped, key=lambda step: str(step.ended_at))  # the others may have failed for its sake
+        text = f"failed in {step.name}: {_reason(client, run, package, step)}"
+    else:
+        text = f"{spoken(state)}{duration}; see {client.page(f'runs/details/{run.run_id}')}"
+    return Outcome(state, text, "decide" in done)
 
 
-def _ending(client: Client, run: Any, package: Package, reached: dict[str, Step]) -> str:
+def _ending(client: Client, run: Any, package: Package, done: set[str]) -> str:
     """What came of a run whose steps all went well."""
-    if "publish" in reached:
-        found = _PUBLISHED.search(_log(client, run, package, "publish"))
+    if "publish" in done:
+        found = _PUBLISHED.search(_asked(step_log, client, run, package, "publish"))
         return f"published as {found['name']} {found['version']} at {found['uri']}" if found else "published"
-    if "decide" in reached:
-        rules = _FAILED_RULE.findall(_log(client, run, package, "decide"))
+    if "decide" in done:
+        rules = _FAILED_RULE.findall(_asked(step_log, client, run, package, "decide"))
         return f"refused: {'; '.join(rules)}" if rules else "refused by the policy"
-    if "monitor" in reached:
-        verdict = _VERDICT.search(_log(client, run, package, "monitor"))
+    if "monitor" in done:
+        verdict = _VERDICT.search(_asked(step_log, client, run, package, "monitor"))
         return verdict[0] if verdict else "succeeded"
     return "succeeded"
 
@@ -79,18 +82,19 @@ def _reason(client: Client, run: Any, package: Package, step: Step) -> str:
     """Why a step failed: by its own words, or else by those of Argo, which ended it."""
     page = client.page(f"runs/details/{run.run_id}")
     if step.failed_before_it_started:
-        return f"Kubeflow could not start it (its driver failed); see {page}"
-    of_argo = words_for(client, run, package, [step.key]).get(step.key, "")
+        words = last_line(_asked(driver_log, client, run, package, step.key))
+        return f"Kubeflow could not start it: {words or f'its driver failed; see {page}'}"
+    of_argo = words_for(client, run, package, [step.key]).get(step.key, "").removeprefix("main: ")
     if "deadline" in of_argo:
         return f"out of time ({of_argo})"
     if _EXIT_CODE.fullmatch(of_argo):
         of_argo = ""
-    log = _log(client, run, package, step.key)
+    log = _asked(step_log, client, run, package, step.key)
     return why(log) or of_argo or last_line(log) or f"it left no log; see {page}"
 
 
-def _log(client: Client, run: Any, package: Package, key: str) -> str:
-    """What a step wrote; nothing when it cannot be had."""
+def _asked(ask: Callable[..., str | None], client: Client, run: Any, package: Package, key: str) -> str:
+    """What is in the log of a step or of its driver; nothing when it cannot be had."""
     with suppress(UserError, kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
-        return step_log(client, run, package, key)
+        return ask(client, run, package, key) or ""
     return ""

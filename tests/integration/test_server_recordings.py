@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 
 from pipelines.server.client import connected
-from tests.kfp_api import NO_SUCH_POD, RECORDINGS, KfpServer, node_id
+from tests.kfp_api import NO_SUCH_POD, RECORDINGS, KfpServer
+from tests.kfp_nodes import node_id
 from tests.server_calls import fine, refused
 from tests.server_calls import server as server
 

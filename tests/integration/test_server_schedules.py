@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kfp_api import KfpServer, Look
+from tests.kfp_api import KfpServer
+from tests.kfp_nodes import Look
 from tests.server_calls import call, fine, refused
 from tests.server_calls import server as server
 

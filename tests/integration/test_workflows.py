@@ -14,7 +14,8 @@ from kfp_server_api import ApiException
 
 from pipelines.cli.main import main
 from pipelines.server.client import connected
-from tests.kfp_api import KfpServer, Look
+from tests.kfp_api import KfpServer
+from tests.kfp_nodes import Look
 
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github" / "workflows" / "retrain.yml"

@@ -57,7 +57,7 @@ def test_what_drifted_is_tuned(traffic: dict[str, str], site: Site, start: Calla
     run = start("retrain drifted", *watching(traffic, "drifted"), *more, package="retrain")
     last = run.ends(well=True, minutes=18)
     assert "refused" in last
-    assert "# Refused" in run.log("finish")
+    assert "outcome: refused by the policy" in run.log("finish")
 
 
 def test_a_schedule_starts_runs_by_itself_until_it_is_deleted(traffic: dict[str, str], site: Site) -> None:

@@ -218,5 +218,5 @@ def test_a_cluster_file_that_cannot_be_read_keeps_no_outcome_from_being_told(tmp
     finish_run(status, str(tmp_path / "no.yaml"), [], "", "a", str(tmp_path / "outcome"), {})
     text = (tmp_path / "outcome").read_text(encoding="utf-8")
     assert text.startswith(
-        "# Failed\n\nthe last lines of the step that failed say why\n\nWhether a training job is left"
+        "# Failed\n\nfailed; the last lines of the step that failed say why\n\nWhether a training job is left"
     )

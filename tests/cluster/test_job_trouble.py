@@ -49,6 +49,6 @@ def test_a_job_that_finds_no_place_says_so_in_the_schedulers_words(
 ) -> None:
     run = start(f"unschedulable {kind}", *given(site, kind, SHORT, "cpu=900"))
     log = run.writes("train", "Insufficient cpu", minutes=6)
-    assert ": running" not in log
+    assert not re.search(r"training job \S+: running", log)
     run.cancel()
     assert "cancelled in train" in run.ends(well=False, minutes=6)

@@ -22,7 +22,7 @@ from components.train.environment import RUN_ID
 from drtune.errors import UserError
 
 if TYPE_CHECKING:
-    from kubernetes.client import ApiClient, V1Pod
+    from kubernetes.client import ApiClient, CoreV1Api, V1Pod
 
 STEPS = ("prepare-prompts", "train", "evaluate", "decide", "publish")
 WORDS = {"COMPLETE": "SUCCEEDED", "SUCCEEDED": "SUCCEEDED", "FAILED": "FAILED"}
@@ -31,7 +31,8 @@ refused, cancelled, out of time or lost has that word."""
 PHASES = {"Succeeded": "SUCCEEDED", "Failed": "FAILED"}
 NODE_NAME = "workflows.argoproj.io/node-name"
 """Annotation of a pod with its place in the workflow, such as tune-x7k2p(0).root(0).train(0).executor(0)."""
-TOKENS = ("KF_PIPELINES_SA_TOKEN_PATH", "/var/run/secrets/kubernetes.io/serviceaccount/token")
+TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+"""Of the pod's service account; KF_PIPELINES_SA_TOKEN_PATH names another one."""
 SECONDS = 20.0
 LOOKS, PAUSE_SECONDS = 6, 5.0
 """The API is some seconds behind the workflow: it is asked again until it knows how the run ended."""
@@ -100,9 +101,8 @@ def look(
 def _ask_kubeflow(run: str, environment: Mapping[str, str]) -> dict[str, Any]:
     host = environment.get("ML_PIPELINE_SERVICE_HOST", "ml-pipeline.kubeflow")
     port = environment.get("ML_PIPELINE_SERVICE_PORT", "8888")
-    files = (Path(environment.get(TOKENS[0]) or TOKENS[1]), Path(TOKENS[1]))
-    tokens = [path.read_text(encoding="utf-8").strip() for path in files if path.is_file()]
-    headers = {"Authorization": f"Bearer {tokens[0]}"} if tokens else {}
+    token = Path(environment.get("KF_PIPELINES_SA_TOKEN_PATH") or TOKEN)
+    headers = {"Authorization": f"Bearer {token.read_text(encoding='utf-8').strip()}"} if token.is_file() else {}
     request = Request(f"http://{host}:{port}/apis/v2beta1/runs/{run}", headers=headers)
     inside = build_opener(ProxyHandler({}))  # a proxy is for the world outside of the cluster
     with inside.open(request, timeout=SECONDS) as answer:
@@ -142,12 +142,8 @@ def _pods(run: str, client: ApiClient | None) -> tuple[dict[str, Pod], tuple[str
         found: dict[str, Pod] = {}
         for pod in sorted(listed.items, key=lambda pod: pod.metadata.creation_timestamp):
             if step := _step_of(pod):
-                log = ""
-                if step == "decide" or pod.status.phase == "Failed":
-                    log = api.read_namespaced_pod_log(
-                        pod.metadata.name, namespace, container="main", tail_lines=LINES, _request_timeout=SECONDS
-                    )
-                found[step] = Pod(pod.status.phase, _reason(pod), log)
+                matters = step == "decide" or pod.status.phase == "Failed"
+                found[step] = Pod(pod.status.phase, _reason(pod), _log(api, pod) if matters else "")
     except UserError as error:
         return {}, (str(error),)
     except ApiException as error:
@@ -155,6 +151,19 @@ def _pods(run: str, client: ApiClient | None) -> tuple[dict[str, Pod], tuple[str
     except HTTPError as error:
         return {}, (f"Kubernetes does not answer ({type(error).__name__})",)
     return found, ()
+
+
+def _log(api: CoreV1Api, pod: V1Pod) -> str:
+    """The end of what a step wrote; nothing where its container never started, or is gone with its node."""
+    from kubernetes.client import ApiException
+
+    name, namespace = pod.metadata.name, pod.metadata.namespace
+    try:
+        return str(
+            api.read_namespaced_pod_log(name, namespace, container="main", tail_lines=LINES, _request_timeout=SECONDS)
+        )
+    except ApiException:
+        return ""
 
 
 def _step_of(pod: V1Pod) -> str | None:

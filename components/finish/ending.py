@@ -45,8 +45,9 @@ def ending_of(known: Known, registry: str, name: str, environment: Mapping[str, 
         why = "; ".join(reasons) or "its rules stand in the decision's report"
         return Ending("Refused", f"refused by the policy, nothing is published: {why}", ("report: in the step decide",))
     if not known.steps and known.word:  # on one machine
-        told = {"SUCCEEDED": "whether the model is published stands in the decision's report"}
-        return Ending(known.word.capitalize(), told.get(known.word, "the last lines of the step that failed say why"))
+        if known.word == "FAILED":
+            return Ending("Failed", "failed; the last lines of the step that failed say why")
+        return Ending("Succeeded", "succeeded; whether the model is published stands in the decision's report")
     doubts = "; ".join(known.doubts) or "Kubeflow does not say how"
     return Ending("Ended", f"ended{_where(known)}: refused, cancelled, out of time or lost; {doubts}")
 

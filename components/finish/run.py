@@ -32,7 +32,7 @@ def finish_run(
     environment: Mapping[str, str] = os.environ,
     client: ApiClient | None = None,
 ) -> None:
-    """Delete a training job that is still there, write the outcome in Markdown to `out`, print it, and send it.
+    """Delete a training job that is still there, write the outcome in Markdown to `out`, send it, and print it.
 
     The last line that is printed is `outcome: ` and the outcome in one line.
     """
@@ -42,10 +42,8 @@ def finish_run(
     links = [*ending.links, *_page(environment)]
     text = "\n\n".join(filter(None, [f"# {ending.word}", ending.sentence, job, _as_list(links)])) + "\n"
     write_text(Path(out), text)
-    print(text)
-    if problem := send(_message(known, ending, links), environment):
-        print(problem)
-    print(f"outcome: {ending.sentence}", flush=True)
+    problem = send(_message(known, ending, links), environment)
+    print(*filter(None, [job, *links, problem]), f"outcome: {ending.sentence}", sep="\n", flush=True)
 
 
 def _job_left(cluster: str, overrides: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ CLUSTER = "configs/cluster-small.yaml"
 """Two nodes that need no GPU and half a CPU each."""
 SHORT = ("steps=2", "evaluation.max_prompts=4", "evaluation.sampler.steps=2")
 """A training that the policy refuses, as soon as can be."""
-LONG = ("steps=60", "checkpoint_every=5", *SHORT[1:])
+LONG = ("steps=30", "checkpoint_every=3", *SHORT[1:])
 """Long enough for things to happen to it."""
 STORY = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 MINUTE = 60.0

@@ -23,7 +23,8 @@ from tests.web import Web
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "finish"
 RUNNING = "RUNNING"
 """What MLMD says of a run that was refused or cancelled."""
-RUN, PODS = "/apis/v2beta1/runs/", "/api/v1/namespaces/default/pods"
+RUN, PODS, LOGS = "/apis/v2beta1/runs/", "/api/v1/namespaces/default/pods", "/api/v1/namespaces/kubeflow/pods"
+"""The recorded pods are in kubeflow; outside of a cluster `default` is asked for pods."""
 FAILED_LOG = """[KFP Executor 2026-11-28 18:08:43,904 INFO]: Looking for component
 Traceback (most recent call last):
   File "/opt/drtune/lib/python3.11/site-packages/kfp/dsl/executor_main.py", line 109, in executor_main
@@ -71,7 +72,7 @@ def known(web: Web, run: str | None, *pods: dict[str, Any], status: str = RUNNIN
         web.answers[RUN + identity] = 200, json.dumps(recorded(run))
     web.answers[PODS] = 200, json.dumps({"kind": "PodList", "apiVersion": "v1", "items": list(pods)})
     for step, log in logs.items():
-        web.answers[f"{PODS}/pod-of-{step}/log"] = 200, log
+        web.answers[f"{LOGS}/pod-of-{step}/log"] = 200, log
     told = dsl.PipelineTaskFinalStatus(status, "tune", "run", None, "")
     return look(told, environment(web, identity), client_of(web), pause=lambda _seconds: None)
 
@@ -112,7 +113,7 @@ def test_a_refused_run_is_known_by_the_step_that_was_skipped_where_no_pod_is_lef
 
 def test_a_failed_run_names_its_step_and_what_that_said(web: Web) -> None:
     failed = recorded("pod-of-the-failed-step")
-    web.answers[f"{PODS}/{failed['metadata']['name']}/log"] = 200, FAILED_LOG
+    web.answers[f"{LOGS}/{failed['metadata']['name']}/log"] = 200, FAILED_LOG
     told = ending(known(web, "run-failed-in-prepare-prompts", failed, status="FAILED"))
     reason = "prompts s3://traffic/nothing.jsonl: not there; give the path of a file"
     assert told == Ending("Failed", f"failed in prepare-prompts: {reason}")
@@ -140,7 +141,7 @@ def test_a_cancelled_run_is_called_cancelled_though_kubeflow_says_failed_in_the_
 def test_where_kubeflow_cannot_be_asked_the_pods_tell(
     reason: str | None, ended: str, word: str, sentence: str, web: Web
 ) -> None:
-    seen = known(web, None, pod("prepare-prompts"), pod("train", "Failed", reason, ended), train="")
+    seen = known(web, None, pod("prepare-prompts"), pod("train", "Failed", reason, ended))  # which left no log
     assert ending(seen) == Ending(word, sentence)
 
 
@@ -218,5 +219,5 @@ def test_a_cluster_file_that_cannot_be_read_keeps_no_outcome_from_being_told(tmp
     finish_run(status, str(tmp_path / "no.yaml"), [], "", "a", str(tmp_path / "outcome"), {})
     text = (tmp_path / "outcome").read_text(encoding="utf-8")
     assert text.startswith(
-        "# Failed\n\nthe last lines of the step that failed say why\n\nWhether a training job is left"
+        "# Failed\n\nfailed; the last lines of the step that failed say why\n\nWhether a training job is left"
     )

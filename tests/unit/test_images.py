@@ -87,6 +87,10 @@ def test_all_that_an_image_installs_is_pinned() -> None:
             "registry.example.com/team/drtune-platform:4a1b registry.example.com/team/drtune-trainer:4a1b",
         ),
         ({"DRTUNE_IMAGE_REGISTRY": "", "DRTUNE_IMAGE_TAG": ""}, "drtune-platform:0.1.0 drtune-trainer:0.1.0"),
+        (
+            {"DRTUNE_TRAINER_IMAGE": "registry.example.com/t@sha256:4a1b"},
+            "drtune-platform:0.1.0 registry.example.com/t@sha256:4a1b",
+        ),
     ],
 )
 def test_the_environment_says_which_registry_and_build_are_meant(environment: dict[str, str], expected: str) -> None:

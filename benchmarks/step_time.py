@@ -17,7 +17,7 @@ from drtune.methods.sweep import reward_gradient
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import open_prompts, prepare
 from drtune.training.processes import Processes
-from drtune.training.trainer import Trainer
+from drtune.training.run import Trainer
 
 OVERRIDES = ["method.early_stop=1"]  # every update then runs all T steps
 

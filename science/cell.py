@@ -15,12 +15,12 @@ from drtune.methods.plans import Plan
 from drtune.prompts.prepare import open_prompts
 from drtune.training.optimization import DivergenceError
 from drtune.training.processes import Processes
-from drtune.training.trainer import Trainer
+from drtune.training.update import Updates
 from science.design import REWARDS, STEPS, Cell, Scale
 from science.exam import Exam
 
 
-class WindowTrainer(Trainer):
+class WindowTrainer(Updates):
     """A trainer in which always the same steps train, with their inputs detached, in a chain that runs to its end."""
 
     def __init__(self, window: tuple[int, ...], config: Config, prompts: Path, out: Path) -> None:
@@ -60,7 +60,7 @@ def run_cell(cell: Cell, scale: Scale, prompts: Path, out: Path) -> None:
     trainer = (
         WindowTrainer(cell.window, config, prompts, unused)
         if cell.window
-        else Trainer(config, open_prompts(prompts), unused, Processes())
+        else Updates(config, open_prompts(prompts), unused, Processes())
     )
     in_training, in_deployment = exam.guidance_scales
     record: dict[str, Any] = {"cell": cell.as_json(), "config_sha256": config.sha256(), "code": code_revision()}

@@ -148,13 +148,13 @@ def _prompt_set(given: Path | None, out: Path, base_model: str, *, overwrite: bo
 def _start_workers(settings: Config, options: list[str]) -> None:
     """Run data-parallel processes on this machine; end as the first that failed did."""
     from drtune.contracts import CONFIG
-    from drtune.training.torchrun import ProcessesFailedError, run_processes
+    from drtune.training.torchrun import ProcessesFailedError, run_workers
 
     with TemporaryDirectory(prefix="drtune-") as folder:
         config = Path(folder) / CONFIG
         config.write_text(settings.to_yaml(), encoding="utf-8")
         try:
-            run_processes(settings.processes, [f"--config={config}", *options], options=["--standalone"])
+            run_workers(settings.processes, [f"--config={config}", *options], options=["--standalone"])
         except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why
             raise SystemExit(ended.exit_code) from None
 

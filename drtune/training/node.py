@@ -26,7 +26,7 @@ from drtune.errors import InterruptionError, UserError, as_command
 from drtune.files.storage import Storage, open_storage
 from drtune.prompts.prepare import open_prompts
 from drtune.training.mirror import LAUNCHER, MODEL, REQUEST, Mirror
-from drtune.training.torchrun import ProcessesFailedError, run_processes
+from drtune.training.torchrun import ProcessesFailedError, run_workers
 
 ALONE = 3
 """Exit code when the launcher is gone."""
@@ -59,7 +59,7 @@ def _run(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds
     arguments = [f"--config={request / CONFIG}", f"--prompts={request / 'prompts'}", f"--out={work / MODEL}"]
     shutdown = max(1, grace_seconds - SAVING_SECONDS)
     try:
-        run_processes(processes, [*arguments, f"--mirror={uri}/{MODEL}"], options=[f"--shutdown-timeout={shutdown}"])
+        run_workers(processes, [*arguments, f"--mirror={uri}/{MODEL}"], options=[f"--shutdown-timeout={shutdown}"])
     except (ProcessesFailedError, InterruptionError) as ended:
         print(ended, file=sys.stderr)
         sys.exit(ALONE if is_alone.is_set() else ended.exit_code)

@@ -21,8 +21,8 @@ class ProcessesFailedError(Exception):
         """As shells count: 137 for a process that SIGKILL ended. torchrun's own would always be 1."""
 
 
-def run_processes(processes: int, arguments: Sequence[str], *, options: Sequence[str] = ()) -> None:
-    """Run `python -m drtune.training.worker` with `arguments` in `processes` processes of this machine.
+def run_workers(count: int, arguments: Sequence[str], *, options: Sequence[str] = ()) -> None:
+    """Run `python -m drtune.training.worker` with `arguments` in `count` processes of this machine.
 
     `options` are torchrun's; others of its options may stand in the environment, such as PET_NNODES.
 
@@ -39,9 +39,9 @@ def run_processes(processes: int, arguments: Sequence[str], *, options: Sequence
     # The process that fails tells why itself, once.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # The cores are shared out; without this torchrun gives each process one thread, and says so in four lines.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     try:
-        run(parse_args([*options, f"--nproc-per-node={processes}", "-m", "drtune.training.worker", *arguments]))
+        run(parse_args([*options, f"--nproc-per-node={count}", "-m", "drtune.training.worker", *arguments]))
     except ChildFailedError as failed:
         rank, failure = failed.get_first_failure()
         code = failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode

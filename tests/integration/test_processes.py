@@ -25,7 +25,8 @@ from drtune.contracts import NETWORK, NETWORK_CONFIG, TunedModel
 from drtune.errors import UserError
 from drtune.prompts.prepare import open_prompts
 from drtune.training.processes import Processes
-from drtune.training.trainer import Trainer, train
+from drtune.training.run import Trainer
+from drtune.training.trainer import train
 from tests.pipelines import save_pipeline
 from tests.together import together
 

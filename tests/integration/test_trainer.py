@@ -22,7 +22,8 @@ from drtune.prompts.prepare import open_prompts
 from drtune.training.metrics import UpdateMetrics, read_metrics
 from drtune.training.optimization import DivergenceError, learning_rate
 from drtune.training.processes import Processes
-from drtune.training.trainer import Trainer, train
+from drtune.training.run import Trainer
+from drtune.training.trainer import train
 
 SHORT = [
     "batch_size=2",

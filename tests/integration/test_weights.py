@@ -16,7 +16,8 @@ from drtune.models.loading import load_base
 from drtune.models.tuned import open_tuned, put_on
 from drtune.prompts.prepare import open_prompts
 from drtune.training.processes import Processes
-from drtune.training.trainer import Trainer, train
+from drtune.training.run import Trainer
+from drtune.training.trainer import train
 from tests.pipelines import KINDS, save_pipeline
 
 SHORT = [

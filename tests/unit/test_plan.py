@@ -29,7 +29,7 @@ from drtune.training.plan.table import as_text
 from drtune.training.plan.units import UNITS, parse_bytes
 from drtune.training.plan.work import Count, count_work, drawn_plans
 from drtune.training.processes import Processes
-from drtune.training.trainer import Trainer
+from drtune.training.run import Trainer
 from tests.pipelines import save_pipeline
 
 SHORT = ("batch_size=2", "sampler.steps=6", "method.trained_steps=3", "method.early_stop=2")

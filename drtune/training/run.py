@@ -1,0 +1,167 @@
+"""A run: what is resumed, sampled, checked, saved and stopped around the updates."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+from drtune.config import Config
+from drtune.contracts import CONFIG, MANIFEST, TunedModel
+from drtune.errors import InterruptionError, UserError
+from drtune.files.images import grid
+from drtune.files.local import replacing, sha256_file, write_text
+from drtune.files.provenance import code_revision
+from drtune.prompts.prepare import PreparedPrompts
+from drtune.rewards.own import keep_files
+from drtune.training.checkpoint import Checkpoints
+from drtune.training.held_out import HeldOutPictures, last_passed
+from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward
+from drtune.training.mirror import Mirror
+from drtune.training.optimization import DivergenceError
+from drtune.training.processes import Processes
+from drtune.training.summary import SUMMARY, resume_command, summarise
+from drtune.training.update import Updates
+from drtune.training.weights import save_weights
+
+
+class Trainer(Updates):
+    """One run: the updates, and what is saved, looked at and mirrored around them."""
+
+    def __init__(
+        self, config: Config, prompts: PreparedPrompts, out: Path, processes: Processes, mirror: Mirror | None = None
+    ) -> None:
+        super().__init__(config, prompts, out, processes)
+        self.mirror = mirror
+        self.reward_files: dict[str, str] = {}
+        self.checkpoints = Checkpoints(out / "checkpoints", config, prompts.prompt_set.sha256, processes)
+
+    def _encode_prompts(self) -> None:
+        """Those of the held-out pictures first, while there are text encoders."""
+        self.held_out = HeldOutPictures(self.base, self.prompts.eval, self.config)
+        super()._encode_prompts()
+
+    def run(self) -> TunedModel:
+        """Resume if there is something to resume, update, and save."""
+        done = self._restore()
+        log = self._open_log(done) if self.processes.is_main else None
+        with self.interrupts, log or nullcontext():
+            step = self._tune(done, log)
+        self._save_model(step, log)
+        self._share_folder()
+        return TunedModel.load(self.out)
+
+    def _open_log(self, done: int) -> MetricLog:
+        self.reward_files = keep_files(self.config.reward_names, self.out)
+        (self.out / MANIFEST).unlink(missing_ok=True)  # of a model with fewer updates and another config.yaml
+        write_text(self.out / CONFIG, self.config.to_yaml())
+        return MetricLog(self.out, done, self.config)
+
+    def _tune(self, done: int, log: MetricLog | None) -> int:
+        """Update from `done` to the end, or to where the held-out reward fell; returns the update to be saved."""
+        steps = self.config.steps
+        if done == 0:
+            self._sample(0, log)
+            if self.config.held_out:
+                self._save_checkpoint(0)
+        for step in range(done + 1, steps + 1):
+            metrics = self._update_or_save(step)
+            sampled = step == steps or step % self.config.sample_every == 0
+            if sampled:
+                metrics = replace(metrics, held_out=self._sample(step, log))
+            if log:
+                log.write(metrics)
+            if sampled and (passed := self._last_passed(step)) < step:
+                self._share_folder(checkpoints=True)
+                return self.checkpoints.restore(self.state, passed)
+            due = step == steps or step % self.config.checkpoint_every == 0
+            if due or self.stopped_by or (sampled and self.config.held_out):
+                self._save_checkpoint(step)
+            if self.stopped_by and step < steps:
+                raise InterruptionError(
+                    f"stopped by {self.stopped_by.name} after update {step} of {steps}, which is saved; "
+                    f"go on with: {resume_command(self.out, self.prompts.folder)}",
+                    self.stopped_by,
+                )
+        return steps
+
+    def _update_or_save(self, step: int) -> UpdateMetrics:
+        """The `step`-th update; if it would spoil the weights, the state before it is saved and the run ends."""
+        try:
+            return self.update(step)
+        except DivergenceError:
+            self._save_checkpoint(step - 1)
+            raise
+
+    def _sample(self, step: int, log: MetricLog | None) -> float | None:
+        """Look at what would be saved now; returns the held-out reward, if the run has one.
+
+        Every process makes all the samples: none could go on before the others, and a sharded network needs them all.
+        """
+        with self.state.averaged():
+            images_NCHW = self.held_out.draw()
+        held_out = self.held_out.mean_reward(images_NCHW)
+        if held_out is not None:
+            self.state.held_out[step] = self.processes.mean(held_out).item()
+        if log:
+            picture = grid(images_NCHW, columns=8)
+            with replacing(self.out / "samples" / f"step-{step:06d}.png") as written:
+                picture.save(written)
+            log.samples(step, picture, self.state.held_out.get(step))
+        return self.state.held_out.get(step)
+
+    def _last_passed(self, step: int) -> int:
+        """The last update that passed the held-out check, at most `step`; without such a check every one does."""
+        return last_passed(self.state.held_out, self.config.held_out.max_drop) if self.config.held_out else step
+
+    def _restore(self) -> int:
+        """Number of updates that the newest checkpoint has seen, 0 without one."""
+        done = self.checkpoints.restore(self.state)
+        if done > self.config.steps:
+            raise UserError(f"steps={self.config.steps}: the run in {self.out} has done {done} already; give more")
+        return done
+
+    def _save_checkpoint(self, step: int) -> None:
+        self.checkpoints.save(step, self.state, protected=self._last_passed(step))
+        self._push()
+        self.processes.wait()  # a process that ended meanwhile would end the one that writes
+
+    def _push(self, *, must: bool = False) -> None:
+        """Every machine stores its shards of checkpoints; then, if all have, the first process stores the rest."""
+        if self.mirror is None:
+            return
+        is_helping = self.processes.is_first_here and not self.processes.is_main
+        stored = self.mirror.push_shards(must=must) if is_helping else True
+        if all(self.processes.exchange(stored)) and self.processes.is_main:
+            self.mirror.push(must=must)
+
+    def _share_folder(self, *, checkpoints: bool = False) -> None:
+        """Wait for each other; with a mirror, let every node then have the folder as the first one has it."""
+        self._push(must=True)
+        self.processes.wait()
+        if self.mirror and self.processes.is_first_here and not self.processes.is_main:
+            self.mirror.fetch(checkpoints=checkpoints)
+        self.processes.wait()
+
+    def _save_model(self, step: int, log: MetricLog | None) -> None:
+        """The weights, the summary, and last the manifest, which makes the folder a TunedModel."""
+        with self.state.averaged():
+            path = save_weights(self.base, self.config, self.processes, self.out)
+        if log is None:
+            return
+        updates = log.updates
+        model = TunedModel(
+            weights=self.config.weights,
+            weights_sha256=sha256_file(path),
+            base_model=self.config.base_model,
+            base_revision=self.config.base_revision,
+            step=step,
+            config_sha256=self.config.sha256(),
+            prompts=self.prompts.prompt_set,
+            code_revision=code_revision(),
+            reward=mean_reward(updates[: max(step, 1)]),  # the first update is rewarded before it moves anything
+            reward_files=self.reward_files,
+        )
+        page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts.folder)
+        write_text(self.out / SUMMARY, page)
+        model.save(self.out)

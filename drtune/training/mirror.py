@@ -7,11 +7,8 @@ which makes the folder a model, last.
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeVar
 
 from drtune.contracts import MANIFEST
 from drtune.errors import UserError
@@ -21,11 +18,6 @@ from drtune.files.storage import Storage
 REQUEST, MODEL, LAUNCHER = "request", "model", "launcher"
 """At the address of a training on a cluster: what is asked, the mirror of its folder, the launcher's heartbeat."""
 CHECKPOINTS = "checkpoints/"
-PATIENCE_SECONDS = 300.0
-"""How long a store may be away when nothing can go on without it."""
-PAUSE_SECONDS = 5.0
-
-Result = TypeVar("Result")
 
 
 class Mirror:
@@ -38,13 +30,13 @@ class Mirror:
 
     def fetch(self) -> None:
         """Make the folder what the store has; one that has nothing changes nothing."""
-        keys = set(_patiently(self.storage.keys))
+        keys = set(self.storage.keys())
         if not keys:
             return
         for key in keys:
             # A checkpoint's name holds its digest: the same name is the same content.
             if not (key.startswith(CHECKPOINTS) and (self.folder / key).exists()):
-                _patiently(partial(self._download, key))
+                self._download(key)
         for key in self._files().keys() - keys:
             (self.folder / key).unlink()
         self._stored = self._files()
@@ -55,7 +47,8 @@ class Mirror:
         A store that is away is no reason to stop training: the next push has it all. With `must`, it is waited for.
         """
         try:
-            _patiently(self._push, PATIENCE_SECONDS if must else 0.0)
+            with nullcontext() if must else self.storage.patience.limited(0.0):
+                self._push()
         except (UserError, OSError) as error:
             if must:
                 raise
@@ -83,17 +76,3 @@ class Mirror:
             for path, stat in relative.items()
             if not any(part.startswith(".") for part in path.parts)  # a write under way
         }
-
-
-def _patiently(call: Callable[[], Result], patience_seconds: float = PATIENCE_SECONDS) -> Result:
-    """What `call` returns, tried again while the store is away."""
-    give_up = time.monotonic() + patience_seconds
-    while True:
-        try:
-            return call()
-        except FileNotFoundError:
-            raise
-        except (UserError, OSError):
-            if time.monotonic() >= give_up:
-                raise
-            time.sleep(PAUSE_SECONDS)

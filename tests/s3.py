@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from drtune.errors import UserError
+from drtune.files.patience import Patience
 from drtune.files.storage import open_storage
 
 BUCKET = "models"
@@ -78,7 +79,7 @@ class S3Server:
 
     def _wait_until_ready(self) -> None:
         """Wait until something can be written: after a restart that comes seconds later than the first answer."""
-        storage = open_storage(f"s3://{BUCKET}", self.environment)
+        storage = open_storage(f"s3://{BUCKET}", self.environment, patience=Patience(0.0))
         give_up = time.monotonic() + DEADLINE_SECONDS
         while time.monotonic() < give_up and self.process.poll() is None:
             with suppress(UserError, OSError):

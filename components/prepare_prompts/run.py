@@ -153,7 +153,11 @@ def _md5(path: Path) -> str:
 
 
 def _dvc(root: Path, *arguments: str) -> str:
-    """Run DVC as its own process, since the library must not depend on its internals, and return what it prints."""
+    """Run DVC as its own process and return what it prints.
+
+    `dvc.api.DVCFileSystem` would do for a revision. In a working tree it reads what lies there, an edit too, and calls
+    that by the md5 that data.dvc states; nor does it tell an edit that is not stored from a version that is.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *arguments],
         cwd=root,

@@ -12,18 +12,22 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 from xml.etree.ElementTree import ParseError
 
 from drtune.errors import UserError
 from drtune.files.local import replacing, sha256_file
+from drtune.files.patience import OutOfPatienceError, Patience, PatientPool
+from drtune.files.progress import spell
 
 if TYPE_CHECKING:
     from minio.error import S3Error
+
+Result = TypeVar("Result")
 
 AWS_ENDPOINT = "https://s3.amazonaws.com"
 
@@ -44,6 +48,8 @@ class Storage(Protocol):
 
     uri: str
     """Without a slash at the end."""
+    patience: Patience
+    """With a server that is away or busy; a folder has no use for it."""
 
     def upload(self, key: str, source: Path) -> None:
         """Store a file under `key`, in place of what is there."""
@@ -52,7 +58,10 @@ class Storage(Protocol):
         """Store `content` under `key`, in place of what is there."""
 
     def create(self, key: str, content: bytes) -> bool:
-        """Store `content` under `key` unless something is there; of several callers at once exactly one gets True."""
+        """Store `content` under `key` unless something is there; of several callers at once exactly one gets True.
+
+        None does when the answer to the one was lost: asked again, the server finds the key taken.
+        """
 
     def read(self, key: str) -> bytes:
         """Return the content of a small file."""
@@ -70,12 +79,12 @@ class Storage(Protocol):
         """List all keys below `folder`, at any depth, sorted; none when there is no such folder."""
 
 
-def open_storage(uri: str, environment: Mapping[str, str] = os.environ) -> Storage:
+def open_storage(uri: str, environment: Mapping[str, str] = os.environ, *, patience: Patience | None = None) -> Storage:
     """Open the store at `file:///absolute/folder`, a bare path, or `s3://bucket/prefix`.
 
     S3 reads from `environment`: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN (optional), AWS_REGION
     (optional) and AWS_ENDPOINT_URL (default: AWS). The server must honour `If-None-Match: *`, as AWS, SeaweedFS, MinIO
-    and Ceph do. Nothing is contacted yet.
+    and Ceph do. Nothing is contacted yet. A server that is away or busy is asked again, with `patience`.
 
     Raises:
         UserError: the URI is of another kind, or a variable is missing.
@@ -86,7 +95,7 @@ def open_storage(uri: str, environment: Mapping[str, str] = os.environ) -> Stora
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return _FileStorage(Path(unquote(parts.path)))
     if parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc):
-        return _S3Storage(parts.netloc, parts.path.strip("/"), environment)
+        return _S3Storage(parts.netloc, parts.path.strip("/"), environment, patience or Patience())
     raise UserError(f"storage {uri!r}: wanted a folder, file:///absolute/folder or s3://bucket/prefix")
 
 
@@ -110,6 +119,7 @@ class _FileStorage:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.uri = self.root.as_uri()
+        self.patience = Patience()
 
     def upload(self, key: str, source: Path) -> None:
         with self._explained(self.root / key), replacing(self.root / key) as written:
@@ -170,11 +180,10 @@ class _FileStorage:
 class _S3Storage:
     """A prefix in a bucket of any S3 server."""
 
-    def __init__(self, bucket: str, prefix: str, environment: Mapping[str, str]) -> None:
-        import urllib3
+    def __init__(self, bucket: str, prefix: str, environment: Mapping[str, str], patience: Patience) -> None:
         from minio import Minio
 
-        self.bucket = bucket
+        self.bucket, self.patience = bucket, patience
         self.prefix = f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         missing = [name for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(name)]
@@ -188,18 +197,20 @@ class _S3Storage:
             session_token=environment.get("AWS_SESSION_TOKEN") or None,
             region=environment.get("AWS_REGION") or None,
             secure=secure,
-            # minio's own patience is five minutes, six times over. This gives up on a dead server within 20 seconds.
-            http_client=urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=4, read=8),
-                retries=urllib3.Retry(
-                    total=3, connect=1, read=1, backoff_factor=0.3, status_forcelist=(500, 502, 503, 504)
-                ),
-            ),
+            http_client=PatientPool(patience),
         )
 
     def upload(self, key: str, source: Path) -> None:
+        from minio.error import S3Error
+
         with self._explained(key):
-            self._client.fput_object(self.bucket, self.prefix + key, str(source))
+            try:
+                self._client.fput_object(self.bucket, self.prefix + key, str(source))
+            except S3Error as error:
+                if error.code != "NoSuchUpload":
+                    raise
+                # The answer to the completion was lost, and the upload, asked for again, was over: send it once more.
+                self._client.fput_object(self.bucket, self.prefix + key, str(source))
 
     def write(self, key: str, content: bytes) -> None:
         self._put(key, content, {})
@@ -208,23 +219,27 @@ class _S3Storage:
         return self._put(key, content, {"If-None-Match": "*"})
 
     def read(self, key: str) -> bytes:
-        with self._open(key) as stream:
-            return stream.read()
+        return self._streamed(key, lambda stream: stream.read())
 
     def download(self, key: str, target: Path) -> None:
-        with self._open(key) as stream, target.open("wb") as file:
-            shutil.copyfileobj(stream, file)
+        def save(stream: BinaryIO) -> None:
+            with target.open("wb") as file:
+                shutil.copyfileobj(stream, file)
+
+        self._streamed(key, save)
 
     def delete(self, key: str) -> None:
         with self._explained(key):
             self._client.remove_object(self.bucket, self.prefix + key)
 
     def sha256(self, key: str) -> str:
-        digest = hashlib.sha256()
-        with self._open(key) as stream:
+        def digest(stream: BinaryIO) -> str:
+            found = hashlib.sha256()
             while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
+                found.update(block)
+            return found.hexdigest()
+
+        return self._streamed(key, digest)
 
     def keys(self, folder: str = "") -> list[str]:
         prefix = f"{self.prefix}{folder}/" if folder else self.prefix
@@ -246,21 +261,25 @@ class _S3Storage:
                 raise
         return True
 
-    @contextmanager
-    def _open(self, key: str) -> Iterator[BinaryIO]:
-        with self._explained(key):
+    def _streamed(self, key: str, use: Callable[[BinaryIO], Result]) -> Result:
+        """What `use` makes of an object, from its beginning again when the stream breaks."""
+
+        def once() -> Result:
             response = self._client.get_object(self.bucket, self.prefix + key)
             try:
-                yield cast(BinaryIO, response)
+                return use(cast(BinaryIO, response))
             finally:
                 response.close()
                 response.release_conn()
+
+        with self._explained(key):
+            return self.patience.ask(once)
 
     @contextmanager
     def _explained(self, key: str) -> Iterator[None]:
         """Turn every failure of S3 into one line without secrets."""
         from minio.error import MinioException, S3Error
-        from urllib3.exceptions import HTTPError, MaxRetryError
+        from urllib3.exceptions import HTTPError
 
         try:
             yield
@@ -271,10 +290,12 @@ class _S3Storage:
                 f"storage {self.uri}: what answers at {self.endpoint} is not S3; correct AWS_ENDPOINT_URL"
             ) from None
         except HTTPError as error:
-            reason = error.reason if isinstance(error, MaxRetryError) and error.reason else error
+            reason, tried = error, ""
+            if isinstance(error, OutOfPatienceError):
+                reason, tried = error.reason, f", tried for {spell(error.seconds)}"
             raise UserError(
-                f"storage {self.uri}: no answer from {self.endpoint} ({type(reason).__name__}); "
-                f"start the server or correct AWS_ENDPOINT_URL"
+                f"storage {self.uri}: no answer from {self.endpoint} ({type(reason).__name__}) for "
+                f"{self.prefix}{key} in bucket {self.bucket}{tried}; start the server or correct AWS_ENDPOINT_URL"
             ) from None
 
     def _explain(self, key: str, error: S3Error) -> Exception:

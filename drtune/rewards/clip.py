@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from drtune.rewards.loading import from_hub
+from drtune.rewards.weights import fetch
 
 
 class Towers:
@@ -47,6 +51,38 @@ class Towers:
         for oldest in list(self.embedded)[: -self.max_embedded]:
             del self.embedded[oldest]
         return embeddings
+
+
+class CLIPReward:
+    """What is computed from the two towers of a published CLIP; a score adds how its images are seen."""
+
+    name: str
+    repository: ClassVar[str]
+    """Of the weights, on the hub."""
+    digest: ClassVar[str | None]
+    """Of the weights' file, as in `fetch`; None: nobody has published one, and so the file's own is only told."""
+    words: ClassVar[str]
+    """Repository of the tokenizer."""
+
+    def __init__(self, towers: Towers, weights: str, *, antialias: bool) -> None:
+        self.towers, self.antialias = towers, antialias
+        self.provenance = f"{weights}, {resized(antialias)}"
+
+    @classmethod
+    def load(cls, *, antialias: bool) -> Self:
+        """With the published weights.
+
+        Raises:
+            UserError: they are not to be had, or are no such checkpoint.
+        """
+        model, weights = cls.network()
+        words = fetch(cls.name, cls.words, {"vocab.json": None, "merges.txt": None})
+        return cls(Towers(model, CLIPTokenizer.from_pretrained(words)), weights, antialias=antialias)
+
+    @classmethod
+    def network(cls) -> tuple[CLIPModel, str]:
+        """The published network, and which file it is."""
+        return from_hub(CLIPModel, cls.name, cls.repository, cls.digest)
 
 
 def unit(features: Tensor) -> Tensor:

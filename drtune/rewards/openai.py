@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Self
 
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPModel
 
-from drtune.rewards.clip import Towers, centre_cropped, normalised, resized, unit
+from drtune.rewards.clip import CLIPReward, centre_cropped, normalised, resized, unit
 from drtune.rewards.head import Head
 from drtune.rewards.loading import from_hub, from_pickle
 from drtune.rewards.weights import digest_of, fetch
@@ -21,7 +21,7 @@ VIT_L_14 = "openai/clip-vit-large-patch14"
 DIGEST = "sha256:a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"
 
 
-class CLIPScore:
+class CLIPScore(CLIPReward):
     """100 times the cosine of image and prompt, about 15 to 35.
 
     The CLIPScore of Hessel et al. 2021 (arXiv 2104.08718) is 2.5 * max(cosine, 0) of a ViT-B/32 and "A photo depicts"
@@ -29,21 +29,14 @@ class CLIPScore:
     """
 
     name = "clipscore"
-
-    def __init__(self, towers: Towers, weights: str, *, antialias: bool) -> None:
-        self.towers, self.antialias = towers, antialias
-        self.provenance = f"{VIT_L_14} {weights}, {resized(antialias)}"
+    repository = words = VIT_L_14
+    digest = DIGEST
 
     @classmethod
-    def load(cls, *, antialias: bool) -> Self:
-        """With the published weights.
-
-        Raises:
-            UserError: they are not to be had, or are no such network.
-        """
-        model, weights = from_hub(CLIPModel, cls.name, VIT_L_14, DIGEST)
-        words = fetch(cls.name, VIT_L_14, {"vocab.json": None, "merges.txt": None})
-        return cls(Towers(model, CLIPTokenizer.from_pretrained(words)), weights, antialias=antialias)
+    def network(cls) -> tuple[CLIPModel, str]:
+        """The published network, and which file of which CLIP it is."""
+        model, weights = super().network()
+        return model, f"{VIT_L_14} {weights}"
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""

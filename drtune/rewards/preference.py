@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from drtune.models.miniature import CHECKPOINT
-from drtune.rewards.clip import Towers, centre_cropped, letterboxed, normalised, resize, resized
-from drtune.rewards.loading import from_hub, from_pickle
+from drtune.rewards.clip import CLIPReward, Towers, centre_cropped, letterboxed, normalised, resize, resized
+from drtune.rewards.loading import from_pickle
 from drtune.rewards.openclip import to_clip_model
 from drtune.rewards.weights import digest_of, fetch
 
@@ -47,7 +46,7 @@ class MiniaturePreference:
         return images_BCHW * 2 - 1
 
 
-class HumanPreferenceScore:
+class HumanPreferenceScore(CLIPReward):
     """HPS v2.1 (Wu et al. 2023, arXiv 2306.09341): cosine of image and prompt, about 0.2 to 0.4.
 
     The published benchmark prints it times 100. The image's longer side is resized to 224 pixels, and the other one
@@ -55,23 +54,17 @@ class HumanPreferenceScore:
     """
 
     name = "hps"
+    repository = "xswu/HPSv2"
     file = "HPS_v2.1_compressed.pt"
     digest = "md5:4067542e34ba2553a738c5ac6c1d75c0"
-
-    def __init__(self, towers: Towers, weights: str, *, antialias: bool) -> None:
-        self.towers, self.antialias = towers, antialias
-        self.provenance = f"{weights}, {resized(antialias)}"
+    words = VIT_H_14
 
     @classmethod
-    def load(cls, *, antialias: bool) -> Self:
-        """With the published weights.
-
-        Raises:
-            UserError: they are not to be had, or are no such checkpoint.
-        """
-        path = fetch(cls.name, "xswu/HPSv2", {cls.file: cls.digest}) / cls.file
+    def network(cls) -> tuple[CLIPModel, str]:
+        """The published network, which is a pickle of OpenCLIP's, and which file it is."""
+        path = fetch(cls.name, cls.repository, {cls.file: cls.digest}) / cls.file
         model = from_pickle(cls.name, path, "OpenCLIP", lambda checkpoint: to_clip_model(checkpoint["state_dict"]))
-        return cls(Towers(model, _tokenizer(cls.name)), f"{cls.file} md5 {digest_of(path, 'md5')}", antialias=antialias)
+        return model, f"{cls.file} md5 {digest_of(path, 'md5')}"
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
@@ -87,27 +80,16 @@ class HumanPreferenceScoreV20(HumanPreferenceScore):
     digest = "md5:fd9180de357abf01fdb4eaad64631db4"
 
 
-class PickScore:
+class PickScore(CLIPReward):
     """PickScore v1 (Kirstain et al. 2023, arXiv 2305.01569): exp(logit_scale) * cosine, about 20 to 24.
 
     The image's shorter side is resized to 224 pixels and the centre of the longer one is seen.
     """
 
     name = "pickscore"
-
-    def __init__(self, towers: Towers, weights: str, *, antialias: bool) -> None:
-        self.towers, self.antialias = towers, antialias
-        self.provenance = f"{weights}, {resized(antialias)}"
-
-    @classmethod
-    def load(cls, *, antialias: bool) -> Self:
-        """With the published weights. Nobody has published a digest to hold them against: theirs is told instead.
-
-        Raises:
-            UserError: they are not to be had, or are no such checkpoint.
-        """
-        model, weights = from_hub(CLIPModel, cls.name, "yuvalkirstain/PickScore_v1")
-        return cls(Towers(model, _tokenizer(cls.name)), weights, antialias=antialias)
+    repository = "yuvalkirstain/PickScore_v1"
+    digest = None
+    words = VIT_H_14
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,), as `Reward`."""
@@ -115,7 +97,3 @@ class PickScore:
         cosine = self.towers.cosine(normalised(cropped), prompts)
         scale: Tensor = self.towers.model.logit_scale.exp()
         return scale.to(cosine.dtype) * cosine
-
-
-def _tokenizer(reward: str) -> CLIPTokenizer:
-    return CLIPTokenizer.from_pretrained(fetch(reward, VIT_H_14, {"vocab.json": None, "merges.txt": None}))

@@ -7,11 +7,9 @@ shards after the shards of all machines, the manifest, which makes the folder a 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeVar
 
 from drtune.contracts import MANIFEST
 from drtune.errors import UserError
@@ -23,11 +21,6 @@ REQUEST, MODEL, LAUNCHER = "request", "model", "launcher"
 CHECKPOINTS = "checkpoints/"
 SHARDS = "shards.json"
 """In the folder of a checkpoint, the list of the files that processes have written: what makes the folder one."""
-PATIENCE_SECONDS = 300.0
-"""How long a store may be away when nothing can go on without it."""
-PAUSE_SECONDS = 5.0
-
-Result = TypeVar("Result")
 
 
 class Mirror:
@@ -40,14 +33,14 @@ class Mirror:
 
     def fetch(self, *, checkpoints: bool = True) -> None:
         """Make the folder what the store has, with or without its checkpoints; a store with nothing changes nothing."""
-        keys = set(_patiently(self.storage.keys))
+        keys = set(self.storage.keys())
         if not keys:
             return
         wanted = {key for key in keys if checkpoints or not key.startswith(CHECKPOINTS)}
         for key in sorted(wanted, key=_turn):
             # The name of a checkpoint holds its digest: the same name is the same content.
             if not (key.startswith(CHECKPOINTS) and (self.folder / key).exists()):
-                _patiently(partial(self._download, key))
+                self._download(key)
         for key in self._files().keys() - keys:
             if checkpoints or not key.startswith(CHECKPOINTS):
                 (self.folder / key).unlink()
@@ -66,7 +59,8 @@ class Mirror:
 
     def _try(self, push: Callable[[], None], *, must: bool) -> bool:
         try:
-            _patiently(push, PATIENCE_SECONDS if must else 0.0)
+            with nullcontext() if must else self.storage.patience.limited(0.0):
+                push()
         except (UserError, OSError) as error:
             if must:
                 raise
@@ -116,17 +110,3 @@ def _turn(key: str) -> tuple[bool, bool, bool, str]:
 def _list_of(key: str) -> str:
     """The list of the checkpoint's shards, if a file is one of them."""
     return f"{key.rpartition('/')[0]}/{SHARDS}"
-
-
-def _patiently(call: Callable[[], Result], patience_seconds: float = PATIENCE_SECONDS) -> Result:
-    """What `call` returns, tried again while the store is away."""
-    give_up = time.monotonic() + patience_seconds
-    while True:
-        try:
-            return call()
-        except FileNotFoundError:
-            raise
-        except (UserError, OSError):
-            if time.monotonic() >= give_up:
-                raise
-            time.sleep(PAUSE_SECONDS)

@@ -120,8 +120,9 @@ class _Teller:
             self._pending_since[step.key] = math.inf  # once is enough
             why = words.rstrip(".") or "its pod has not started"
             self.tell(
-                f"{step.name} has been pending for {spell(waited)}: {why}; it waits on: give the cluster what the pod asks "
-                f"for (a node, a GPU, a toleration, its image), or `drtune-pipeline cancel {self._run_id}` and ask for less"
+                f"{step.name} has been pending for {spell(waited)}: {why}; it waits on: give the cluster what the pod "
+                f"asks for (a node, a GPU, a toleration, its image), or `drtune-pipeline cancel {self._run_id}` and ask "
+                "for less"
             )
 
 

@@ -203,7 +203,7 @@ def test_nothing_asked_is_told(s3_server: S3Server, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert (result.returncode, result.stdout) == (
+    assert (result.returncode, result.stderr) == (
         2,
         f"error: s3://{BUCKET}/nothing/request: nothing is asked here; the launcher writes it first\n",
     )

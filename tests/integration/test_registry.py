@@ -39,7 +39,7 @@ class HookedStorage:
 
     def __init__(self, storage: Storage, hook: Callable[[int], None]) -> None:
         self.storage, self.hook, self.uploads = storage, hook, 0
-        self.uri = storage.uri
+        self.uri, self.patience = storage.uri, storage.patience
         self.write, self.create, self.read = storage.write, storage.create, storage.read
         self.download, self.sha256, self.keys = storage.download, storage.sha256, storage.keys
 
@@ -257,7 +257,10 @@ def test_a_server_that_dies_in_mid_upload_leaves_nothing_visible(tmp_path: Path)
         first = registry.publish(NAME, *one)
 
         dying = HookedStorage(storage, lambda uploads: server.kill() if uploads == 3 else None)
-        with pytest.raises(UserError, match=f"no answer from {server.environment['AWS_ENDPOINT_URL']}"):
+        with (
+            storage.patience.limited(0.0),
+            pytest.raises(UserError, match=f"no answer from {server.environment['AWS_ENDPOINT_URL']}"),
+        ):
             Registry(dying).publish(NAME, *two)
 
         server.start()

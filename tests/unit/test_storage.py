@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drtune.errors import UserError
+from drtune.files.patience import PATIENCE_SECONDS, Patience
 from drtune.files.storage import open_storage
 
 KEYS = {"AWS_ACCESS_KEY_ID": "some-key", "AWS_SECRET_ACCESS_KEY": "some-secret"}
@@ -72,14 +73,33 @@ def test_reading_what_is_not_there_is_told_apart_from_trouble(tmp_path: Path) ->
         storage.write("file/below", b"")
 
 
-def test_a_server_out_of_reach_is_one_line_that_names_the_endpoint() -> None:
+class Clock:
+    """Seconds that pass when somebody sleeps."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_server_out_of_reach_is_one_line_that_names_the_endpoint(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    storage = open_storage("s3://bucket/models", KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"})
+    clock = Clock()
+    patience = Patience(clock=clock, sleep=clock.pass_)
+    storage = open_storage(
+        "s3://bucket/models", KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}, patience=patience
+    )
     with pytest.raises(UserError, match=rf"no answer from http://127.0.0.1:{port} \(NewConnectionError\)") as refusal:
-        storage.keys()
+        storage.read("v1.json")
+    assert "for models/v1.json in bucket bucket, tried for 4 min 52 s; start the server" in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
     assert "some-secret" not in str(refusal.value)
+    assert clock.now <= PATIENCE_SECONDS
+    assert capsys.readouterr().err.count("asking again for 5 min") == 1
 
 
 def test_a_web_server_that_is_not_s3_is_told_apart() -> None:

@@ -1,0 +1,106 @@
+"""Patience with a server that is away for a while, or busy: it is asked again, after longer and longer pauses."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from urllib3 import BaseHTTPResponse, PoolManager, Timeout
+from urllib3.exceptions import HTTPError, NewConnectionError, ProtocolError, ResponseError, TimeoutError
+
+from drtune.files.progress import spell
+
+Result = TypeVar("Result")
+
+PATIENCE_SECONDS = 300.0
+"""Well below the 15 minutes for which the signature of a request counts."""
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 20.0
+TRANSIENT = (NewConnectionError, ProtocolError, ResponseError, TimeoutError)
+"""What may be over in a while: no connection or no answer in time, one that broke, a busy server."""
+BUSY = (429, 500, 502, 503, 504)
+CONNECT_SECONDS = 30.0
+"""For the connection, and then again for the sending of a whole part, of 5 MiB and more."""
+READ_SECONDS = 60.0
+"""For each piece of an answer."""
+
+
+class OutOfPatienceError(HTTPError):
+    """Asked again and again for `seconds`, and last failed for the `reason`."""
+
+    def __init__(self, reason: HTTPError, seconds: float) -> None:
+        super().__init__(str(reason))
+        self.reason, self.seconds = reason, seconds
+
+
+class Patience:
+    """How long is asked again for what is away."""
+
+    def __init__(
+        self,
+        seconds: float = PATIENCE_SECONDS,
+        *,
+        read_seconds: float = READ_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.seconds, self._clock, self._sleep = seconds, clock, sleep
+        self.timeout = Timeout(connect=CONNECT_SECONDS, read=read_seconds)
+
+    def ask(self, call: Callable[[], Result]) -> Result:
+        """What `call` returns; it is called again while it fails in a way that may pass.
+
+        Raises:
+            OutOfPatienceError: it never returned.
+            HTTPError: it failed in another way.
+        """
+        started, pause = self._clock(), FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return call()
+            except HTTPError as error:
+                if not isinstance(error, TRANSIENT):
+                    raise
+                if (waited := self._clock() - started) + pause > self.seconds:
+                    raise OutOfPatienceError(error, waited) from None
+                if pause == FIRST_PAUSE_SECONDS:
+                    print(f"{error} (asking again for {spell(self.seconds)})", file=sys.stderr, flush=True)
+            self._sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Within, there is patience for so long."""
+        before, self.seconds = self.seconds, seconds
+        try:
+            yield
+        finally:
+            self.seconds = before
+
+
+class PatientPool(PoolManager):
+    """Repeats every request while the server is away or busy: all that S3 is asked here may be asked twice.
+
+    urllib3's own retries leave out POST, by which an upload in parts is begun and completed, and count tries, not time.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        super().__init__(timeout=patience.timeout, retries=False)
+        self.patience = patience
+
+    def urlopen(  # type: ignore[override]  # the signature is PoolManager's
+        self, method: str, url: str, redirect: bool = True, **request: Any
+    ) -> BaseHTTPResponse:
+        """The server's answer, which is none of BUSY."""
+
+        def once() -> BaseHTTPResponse:
+            response = super(PatientPool, self).urlopen(method, url, redirect, **request)
+            if response.status in BUSY:
+                response.drain_conn()
+                raise ResponseError(f"{url.partition('?')[0]} answered {response.status}")
+            return response
+
+        return self.patience.ask(once)

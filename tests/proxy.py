@@ -1,0 +1,75 @@
+"""A way to a real S3 server on which requests get lost, as on the network of a busy cluster."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, cast
+
+Fault = Literal["busy", "broken", "stalled", "lost", "cut"]
+"""503; the connection ends without an answer; no answer; answered, and the answer is lost; half of the answer comes."""
+BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+
+
+class Proxy(ThreadingHTTPServer):
+    """Listens on entry; `fault(method, path)` says what becomes of a request, None: all is well."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, fault: Callable[[str, str], Fault | None]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.port, self.fault = port, fault
+        self.over = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def __enter__(self) -> Proxy:
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.over.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = cast(Proxy, self.server)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = server.fault(self.command, self.path)
+        self.close_connection = fault is not None
+        if fault == "stalled":
+            server.over.wait()
+        elif fault == "busy":
+            self.send_response_only(503)
+            self.send_header("Content-Type", "application/xml")
+            self.send_header("Content-Length", str(len(BUSY)))
+            self.end_headers()
+            self.wfile.write(BUSY)
+        elif fault != "broken":
+            self._pass_on(server.port, body, fault)
+
+    do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
+
+    def _pass_on(self, port: int, body: bytes, fault: Fault | None) -> None:
+        upstream = HTTPConnection("127.0.0.1", port)
+        upstream.request(self.command, self.path, body, dict(self.headers))
+        answer = upstream.getresponse()
+        content = answer.read()
+        upstream.close()
+        if fault == "lost":
+            return
+        self.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""

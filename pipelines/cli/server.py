@@ -26,6 +26,7 @@ from pipelines.cli.schedule import schedule
 
 if TYPE_CHECKING:
     from pipelines.server.client import Client
+    from pipelines.server.outcome import Outcome
     from pipelines.server.package import Package
     from pipelines.server.runs import Job
 
@@ -142,16 +143,16 @@ def _wait(
     from pipelines.server.follow import follow
 
     outcome = follow(client, run, package, click.echo, timeout_seconds=timeout_seconds, pending_seconds=pending_seconds)
-    click.echo(_where(client, run, package))
+    click.echo(_where(client, run, outcome))
     if not outcome.is_well:
         click.echo(f"error: run {run.display_name}: {outcome.text}", err=True)
         ctx.exit(1)
     click.echo(f"run {run.display_name}: {outcome.text}")
 
 
-def _where(client: Client, run: Any, package: Package) -> str:
+def _where(client: Client, run: Any, outcome: Outcome | None) -> str:
     """Where to read on."""
-    what = "report (in step decide)" if "decide" in package.steps else "page"
+    what = "report (in step decide)" if outcome and outcome.is_decided else "page"
     return f"{what}: {client.page(f'runs/details/{run.run_id}')}"
 
 
@@ -216,13 +217,12 @@ def _show(client: Client, run: Any, package: Package) -> None:
 
     click.echo(f"run {run.display_name}: {state_of(run)}, {run.run_id}")
     steps = steps_of(run, package)
-    pending = [step.key for step in steps if step.state == "PENDING"]
-    words = words_for(client, run, package, pending) if pending else {}
+    words = words_for(client, run, package, [step.key for step in steps if step.state == "PENDING"])
     for step in steps:
         click.echo(f"  {step}{f': {words[step.key]}' if step.key in words else ''}")
-    click.echo(_where(client, run, package))
-    if run.state in ENDED:
-        outcome = outcome_of(client, run, package, steps)
+    outcome = outcome_of(client, run, package, steps) if run.state in ENDED else None
+    click.echo(_where(client, run, outcome))
+    if outcome:
         click.echo(f"{'' if outcome.is_well else 'error: '}{outcome.text}")
 
 

@@ -33,6 +33,8 @@ class Outcome:
     state: str
     text: str
     """One line: published as what and where, refused by which rules, failed in which step and why."""
+    is_decided: bool = False
+    """Whether there is a report, with the decision on it."""
 
     @property
     def is_well(self) -> bool:
@@ -48,29 +50,29 @@ def outcome_of(client: Client, run: Any, package: Package, steps: list[Step]) ->
     state = state_of(run)
     seconds = seconds_of(run)
     duration = f" ({spell(seconds)})" if seconds is not None else ""
-    reached = {step.key: step for step in steps if step.state in ("SUCCEEDED", "FAILED", "CANCELED")}
-    match state:
-        case "SUCCEEDED":
-            return Outcome(state, f"{_ending(client, run, package, reached)}{duration}")
-        case "CANCELED":
-            ended = [step.name for step in reached.values() if step.state == "CANCELED"]
-            return Outcome(state, f"cancelled{f' in {ended[0]}' if ended else ''}{duration}")
-    failed = [step for step in reached.values() if step.state == "FAILED"]
-    if not failed:
-        return Outcome(state, f"{spoken(state)}{duration}; see {client.page(f'runs/details/{run.run_id}')}")
-    step = min(failed, key=lambda step: str(step.ended_at))  # the others may have failed for its sake
-    return Outcome(state, f"failed in {step.name}: {_reason(client, run, package, step)}")
+    done = {step.key for step in steps if step.state == "SUCCEEDED"}
+    stopped = [step for step in steps if step.state in ("FAILED", "CANCELED")]
+    if state == "SUCCEEDED":
+        text = f"{_ending(client, run, package, done)}{duration}"
+    elif state == "CANCELED":
+        text = f"cancelled{f' in {stopped[0].name}' if stopped else ''}{duration}"
+    elif stopped:
+        step = min(stopped, key=lambda step: str(step.ended_at))  # the others may have failed for its sake
+        text = f"failed in {step.name}: {_reason(client, run, package, step)}"
+    else:
+        text = f"{spoken(state)}{duration}; see {client.page(f'runs/details/{run.run_id}')}"
+    return Outcome(state, text, "decide" in done)
 
 
-def _ending(client: Client, run: Any, package: Package, reached: dict[str, Step]) -> str:
+def _ending(client: Client, run: Any, package: Package, done: set[str]) -> str:
     """What came of a run whose steps all went well."""
-    if "publish" in reached:
+    if "publish" in done:
         found = _PUBLISHED.search(_asked(step_log, client, run, package, "publish"))
         return f"published as {found['name']} {found['version']} at {found['uri']}" if found else "published"
-    if "decide" in reached:
+    if "decide" in done:
         rules = _FAILED_RULE.findall(_asked(step_log, client, run, package, "decide"))
         return f"refused: {'; '.join(rules)}" if rules else "refused by the policy"
-    if "monitor" in reached:
+    if "monitor" in done:
         verdict = _VERDICT.search(_asked(step_log, client, run, package, "monitor"))
         return verdict[0] if verdict else "succeeded"
     return "succeeded"

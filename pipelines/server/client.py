@@ -102,8 +102,8 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
 
     def words_of_argo(self, run_id: str) -> dict[str, str]:
         """What Argo says of the run's nodes, by their ids: why a pod is pending, or how it failed."""
-        runtime = _json(self._ask(f"/apis/v1beta1/runs/{run_id}")).get("pipeline_runtime", {})
-        workflow = json.loads(runtime.get("workflow_manifest") or "{}")
+        runtime = _json(self._ask(f"/apis/v1beta1/runs/{run_id}")).get("pipeline_runtime") or {}
+        workflow = _json(runtime.get("workflow_manifest") or "")
         nodes = workflow.get("status", {}).get("nodes") or {}
         return {node_id: node["message"] for node_id, node in nodes.items() if node.get("message")}
 
@@ -227,7 +227,7 @@ def _message(error: kfp_server_api.ApiException) -> str:
     return " ".join((body or error.reason or "without a reason").split())
 
 
-def _json(answer: bytes) -> dict[str, Any]:
+def _json(answer: bytes | str) -> dict[str, Any]:
     try:
         value = json.loads(answer)
     except ValueError:  # a page of something in between

@@ -80,6 +80,8 @@ class KfpServer:
         """Each request as "METHOD path"."""
         self.tokens: list[str | None] = []
         self.tag_name = "2.17.0"
+        self.is_behind_the_interface = False
+        """Whether it is asked through the user interface, which passes v1beta1 and v2beta1 on, and not v1alpha1."""
         self.logs: dict[str, str] = {}
         """What pods wrote that are there, by the id of their node."""
         self.archived: dict[str, str] = {}
@@ -254,12 +256,20 @@ class KfpServer:
         if not run["state_history"] or run["state_history"][-1]["state"] != state:
             run["state_history"].append({"update_time": stamp(self._clock), "state": state})
 
-    def read(self, path: str) -> tuple[int, str, str] | None:
+    def _log_of(self, pod: str) -> str | None:
+        named = POD.fullmatch(pod)
+        return self.logs.get(f"{named['workflow']}-{named['number']}") if named else None
+
+    def read(self, path: str, query: dict[str, str]) -> tuple[int, str, str] | None:
         """What is no part of the v2beta1 API of gRPC: logs, what Argo archived, and Argo's own workflow."""
         if log := re.fullmatch(r"/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", path):
-            pod = POD.fullmatch(log[1])
-            node = f"{pod['workflow']}-{pod['number']}" if pod else ""
-            return 200, "text/plain; charset=utf-8", self.logs.get(node, NO_SUCH_POD)
+            if self.is_behind_the_interface:  # frontend/server/app.ts:372 to 426
+                return 404, "text/html; charset=utf-8", f"<pre>Cannot GET {path}</pre>"
+            return 200, "text/plain; charset=utf-8", self._log_of(log[1]) or NO_SUCH_POD
+        if path == "/k8s/pod/logs" and self.is_behind_the_interface:
+            # frontend/server/handlers/pod-logs.ts:117 to 130
+            found = self._log_of(query["podname"]) if query["podnamespace"] == "kubeflow" else None
+            return (200, "text/plain", found) if found else (500, "text/html", "Could not get main container logs: x")
         if archived := re.fullmatch(r"/apis/v2beta1/runs/[^/]+/nodes/([^/]+)/artifacts/main-logs:read", path):
             # KFP/server/run_artifact_server.go:47 to 110: base64 in JSON, or 404
             if archived[1] not in self.archived:
@@ -333,9 +343,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(
                 401, "application/json", _error_body(401, "Request header error: there is no user identity")
             )
-        if (found := self.api.read(url.path)) is not None:
-            return self._send(*found)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
+        if (found := self.api.read(url.path, query)) is not None:
+            return self._send(*found)
         try:
             given = self._uploaded(body) if "/upload" in url.path else json.loads(body or "null")
             return self._send(

@@ -217,8 +217,7 @@ def _show(client: Client, run: Any, package: Package) -> None:
 
     click.echo(f"run {run.display_name}: {state_of(run)}, {run.run_id}")
     steps = steps_of(run, package)
-    pending = [step.key for step in steps if step.state == "PENDING"]
-    words = words_for(client, run, package, pending) if pending else {}
+    words = words_for(client, run, package, [step.key for step in steps if step.state == "PENDING"])
     for step in steps:
         click.echo(f"  {step}{f': {words[step.key]}' if step.key in words else ''}")
     outcome = outcome_of(client, run, package, steps) if run.state in ENDED else None

@@ -26,7 +26,7 @@ REQUEST_SECONDS = (10.0, 30.0)
 """How long it may take to connect, and to answer."""
 OLDEST = (2, 16)
 """Kubeflow Pipelines before that refuses every run whose platform spec has a security context."""
-_NO_LOG = '{"error_message":'
+_NO_LOG = b'{"error_message":'
 _PAGE = 100
 _PERMISSION = re.compile(
     r"ResourceAttributes\{Namespace:(?P<namespace>[^,]*),Verb:(?P<verb>[^,]*),Group:(?P<group>[^,]*),"
@@ -70,7 +70,7 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
         Raises:
             UserError: it is too old.
         """
-        tag = str(self._ask_json("/apis/v2beta1/healthz").get("tag_name", ""))
+        tag = str(_json(self._ask("/apis/v2beta1/healthz")).get("tag_name", ""))
         version = re.match(r"v?(\d+)\.(\d+)", tag)
         if version and (int(version[1]), int(version[2])) < OLDEST:
             oldest = ".".join(map(str, OLDEST))
@@ -82,45 +82,50 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
     def read_log(self, run_id: str, pod: str) -> str | None:
         """What the pod has written so far; None when it is not there any more.
 
-        The server has said 200 before it looks for the log, and so puts an error into the text.
+        The server has said 200 before it looks for the log, and so puts an error into the text. The user interface in
+        front of it does not pass this question on, and has one of its own.
         """
-        text = self._ask(f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log").decode("utf-8", errors="replace")
-        return None if text.startswith(_NO_LOG) else text
+        log = self._ask_for_what_may_be_gone(f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log")
+        if log is None:
+            named = {"podname": pod, "runid": run_id, "podnamespace": self.namespace or "kubeflow"}
+            log = self._ask_for_what_may_be_gone("/k8s/pod/logs", named)
+        if log is None or log.startswith(_NO_LOG):
+            return None
+        return log.decode("utf-8", errors="replace")
 
     def read_archived_log(self, run_id: str, node: str) -> str | None:
         """What Argo kept of the node's pod at its end; None when it kept nothing."""
-        try:
-            answer = self._ask_json(f"/apis/v2beta1/runs/{run_id}/nodes/{node}/artifacts/main-logs:read")
-        except kfp_server_api.ApiException as error:
-            if error.status in (404, 500):  # 500 for a run of which it has no workflow
-                return None
-            raise
-        return base64.b64decode(answer.get("data", "")).decode("utf-8", errors="replace")
+        answer = self._ask_for_what_may_be_gone(f"/apis/v2beta1/runs/{run_id}/nodes/{node}/artifacts/main-logs:read")
+        if answer is None:
+            return None
+        return base64.b64decode(_json(answer).get("data", "")).decode("utf-8", errors="replace")
 
     def words_of_argo(self, run_id: str) -> dict[str, str]:
         """What Argo says of the run's nodes, by their ids: why a pod is pending, or how it failed."""
-        runtime = self._ask_json(f"/apis/v1beta1/runs/{run_id}").get("pipeline_runtime", {})
-        workflow = json.loads(runtime.get("workflow_manifest") or "{}")
+        runtime = _json(self._ask(f"/apis/v1beta1/runs/{run_id}")).get("pipeline_runtime") or {}
+        workflow = _json(runtime.get("workflow_manifest") or "")
         nodes = workflow.get("status", {}).get("nodes") or {}
         return {node_id: node["message"] for node_id, node in nodes.items() if node.get("message")}
 
-    def _ask(self, path: str) -> bytes:
+    def _ask_for_what_may_be_gone(self, path: str, query: dict[str, str] | None = None) -> bytes | None:
+        try:
+            return self._ask(path, query)
+        except kfp_server_api.ApiException as error:
+            if error.status in (404, 500):  # 500 too is said of what is not there
+                return None
+            raise
+
+    def _ask(self, path: str, query: dict[str, str] | None = None) -> bytes:
         answer = self._run_api.api_client.call_api(
             path,
             "GET",
+            query_params=list((query or {}).items()),
             auth_settings=["Bearer"],
             _return_http_data_only=True,
             _preload_content=False,
             _request_timeout=REQUEST_SECONDS,
         )
         return bytes(answer.data)
-
-    def _ask_json(self, path: str) -> dict[str, Any]:
-        try:
-            answer = json.loads(self._ask(path))
-        except ValueError:  # a page of something in between
-            return {}
-        return answer if isinstance(answer, dict) else {}
 
 
 @contextmanager
@@ -220,6 +225,14 @@ def _message(error: kfp_server_api.ApiException) -> str:
     except (ValueError, AttributeError):
         pass
     return " ".join((body or error.reason or "without a reason").split())
+
+
+def _json(answer: bytes | str) -> dict[str, Any]:
+    try:
+        value = json.loads(answer)
+    except ValueError:  # a page of something in between
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _is_page(error: kfp_server_api.ApiException) -> bool:

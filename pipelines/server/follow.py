@@ -24,7 +24,6 @@ from pipelines.server.runs import ENDED, NOT_RUN, Step, spell, steps_of
 LONGEST_PAUSE_SECONDS = 15.0
 SIGN_OF_LIFE_SECONDS = 540.0
 """Some CI systems end a job that says nothing for ten minutes."""
-PENDING_SECONDS = 600.0
 STARTING = ("ContainerCreating", "PodInitializing")
 """What Kubernetes says of every pod for a moment: it has its place, and its images come."""
 BUSY = 429
@@ -36,10 +35,10 @@ def follow(
     package: Package,
     say: Callable[[str], None],
     *,
+    pending_seconds: float,
     timeout_seconds: float | None = None,
     pause_seconds: float = 1.0,
     patience_seconds: float = 600.0,
-    pending_seconds: float = PENDING_SECONDS,
 ) -> Outcome:
     """Tell of each step as it starts and ends, until the run does.
 
@@ -48,10 +47,10 @@ def follow(
         run: The run as the server gave it when it was started or found.
         package: What it runs.
         say: Takes one line.
+        pending_seconds: How long the pod of a step may wait for its place before it is told what can be done.
         timeout_seconds: After this time it is no longer waited for, and the state is TIMEOUT; the run goes on.
         pause_seconds: First pause between two looks; it grows to a quarter of a minute.
         patience_seconds: How long a server that stopped answering is asked again.
-        pending_seconds: How long the pod of a step may wait for its place before it is told what can be done.
 
     Raises:
         InterruptionError: SIGTERM or Ctrl-C; the run goes on.
@@ -63,8 +62,8 @@ def follow(
         while True:
             run = _ask_again(client, run.run_id, teller, pause_seconds, patience_seconds)
             steps = steps_of(run, package)
-            pending = [step.key for step in steps if step.state == "PENDING"]
-            teller.look(steps, words_for(client, run, package, pending) if pending else {})
+            waiting = [step.key for step in steps if step.state == "PENDING"]
+            teller.look(steps, words_for(client, run, package, waiting))
             if run.state in ENDED:
                 return outcome_of(client, run, package, steps)
             waited = time.monotonic() - started
@@ -119,11 +118,9 @@ class _Teller:
         if waited >= self._patience_seconds:
             self._pending_since[step.key] = math.inf  # once is enough
             why = words.rstrip(".") or "its pod has not started"
-            self.tell(
-                f"{step.name} has been pending for {spell(waited)}: {why}; it waits on: give the cluster what the pod "
-                f"asks for (a node, a GPU, a toleration, its image), or `drtune-pipeline cancel {self._run_id}` and ask "
-                "for less"
-            )
+            wanted = "what its pod asks for (a node, a GPU, a toleration, its image)"
+            less = f"`drtune-pipeline cancel {self._run_id}` and ask for less"
+            self.tell(f"{step.name} has been pending for {spell(waited)}: {why}; give the cluster {wanted}, or {less}")
 
 
 def _ask_again(client: Client, run_id: str, teller: _Teller, pause_seconds: float, patience_seconds: float) -> Any:

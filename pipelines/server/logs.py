@@ -85,6 +85,8 @@ def _node_at(run: Any, place: Sequence[str]) -> str | None:
 
 def words_for(client: Client, run: Any, package: Package, keys: list[str]) -> Mapping[str, str]:
     """What Argo says of the pods of these steps, by their keys; nothing from a server that does not tell."""
+    if not keys:
+        return {}
     said: dict[str, str] = {}
     with suppress(kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
         said = client.words_of_argo(run.run_id)

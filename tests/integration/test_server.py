@@ -230,6 +230,9 @@ def test_logs_are_those_of_the_pod_and_later_what_argo_kept(server: KfpServer) -
     everything = fine(server, "logs", "mine")
     assert everything[:2] == ["== prepare-prompts succeeded after 1 min", "3 prompts"]
     assert "Loading the base" in everything
+    server.is_behind_the_interface = True
+    assert fine(server, "logs", "mine", "train")[1:] == LOG.rstrip().splitlines()
+    assert fine(server, "logs", "mine", "prepare-prompts")[1:] == ["3 prompts"]
     server.archived.clear()
     assert "Argo kept nothing of it" in fine(server, "logs", "mine")[1]
     assert refused(server, "logs", "mine", "prepare-prompts").startswith("log of step prepare-prompts: its pod is not")

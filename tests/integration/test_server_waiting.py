@@ -136,7 +136,7 @@ def test_a_pod_that_waits_is_told_of_with_the_words_of_the_scheduler(
     first, second, last = without_times(said)
     assert first == f"evaluate pending: {UNSCHEDULABLE}"
     told = UNSCHEDULABLE.rstrip(".")
-    assert second.startswith(f"evaluate has been pending for 0 s: {told}; it waits on: give the cluster what the pod")
+    assert second.startswith(f"evaluate has been pending for 0 s: {told}; give the cluster what its pod asks")
     assert last.startswith("evaluate succeeded")
 
 
@@ -163,7 +163,7 @@ def waiting(server: KfpServer) -> Iterator[Callable[..., Outcome]]:
     with connected(server.endpoint, "kubeflow", None) as client:
         package = Package.read(PACKAGE)
         run = submit(client, Job(package, {}, "tried"), "mine", print)
-        yield partial(follow, client, run, package, pause_seconds=0.01)
+        yield partial(follow, client, run, package, pending_seconds=600.0, pause_seconds=0.01)
 
 
 def test_a_server_that_is_away_for_a_while_is_asked_again(server: KfpServer, waiting: Callable[..., Outcome]) -> None:

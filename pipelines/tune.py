@@ -46,7 +46,7 @@ def tune(
             s3://drtune/registry, on one machine runs/registry.
         name: Name under which the model is published.
     """
-    finished = finish(cluster=cluster, cluster_overrides=cluster_overrides, registry=registry, name=name)
+    finished = finish(cluster=cluster, registry=registry, name=name)
     equip(finished, cpu="1", memory="1Gi", hours=0.5, retries=2)
     let_tell(finished)
     with dsl.ExitHandler(finished, name="run"):

@@ -1,6 +1,7 @@
 """A small Kubernetes API server of a test's own: real HTTP, real watches, the custom resources' schemas enforced.
 
-It knows nothing of what an operator does: a test plays it (tests/operator.py). It can be told to misbehave.
+It knows nothing of what an operator does: a test plays it (tests/operator.py). It can be told to misbehave. Where no
+recording shows an answer, the line of the real server's source that it imitates is named beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from kubernetes.client import ApiClient, Configuration
 
 SCHEMAS = Path(os.environ.get("DRTUNE_SCHEMAS") or Path(__file__).parents[2] / "shared" / "schemas")
 KINDS = {"pytorchjobs": "pytorchjob-kubeflow.org-v1", "trainjobs": "trainjob-trainer.kubeflow.org-v1alpha1"}
+GROUPS = {"pytorchjobs": "kubeflow.org/v1", "trainjobs": "trainer.kubeflow.org/v1alpha1"}
+QUEUE = "kueue.x-k8s.io/queue-name"
 Object = dict[str, Any]
 
 
@@ -35,10 +38,15 @@ def now() -> str:
 @cache
 def validator_of(plural: str) -> jsonschema.Draft202012Validator | None:
     """Holds objects against the schema of their kind, and refuses unknown fields too; None where there is no schema."""
+    schema = schema_of(plural)
+    return jsonschema.Draft202012Validator(strict(schema)) if schema else None
+
+
+@cache
+def schema_of(plural: str) -> Object | None:
+    """The schema that the cluster has of a kind."""
     path = SCHEMAS / f"{KINDS[plural]}.json"
-    if not path.exists():
-        return None
-    return jsonschema.Draft202012Validator(strict(json.loads(path.read_text())["openAPIV3Schema"]))
+    return json.loads(path.read_text())["openAPIV3Schema"] if path.exists() else None
 
 
 def strict(schema: Object) -> Object:
@@ -50,6 +58,23 @@ def strict(schema: Object) -> Object:
             made[key] = strict(value) if isinstance(value, dict) else value
     closes = "properties" in schema and "additionalProperties" not in schema
     return made | ({"additionalProperties": False} if closes else {})
+
+
+def unknown_fields(item: Any, schema: Object, path: str = "") -> Iterator[tuple[str, Object, str]]:
+    """Each field that a structural schema does not have: where it is, what it stands in, and its name."""
+    if isinstance(item, list):
+        for number, part in enumerate(item):
+            yield from unknown_fields(part, schema.get("items", {}), f"{path}[{number}]")
+    elif isinstance(item, dict):
+        known, others = schema.get("properties"), schema.get("additionalProperties")
+        for key, value in item.items():
+            where = f"{path}.{key}".lstrip(".")
+            if known and key in known:
+                yield from unknown_fields(value, known[key], where)
+            elif isinstance(others, dict):
+                yield from unknown_fields(value, others, where)
+            elif known is not None and not others and not schema.get("x-kubernetes-preserve-unknown-fields"):
+                yield where, item, key
 
 
 @dataclass
@@ -91,6 +116,12 @@ class ClusterApi:
         """Deleted jobs stay until `remove`."""
         self.log_limit = 0
         """A log stream ends early after so many lines."""
+        self.kinds = set(KINDS)
+        """The kinds of job that are installed."""
+        self.lacking: set[str] = set()
+        """Fields of a `spec` that the installed version of a kind does not have yet."""
+        self.queued = set(KINDS)
+        """The kinds that Kueue manages."""
         self.stopping = False
 
     def __enter__(self) -> ClusterApi:
@@ -187,13 +218,45 @@ class ClusterApi:
 
     # --- what it answers ----------------------------------------------------------------------------------------------
 
-    def created(self, collection: str, item: Object) -> tuple[int, Object]:
+    def created(self, collection: str, item: Object, query: dict[str, str]) -> tuple[int, Object]:
         plural = collection.rpartition("/")[2]
+        if plural not in self.kinds:
+            return _status(404, "the server could not find the requested resource")
+        unknown = self._unknown(plural, item)
+        if unknown and query.get("fieldValidation") == "Strict":
+            # kubernetes v1.34 apiserver/pkg/endpoints/handlers/rest.go transformDecodeError, of the error that
+            # apimachinery/pkg/runtime/error.go NewStrictDecodingError makes: one `unknown field` for each
+            kind, version = item["kind"], item["apiVersion"].rpartition("/")[2]
+            named = ", ".join(f'unknown field "{where}"' for where, _, _ in unknown)
+            return _status(
+                400,
+                f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: {named}',
+            )
+        for _, holder, key in unknown:  # without a word: apiextensions-apiserver/pkg/apiserver/schema/pruning
+            del holder[key]
         if (collection, item["metadata"]["name"]) in self.objects:
             return _status(409, f"{plural} {item['metadata']['name']!r} already exists")
         for error in ((validator := validator_of(plural)) and validator.iter_errors(item)) or ():
             return _status(422, f"{plural} is invalid: {error.json_path}: {error.message}")
+        if QUEUE in item["metadata"].get("labels", {}) and plural in self.queued:
+            # kueue v0.19 pkg/controller/jobframework/defaults.go: "Jobs with queue names are default suspended"
+            holder = item["spec"]["runPolicy"] if plural == "pytorchjobs" else item["spec"]
+            holder["suspend"] = True
         return 201, self.put(collection, item)
+
+    def _unknown(self, plural: str, item: Object) -> list[tuple[str, Object, str]]:
+        schema = schema_of(plural)
+        found = list(unknown_fields(item, schema)) if schema else []
+        return found + [(f"spec.{key}", item["spec"], key) for key in sorted(self.lacking & item["spec"].keys())]
+
+    def discovered(self, path: str) -> tuple[int, Object]:
+        """The kinds of a group and version, as every server lists them; a group is there when a kind of it is."""
+        group = path.removeprefix("/apis/")
+        names = [plural for plural in sorted(self.kinds) if GROUPS[plural] == group]
+        if not names:
+            return _status(404, "the server could not find the requested resource")
+        resources = [{"name": name, "namespaced": True} for plural in names for name in (plural, f"{plural}/status")]
+        return 200, {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": resources}
 
     def deleted(self, collection: str, name: str) -> tuple[int, Object]:
         item = self.objects.get((collection, name))
@@ -203,12 +266,6 @@ class ClusterApi:
         if not self.slow_deletion:
             self.remove(collection, name)
         return 200, item
-
-    def merged(self, collection: str, name: str, changes: Object) -> tuple[int, Object]:
-        item = self.objects.get((collection, name))
-        if item is None:
-            return _status(404, f"{name!r} not found")
-        return 200, self.put(collection, _merge(item, changes))
 
     def listed(self, collection: str, query: dict[str, str]) -> Object:
         with self.news:
@@ -268,10 +325,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts, query = urlsplit(self.path), dict(parse_qsl(urlsplit(self.path).query))
-        collection, name = _split(parts.path)
         if self._misbehaves("GET"):
             return
         api = self.server_api
+        if "/namespaces/" not in parts.path:
+            self._answer(*api.discovered(parts.path))
+            return
+        collection, name = _split(parts.path)
         if query.get("watch") == "true":
             self._stream(api.watched(collection, query))
         elif parts.path.endswith("/log"):
@@ -286,10 +346,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, api.listed(collection, query))
 
     def do_POST(self) -> None:
-        self._change("POST", lambda body: self.server_api.created(urlsplit(self.path).path, body))
-
-    def do_PATCH(self) -> None:
-        self._change("PATCH", lambda body: self.server_api.merged(*_split(self.path), body))
+        parts = urlsplit(self.path)
+        self._change("POST", lambda body: self.server_api.created(parts.path, body, dict(parse_qsl(parts.query))))
 
     def do_DELETE(self) -> None:
         self._change("DELETE", lambda _: self.server_api.deleted(*_split(urlsplit(self.path).path)))
@@ -360,13 +418,6 @@ def _is_selected(item: Object, query: dict[str, str]) -> bool:
 def _is_owned(item: Object, owner: Object) -> bool:
     references = item["metadata"].get("ownerReferences", [])
     return any(reference["uid"] == owner["metadata"]["uid"] for reference in references)
-
-
-def _merge(item: Object, changes: Object) -> Object:
-    merged = dict(item)
-    for key, value in changes.items():
-        merged[key] = _merge(merged.get(key, {}), value) if isinstance(value, dict) else value
-    return merged
 
 
 def _event(kind: str, item: Object) -> bytes:

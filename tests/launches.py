@@ -7,7 +7,6 @@ import threading
 from pathlib import Path
 
 from components.train.cluster import Cluster
-from components.train.job import Owner
 from components.train.launch import Launch, Run
 from components.train.logs import StepLog
 from components.train.spec import JobSpec
@@ -16,9 +15,11 @@ from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
 from drtune.files.local import sha256_bytes
 from drtune.files.storage import Storage, open_storage
 from tests.cluster_api import ClusterApi
-from tests.operator import PlayedJob
+from tests.operator import PODS, PlayedJob
 
-OWNER = Owner("launcher-pod", "0a1b")
+POD = "tune-5rn9p-retry-system-container-impl-791495155"
+WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "tune-5rn9p", "uid": "0a1b"}
+"""Argo's, which owns the pods of its steps as their controller."""
 WEIGHTS = b"tuned weights"
 
 
@@ -29,11 +30,14 @@ class Tried:
         self.api, self.prompts, self.out = api, prompts, root / run_id / "model"
         self.config: Config = load_config(None, ["steps=2"])
         self.storage: Storage = open_storage(str(root / run_id / "s3"))
-        spec = {"storage": "s3://runs", "nodes": 2, "restarts": 3, "start_timeout_seconds": 60} | settings
+        spec: dict[str, object] = {"storage": "s3://runs", "backend": "pytorchjob", "nodes": 2}
+        spec |= {"restarts": 3, "start_timeout_seconds": 60} | settings
+        owner = {**WORKFLOW, "controller": True, "blockOwnerDeletion": True}
+        api.put(PODS, {"metadata": {"name": POD, "labels": {}, "ownerReferences": [owner]}, "status": {}})
         self.written = io.BytesIO()
         self.cluster = Cluster(api.client(), "default", patience_seconds=20)
         self.cancelled = threading.Event()
-        job, run, log = JobSpec.model_validate(spec), Run(run_id, OWNER), StepLog(self.written)
+        job, run, log = JobSpec.model_validate(spec), Run(run_id, POD), StepLog(self.written)
         self.launch = Launch(self.cluster, self.storage, job, run, log, self.cancelled)
 
     def train(self) -> TunedModel:
@@ -61,7 +65,8 @@ class Tried:
         return self.written.getvalue().decode()
 
     def left(self) -> list[str]:
-        return [job["metadata"]["name"] for job in self.api.of("pytorchjobs")]
+        jobs = self.api.of("pytorchjobs") + self.api.of("trainjobs")
+        return [job["metadata"]["name"] for job in jobs]
 
 
 def trains(job: PlayedJob) -> None:

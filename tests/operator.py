@@ -1,37 +1,72 @@
-"""The training operator as a test plays it: pods that start, write and end, and a job that says so."""
+"""The training operator as a test plays it: pods that start, write and end, and a job that says so.
+
+What a job says is what the training operator 1.9.4 says in tests/recordings/kubeflow; `replay` plays one of those.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from tests.cluster_api import ClusterApi, Object, now
+from tests.cluster_api import ClusterApi, Log, Object, now
 
 NAMESPACE = "default"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 JOBS = f"/apis/kubeflow.org/v1/namespaces/{NAMESPACE}/pytorchjobs"
+TRAINJOBS = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs"
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
+RECORDINGS = Path(__file__).parent / "recordings" / "kubeflow"
 
 
 class PlayedJob:
-    """A PyTorchJob with a Master and Workers, one process each, that a launcher has created."""
+    """A job that a launcher has created; `says` and the pods are those of a PyTorchJob with a Master and Workers."""
 
     def __init__(self, api: ClusterApi, job: Object) -> None:
         self.api, self.name, self.uid = api, job["metadata"]["name"], job["metadata"]["uid"]
+        self.jobs = JOBS if job["kind"] == "PyTorchJob" else TRAINJOBS
 
     def says(self, condition: str, message: str = "", **status: Any) -> None:
+        """Set a condition to True, as the operator's UpdateJobConditions does (pkg/util/status.go)."""
         job = self.api.objects[JOBS, self.name]
+        instead = {"Running": "Restarting", "Restarting": "Running"}.get(condition)
+        past = [entry for entry in job.get("status", {}).get("conditions", []) if entry["type"] != condition]
+        past = [entry for entry in past if entry["type"] != instead]
+        if condition in ("Succeeded", "Failed", "Suspended"):
+            past = [{**entry, "status": "False"} if entry["type"] == "Running" else entry for entry in past]
         entry = {"type": condition, "status": "True", "reason": f"PyTorchJob{condition}", "message": message}
         entry |= {"lastUpdateTime": now(), "lastTransitionTime": now()}
-        self.api.put(JOBS, {**job, "status": {"startTime": now(), **status, "conditions": [entry]}})
+        made = {"startTime": now(), "replicaStatuses": self._replicas(), "conditions": [*past, entry]}
+        self.api.put(JOBS, {**job, "status": {**made, **status}})
         if condition in ("Succeeded", "Failed"):  # cleanPodPolicy Running
             for pod in self.api.of("pods"):
                 name = pod["metadata"]["name"]
                 self.api.close_log(name)
                 if name.startswith(self.name) and pod["status"].get("phase") == "Running":
                     self.api.remove(PODS, name)
+
+    def stops_saying(self, condition: str) -> None:
+        """Set a condition to False."""
+        job = self.api.objects[JOBS, self.name]
+        entries = [
+            {**entry, "status": "False"} if entry["type"] == condition else entry
+            for entry in job["status"]["conditions"]
+        ]
+        self.api.put(JOBS, {**job, "status": {**job["status"], "conditions": entries}})
+
+    def _replicas(self) -> Object:
+        """How many pods of each role run; none has no entry, as in the recordings."""
+        found: Object = {"Master": {}, "Worker": {}}
+        for pod in self.api.of("pods"):
+            labels = pod["metadata"]["labels"]
+            if labels.get("training.kubeflow.org/job-name") == self.name and pod["status"].get("phase") == "Running":
+                role = found[labels["training.kubeflow.org/replica-type"].capitalize()]
+                role["active"] = role.get("active", 0) + 1
+        return found
 
     def pod_name(self, node: int) -> str:
         return f"{self.name}-master-0" if node == 0 else f"{self.name}-worker-{node - 1}"
@@ -65,6 +100,50 @@ class PlayedJob:
         self.api.logs.pop(self.pod_name(node), None)
 
 
+def replay(recording: str, job: PlayedJob, writes: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+    """Have happen to `job` and its pods what tests/recordings/kubeflow/RECORDING.jsonl says, up to its deletion there.
+
+    A pod writes what the recorded status kept of its last lines, or else what `writes` has for the end of its name.
+    """
+    api, opened = job.api, set[str]()
+    until(lambda: api.counted("GET", "watch=true") >= 2)
+    for number, line in enumerate((RECORDINGS / f"{recording}.jsonl").read_text(encoding="utf-8").splitlines()):
+        event = json.loads(line)
+        item, kind = event["object"], event["type"]
+        if (job.jobs, job.name) not in api.objects:
+            return  # the launcher has ended it
+        if item["kind"] == "Event":
+            api.put(EVENTS, {"metadata": {"name": f"event-{number}"}, **item})
+        elif item["kind"] == "Pod":
+            metadata = item["metadata"]
+            name, uid = metadata["name"], f"{metadata['name']}/{metadata['creationTimestamp']}"
+            if kind == "DELETED":
+                api.remove(PODS, name)
+                api.logs.pop(name, None)
+                continue
+            api.put(PODS, {**item, "metadata": {**metadata, "uid": uid, "ownerReferences": [{"uid": job.uid}]}})
+            state = (item["status"].get("containerStatuses") or [{}])[0].get("state", {})
+            if "waiting" not in state and state and uid not in opened:
+                opened.add(uid)
+                _until_followed(job, name)
+            if (ended := state.get("terminated")) and not api.logs.get(name, Log()).closed:
+                kept = ended.get("message", "").splitlines()
+                api.write(name, *kept, *(text for end, lines in writes.items() if name.endswith(end) for text in lines))
+                api.close_log(name)
+        elif "deletionTimestamp" in item["metadata"]:
+            return  # whoever made the recording deleted it here
+        else:
+            with api.news:
+                if found := api.objects.get((job.jobs, job.name)):
+                    api.put(job.jobs, {**found, "status": item["status"]})
+
+
+def _until_followed(job: PlayedJob, pod: str) -> None:
+    """Wait until the launcher has asked for the log of `pod` once more, or has ended the job."""
+    asked = job.api.counted("GET", f"/{pod}/log")
+    until(lambda: job.api.counted("GET", f"/{pod}/log") > asked or (job.jobs, job.name) not in job.api.objects)
+
+
 class Played:
     """Runs `script(job)` in a thread of its own for each job that is created; what goes wrong there fails the test."""
 
@@ -94,7 +173,8 @@ class Played:
             self.errors.append(error)
 
     def _fresh(self, known: set[str]) -> list[Object]:
-        return [job for job in self.api.of("pytorchjobs") if job["metadata"]["uid"] not in known]
+        jobs = self.api.of("pytorchjobs") + self.api.of("trainjobs")
+        return [job for job in jobs if job["metadata"]["uid"] not in known]
 
 
 def until(found: Callable[[], Any], seconds: float = 20.0) -> Any:

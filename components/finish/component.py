@@ -9,7 +9,6 @@ from components.images import PLATFORM_IMAGE
 def finish(
     status: dsl.PipelineTaskFinalStatus,
     cluster: str,
-    cluster_overrides: list[str],
     registry: str,
     name: str,
     outcome: dsl.Output[dsl.Markdown],
@@ -18,12 +17,11 @@ def finish(
 
     Args:
         status: What the steps came to; Kubeflow gives it.
-        cluster: Path of the YAML file that describes the job, as the train step had it; empty: there was none.
-        cluster_overrides: Differences from that file.
+        cluster: As the train step had it; empty: there was no job.
         registry: Where the model was to be published.
         name: Under which name.
         outcome: The run in a few lines.
     """
     from components.finish.run import finish_run
 
-    finish_run(status, cluster, cluster_overrides, registry, name, outcome.path)
+    finish_run(status, cluster, registry, name, outcome.path)

@@ -13,8 +13,7 @@ from components.finish.ask import Known, look
 from components.finish.ending import Ending, ending_of
 from components.finish.webhook import send
 from components.train.environment import RUN_ID
-from components.train.launch import delete_leftover
-from components.train.spec import load_spec
+from components.train.launch import end_job
 from drtune.errors import UserError
 from drtune.files.local import write_text
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 def finish_run(
     status: dsl.PipelineTaskFinalStatus,
     cluster: str,
-    cluster_overrides: Sequence[str],
     registry: str,
     name: str,
     out: str,
@@ -36,7 +34,7 @@ def finish_run(
 
     The last line that is printed is `outcome: ` and the outcome in one line.
     """
-    job = _job_left(cluster, cluster_overrides)  # first: it holds GPUs
+    job = _job_left(environment[RUN_ID]) if cluster else ""  # first: it holds GPUs
     known = look(status, environment, client)
     ending = ending_of(known, registry, name, environment)
     links = [*ending.links, *_page(environment)]
@@ -46,12 +44,10 @@ def finish_run(
     print(*filter(None, [job, *links, problem]), f"outcome: {ending.sentence}", sep="\n", flush=True)
 
 
-def _job_left(cluster: str, overrides: Sequence[str]) -> str:
+def _job_left(run: str) -> str:
     """Delete the run's training job, and say so if there was one."""
-    if not cluster:
-        return ""
     try:
-        deleted = delete_leftover(load_spec(cluster, overrides))
+        deleted = end_job(run)
     except (UserError, RuntimeError) as error:  # nothing may keep the outcome from being told
         return f"Whether a training job is left could not be seen: {error}"
     return f"The training job {deleted} was still there and is deleted." if deleted else ""

@@ -6,6 +6,7 @@ The kubernetes client does the connecting: certificates, tokens that are renewed
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +43,10 @@ class Gone(Exception):  # noqa: N818 it is news, not an error
 
 class Conflict(Exception):  # noqa: N818
     """There is one of that name already."""
+
+
+class UnknownField(Exception):  # noqa: N818
+    """The cluster's version of a kind does not know fields that it was given; the message names them."""
 
 
 class _Interrupted(Exception):  # noqa: N818
@@ -102,7 +107,7 @@ class Cluster:
 
     def jobs(self, place: Place, name: str = "") -> str:
         """The path of jobs of a kind, or of one."""
-        return f"/apis/{place.group}/{place.version}/namespaces/{self.namespace}/{place.plural}/{name}".rstrip("/")
+        return f"/apis/{place.api}/namespaces/{self.namespace}/{place.plural}/{name}".rstrip("/")
 
     def core(self, plural: str) -> str:
         """The path of pods or events."""
@@ -114,13 +119,22 @@ class Cluster:
         """An object, or a list of them. Raises Gone."""
         return self._patiently(lambda: self._call("GET", path, query or {}))
 
-    def create(self, path: str, manifest: Manifest) -> Manifest:
-        """Create an object. Raises Conflict when there is one; perhaps of our own, whose answer was lost."""
-        return self._patiently(lambda: self._call("POST", path, {}, manifest))
+    def has(self, place: Place) -> bool:
+        """Whether jobs of a kind can be made here."""
+        try:
+            resources = self.read(f"/apis/{place.api}")["resources"]
+        except Gone:
+            return False
+        return any(resource["name"] == place.plural for resource in resources)
 
-    def merge(self, path: str, changes: Manifest) -> Manifest:
-        """Change some fields of an object. Raises Gone."""
-        return self._patiently(lambda: self._call("PATCH", path, {}, changes))
+    def create(self, path: str, manifest: Manifest) -> Manifest:
+        """Create an object.
+
+        Raises:
+            Conflict: there is one; perhaps of our own, whose answer was lost.
+            UnknownField: the cluster would drop a field without a word.
+        """
+        return self._patiently(lambda: self._call("POST", path, {"fieldValidation": "Strict"}, manifest))
 
     def delete(self, path: str) -> None:
         """Delete an object, which stays until all that belongs to it is gone. Raises Gone."""
@@ -223,13 +237,12 @@ class Cluster:
         from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             return self.client.call_api(
                 path,
                 method,
                 query_params=list(query.items()),
-                header_params={"Accept": "application/json, */*", "Content-Type": content_type},
+                header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
                 body=body,
                 response_type="object",
                 auth_settings=["BearerToken"],
@@ -269,6 +282,8 @@ def _explained(status: int, message: str, host: str, pause_seconds: float = 0.0)
             f"cluster {host}: {message}; grant it to the launcher's service account (docs/training-jobs.md), "
             "or raise the quota that it names"
         )
+    if status == 400 and (unknown := re.findall(r'unknown field "([^"]+)"', message)):
+        return UnknownField(", ".join(unknown))
     if status in (400, 422):
         return UserError(f"cluster {host}: refuses the training job: {message}; correct the cluster's configuration")
     return ClusterError(f"the API server at {host} answered {status}: {message}")

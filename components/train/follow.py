@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from components.train.cluster import Cluster
-from components.train.job import JobStatus, Manifest, node_of, place_of, ranks_of, status_of
+from components.train.job import JobStatus, Manifest, Phase, node_of, place_of, ranks_of, status_of
 from components.train.logs import PodLog, StepLog
-from components.train.pods import Ending, ending_of, trouble_of
+from components.train.pods import Ending, Trouble, ending_of, trouble_of
 from components.train.spec import JobSpec
 from drtune.errors import UserError
 
@@ -53,12 +53,18 @@ class Follower:
         self.place = place_of(spec)
         self.pods: dict[str, Manifest] = {}
         """By uid: as they were last seen, those that are gone too."""
+        self._gone: set[str] = set()
         self.logs: dict[str, PodLog] = {}
         self.status = JobStatus("created", "")
-        self.created_at = _seconds(job["metadata"]["creationTimestamp"])
+        """What has become of the job; its own word, `_stated`, lags behind its pods."""
+        self._stated = self.status
+        self.waits_since = _seconds(job["metadata"]["creationTimestamp"])
         self.started_at: float | None = None
+        """When its nodes ran for the first time since it was created or held back."""
+        self._restarts_before = 0
         self._said: set[tuple[str, str]] = set()
         self._hopeless_since: dict[str, float] = {}
+        self._placeless_since: float | None = None
         self._events_asked = 0.0
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
 
@@ -72,9 +78,10 @@ class Follower:
             self._hear(seconds=1.0)
             if self.cancelled.is_set():
                 raise SystemExit(128 + signal.SIGTERM)
-            if self.status.phase == "failed":
+            if self.status.phase == "failed" or self._is_hopeless():
                 self._fail_as_the_job()
             self._refuse_too_late()
+            self._advise_on_places()
             self._ask_why_there_are_no_pods()
         self._drain()
 
@@ -109,6 +116,7 @@ class Follower:
                 self._take_pod(pod)
         else:
             self._take_pod(news.value, is_gone=news.type == "DELETED")
+        self._judge()
         return True
 
     def _take_job(self, news: _News) -> None:
@@ -120,14 +128,32 @@ class Follower:
             raise TrainingFailedError(
                 f"training job {self.name} vanished: it or its owner was deleted before it succeeded or failed"
             )
-        status = status_of(job)
-        if status.phase in ("running", "restarting", "succeeded") and self.started_at is None:
-            started = job.get("status", {}).get("startTime")
-            self.started_at = _seconds(started) if started else time.time()
-        if status.phase != self.status.phase:
-            self.status = status
+        self._stated = status_of(job)
+
+    def _judge(self) -> None:
+        """Conclude what has become of the job, and say so when that is news."""
+        phase = self._phase()
+        if phase == "suspended" and self.started_at is not None:
+            self.waits_since, self.started_at = time.time(), None  # whoever holds it back may let it run anew
+        if phase in ("running", "restarting", "succeeded") and self.started_at is None:
+            self.started_at = time.time()
+        if phase == "running" and self.status.phase != "running":
+            self._restarts_before = self.restarts()
+        is_news = phase != self.status.phase
+        self.status = JobStatus(phase, self._stated.message)
+        if is_news:
             self.log.say(self._told())
-        self.status = status
+
+    def _phase(self) -> Phase:
+        stated = self._stated.phase
+        if stated not in ("succeeded", "failed") and self._is_hopeless():
+            return self.status.phase  # whatever its operator tries now
+        if stated not in ("created", "pending"):
+            return stated
+        if self.started_at is None:
+            return "pending" if self.pods else "created"
+        # It has run, and not all of its nodes do now: they have ended, or start again.
+        return "restarting" if self.restarts() > self._restarts_before else self.status.phase
 
     def _told(self) -> str:
         """The job's status in words."""
@@ -138,8 +164,8 @@ class Follower:
                 return f"training job {self.name}: suspended, waits for {where}{message}"
             case "restarting":
                 return f"training job {self.name}: restarting from its newest checkpoint, not failed{message}"
-            case "running":
-                return f"training job {self.name}: running"
+            case "pending":
+                return f"training job {self.name}: pending, waits until its nodes run"
             case phase:
                 return f"training job {self.name}: {phase}{message}"
 
@@ -148,6 +174,8 @@ class Follower:
     def _take_pod(self, pod: Manifest, *, is_gone: bool = False) -> None:
         uid, name = pod["metadata"]["uid"], pod["metadata"]["name"]
         self.pods[uid] = pod
+        if is_gone:
+            self._gone.add(uid)
         trouble, ending = trouble_of(pod), ending_of(pod, self.place.container)
         has_written = ending is not None or _is_running(pod, self.place.container)
         if uid not in self.logs and has_written and not is_gone:
@@ -191,13 +219,12 @@ class Follower:
     def _refuse_too_late(self) -> None:
         now = time.time()
         if self.started_at is None:
-            if now - self.created_at > self.spec.start_timeout_seconds:
+            if now - self.waits_since > self.spec.start_timeout_seconds:
                 raise TrainingFailedError(
                     f"training job {self.name} did not start in start_timeout_seconds={self.spec.start_timeout_seconds}"
-                    f" ({self.status.phase}){self._troubles()}"
+                    f" ({self.status.phase}){self._told_troubles()}"
                 )
-        # The operator ends a job in time itself; this is for one that does not.
-        elif now - self.started_at > self.spec.run_timeout_seconds + 2 * DRAIN_SECONDS:
+        elif now - self.started_at > self.spec.run_timeout_seconds:
             raise TrainingFailedError(
                 f"training job {self.name} did not end in run_timeout_seconds={self.spec.run_timeout_seconds}"
             )
@@ -205,17 +232,37 @@ class Follower:
             if time.monotonic() - since > self.spec.pull_timeout_seconds:
                 raise TrainingFailedError(
                     f"training job {self.name} is without what it needs for pull_timeout_seconds="
-                    f"{self.spec.pull_timeout_seconds}{self._troubles()}"
+                    f"{self.spec.pull_timeout_seconds}{self._told_troubles()}"
                 )
 
-    def _troubles(self) -> str:
-        told = [f"[{self._ranks(pod)}] {found.text}" for pod in self.pods.values() if (found := trouble_of(pod))]
-        return "".join(f"\n  {text}" for text in sorted(set(told)))
+    def _troubles(self) -> list[tuple[Manifest, Trouble]]:
+        """The pods that do not run yet, and why."""
+        there = [pod for uid, pod in self.pods.items() if uid not in self._gone]
+        return [(pod, trouble) for pod in there if (trouble := trouble_of(pod))]
+
+    def _told_troubles(self) -> str:
+        told = {f"[{self._ranks(pod)}] {trouble.text}" for pod, trouble in self._troubles()}
+        return "".join(f"\n  {text}" for text in sorted(told))
+
+    def _advise_on_places(self) -> None:
+        """Say, once, what can be done about nodes that no machine has room for."""
+        if not any(trouble.is_placeless for _, trouble in self._troubles()):
+            self._placeless_since = None
+            return
+        self._placeless_since = self._placeless_since or time.monotonic()
+        patience = self.spec.pending_patience_seconds
+        if time.monotonic() - self._placeless_since > patience:
+            self._say_once(
+                self.uid,
+                f"training job {self.name}: the cluster has no room for it in pending_patience_seconds={patience}: "
+                "lower cpu, memory, gpus_per_node or scratch in the cluster file, free or add nodes, or terminate the "
+                f"run; it waits for start_timeout_seconds={self.spec.start_timeout_seconds} in all",
+            )
 
     def _ask_why_there_are_no_pods(self) -> None:
         now = time.monotonic()
         waits = self.status.phase == "created" and not self.pods
-        if not waits or time.time() - self.created_at < EVENTS_AFTER_SECONDS:
+        if not waits or time.time() - self.waits_since < EVENTS_AFTER_SECONDS:
             return
         if now - self._events_asked < EVENTS_AFTER_SECONDS:
             return
@@ -228,10 +275,14 @@ class Follower:
 
     # ------------------------------------------------------------------------------------------------------------------
 
+    def _is_hopeless(self) -> bool:
+        """Whether a node failed in a way that starting it again cannot help, whatever its operator does."""
+        return any(not ending.is_retried for _, ending in self._failures())
+
     def _fail_as_the_job(self) -> None:
-        """Raise what the first pod that failed says; its end may be known later than the job's."""
+        """Raise what the first pod that failed says; its end and the job's may come in either order."""
         give_up = time.monotonic() + DRAIN_SECONDS / 2
-        while not self._failures() and time.monotonic() < give_up:
+        while time.monotonic() < give_up and not (self._failures() and self.status.phase == "failed"):
             self._hear(seconds=0.5)
         self._drain()
         failures = self._failures()
@@ -239,8 +290,8 @@ class Follower:
         mistakes = [line for line in lines if line.startswith("error: ")]
         if failures and failures[0][1].exit_code == UserError.exit_code and mistakes:
             raise UserError(mistakes[-1].removeprefix("error: "))
-        reason = self.status.message or "no reason given"
-        raise TrainingFailedError(f"training job {self.name} failed: {reason}{self._last_words()}")
+        reason = self.status.message if self.status.phase == "failed" else "starting it again would not help"
+        raise TrainingFailedError(f"training job {self.name} failed: {reason or 'no reason given'}{self._last_words()}")
 
     def _failures(self) -> list[tuple[str, Ending]]:
         """The pods that failed of themselves, the first one first; then those that a signal ended."""

@@ -6,12 +6,11 @@ It builds their manifests from a JobSpec and reads what their status and their p
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.images import USER_ID
-from components.train.spec import JobSpec
+from components.train.spec import GRACE_SECONDS, JobSpec
 from drtune.errors import UserError
 
 Manifest = dict[str, Any]
@@ -32,25 +31,44 @@ class Place:
     """The container that trains."""
     pod_label: str
     """The label of a pod that names its job."""
+    needed: str
+    """The oldest version that knows what is asked of it."""
+
+    @property
+    def api(self) -> str:
+        """Group and version, as in `apiVersion`."""
+        return f"{self.group}/{self.version}"
 
 
-PYTORCHJOB = Place("PyTorchJob", "kubeflow.org", "v1", "pytorchjobs", "pytorch", "training.kubeflow.org/job-name")
-TRAINJOB = Place("TrainJob", "trainer.kubeflow.org", "v1alpha1", "trainjobs", "node", "jobset.sigs.k8s.io/jobset-name")
+PYTORCHJOB = Place(
+    kind="PyTorchJob",
+    group="kubeflow.org",
+    version="v1",
+    plural="pytorchjobs",
+    container="pytorch",
+    pod_label="training.kubeflow.org/job-name",
+    needed="training operator 1.9",
+)
+TRAINJOB = Place(
+    kind="TrainJob",
+    group="trainer.kubeflow.org",
+    version="v1alpha1",
+    plural="trainjobs",
+    container="node",
+    pod_label="jobset.sigs.k8s.io/jobset-name",
+    needed=f"Kubeflow Trainer 2.2, or 2.3 for another grace_seconds than {GRACE_SECONDS}",
+)
+PLACES = (PYTORCHJOB, TRAINJOB)
+"""In the order in which `backend: auto` looks for them."""
 
-
-@dataclass(frozen=True)
-class Owner:
-    """The pod that a job must not outlive."""
-
-    name: str
-    uid: str
+Phase = Literal["created", "pending", "suspended", "running", "restarting", "succeeded", "failed"]
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What a job says of itself."""
+    """What a job says of itself. It is pending while not all of the nodes that it needs run."""
 
-    phase: Literal["created", "suspended", "running", "restarting", "succeeded", "failed"]
+    phase: Phase
     message: str
 
 
@@ -67,25 +85,30 @@ def job_name(run_id: str) -> str:
 
 
 def place_of(spec: JobSpec) -> Place:
-    """Where the job of `spec` stands in the API."""
-    return PYTORCHJOB if spec.backend == "pytorchjob" else TRAINJOB
+    """Where the job of `spec`, whose backend is not `auto`, stands in the API."""
+    return {"pytorchjob": PYTORCHJOB, "trainjob": TRAINJOB}[spec.backend]
 
 
-def to_job(spec: JobSpec, name: str, uri: str, owner: Owner | None = None) -> Manifest:
-    """The manifest of the job that trains what was asked at `uri`, of the kind that `spec` wants."""
-    build = to_pytorch_job if spec.backend == "pytorchjob" else to_train_job
-    return build(spec, name, uri, owner)
+def to_job(spec: JobSpec, name: str, uri: str, owners: Sequence[Manifest] = ()) -> Manifest:
+    """The manifest of the job that trains what was asked at `uri`, of the kind that `spec` wants.
+
+    `owners` are references to what the job must not outlive.
+    """
+    build = {"pytorchjob": to_pytorch_job, "trainjob": to_train_job}[spec.backend]
+    return build(spec, name, uri, owners)
 
 
-def to_pytorch_job(spec: JobSpec, name: str, uri: str, owner: Owner | None = None) -> Manifest:
+def to_pytorch_job(spec: JobSpec, name: str, uri: str, owners: Sequence[Manifest] = ()) -> Manifest:
     """A PyTorchJob: Workers alone when elastic, since only they are counted then; else one Master and its Workers.
 
     Nodes are started again after a signal (exit codes above 127), and the job fails at once with any other exit code.
     """
     run_policy: Manifest = {
         "cleanPodPolicy": "Running",  # or Workers would hold their GPUs after the end
-        "activeDeadlineSeconds": spec.run_timeout_seconds,
-        "ttlSecondsAfterFinished": 86400,  # the launcher deletes it; this is for a launcher that was killed
+        "activeDeadlineSeconds": _deadline(spec),
+        # The launcher deletes it, or the run's last step. The operator does not once a pod has failed for good: it sets
+        # no completionTime then to count from (training-operator v1.9 pkg/controller.v1/common/pod.go).
+        "ttlSecondsAfterFinished": 86400,
     }
     if spec.gang or spec.priority_class:
         run_policy["schedulingPolicy"] = _present(
@@ -109,21 +132,21 @@ def to_pytorch_job(spec: JobSpec, name: str, uri: str, owner: Owner | None = Non
         body["elasticPolicy"] = {
             "minReplicas": spec.elastic.min_nodes,
             "maxReplicas": spec.nodes,
-            "maxRestarts": spec.elastic.max_restarts,
             "rdzvBackend": "c10d",
             "rdzvId": name,
         }
-    return _manifest(PYTORCHJOB, spec, name, owner, body)
+    return _manifest(PYTORCHJOB, spec, name, owners, body)
 
 
-def to_train_job(spec: JobSpec, name: str, uri: str, owner: Owner | None = None) -> Manifest:
+def to_train_job(spec: JobSpec, name: str, uri: str, owners: Sequence[Manifest] = ()) -> Manifest:
     """A TrainJob on a ClusterTrainingRuntime, which decides about restarts: it can be told no policy of its own."""
     container = _container(spec, uri)
     trainer = {key: container[key] for key in ("image", "command", "args", "env")}
     pod = _pod(spec)
     patch = _present(
         serviceAccountName=pod["serviceAccountName"],
-        terminationGracePeriodSeconds=pod["terminationGracePeriodSeconds"],
+        # The runtime has the default already, and Trainer 2.2 knows no other.
+        terminationGracePeriodSeconds=spec.grace_seconds if spec.grace_seconds != GRACE_SECONDS else None,
         imagePullSecrets=pod.get("imagePullSecrets"),
         nodeSelector=pod.get("nodeSelector"),
         tolerations=pod.get("tolerations"),
@@ -141,7 +164,7 @@ def to_train_job(spec: JobSpec, name: str, uri: str, owner: Owner | None = None)
     jobs = [{"name": TRAINJOB.container, "template": {"spec": {"template": template}}}]
     body = {
         "runtimeRef": {"apiGroup": TRAINJOB.group, "kind": "ClusterTrainingRuntime", "name": spec.runtime},
-        "activeDeadlineSeconds": spec.run_timeout_seconds,
+        "activeDeadlineSeconds": _deadline(spec),
         "trainer": {**trainer, "numNodes": spec.nodes, "resourcesPerNode": container["resources"]},
         "runtimePatches": [
             {
@@ -150,12 +173,12 @@ def to_train_job(spec: JobSpec, name: str, uri: str, owner: Owner | None = None)
             }
         ],
     }
-    return _manifest(TRAINJOB, spec, name, owner, body)
+    return _manifest(TRAINJOB, spec, name, owners, body)
 
 
-def owner_references(owner: Owner) -> list[Manifest]:
-    """The reference by which the cluster deletes a job when its owner is deleted."""
-    return [{"apiVersion": "v1", "kind": "Pod", "name": owner.name, "uid": owner.uid}]
+def is_suspended(job: Manifest) -> bool:
+    """Whether somebody holds the job back, such as its queue."""
+    return bool(job["spec"].get("suspend") or job["spec"].get("runPolicy", {}).get("suspend"))
 
 
 def status_of(job: Manifest) -> JobStatus:
@@ -165,18 +188,28 @@ def status_of(job: Manifest) -> JobStatus:
     for condition, phase in _PHASES.items():
         if entry := conditions.get(condition):
             return JobStatus(phase, entry.get("message", ""))
-    if any(jobs.get("active") for jobs in status.get("jobsStatus", [])):  # a TrainJob has no condition for it
+    if "Running" in conditions:  # which a PyTorchJob says as soon as one of its pods runs
+        active = sum(replicas.get("active", 0) for replicas in status.get("replicaStatuses", {}).values())
+        return JobStatus("running" if active >= _least_nodes(job) else "pending", "")
+    jobs = status.get("jobsStatus", [])  # of a TrainJob, which has no condition for it
+    if jobs and all(entry.get("ready") for entry in jobs):
         return JobStatus("running", "")
-    return JobStatus("created", "")
+    # `active` counts those too whose pods only wait (JobSet's API: "in a running or pending state").
+    return JobStatus("pending" if any(entry.get("active") for entry in jobs) else "created", "")
 
 
-_PHASES: Mapping[str, Literal["suspended", "running", "restarting", "succeeded", "failed"]] = {
+def _least_nodes(job: Manifest) -> int:
+    spec: Manifest = job.get("spec", {})
+    replicas = spec.get("pytorchReplicaSpecs", {}).values()
+    return int(spec.get("elasticPolicy", {}).get("minReplicas") or sum(role["replicas"] for role in replicas))
+
+
+_PHASES: Mapping[str, Phase] = {
     "Failed": "failed",  # first: a job that says both has not succeeded
     "Succeeded": "succeeded",
     "Complete": "succeeded",
     "Suspended": "suspended",
     "Restarting": "restarting",
-    "Running": "running",
 }
 
 
@@ -196,7 +229,7 @@ def ranks_of(node: int, spec: JobSpec) -> str:
     The processes of an elastic job are ranked anew whenever nodes come or go, so there it is the node that is named.
     """
     first, count = node * spec.processes_per_node, spec.processes_per_node
-    if spec.elastic:
+    if spec.elastic and spec.backend == "pytorchjob":
         return f"node {node}"
     return f"rank {first}" if count == 1 else f"ranks {first}-{first + count - 1}"
 
@@ -206,14 +239,19 @@ def ranks_of(node: int, spec: JobSpec) -> str:
 _ANNOTATIONS = {"sidecar.istio.io/inject": "false"}  # a sidecar would stand between the processes, and never end
 
 
-def _manifest(place: Place, spec: JobSpec, name: str, owner: Owner | None, body: Manifest) -> Manifest:
+def _deadline(spec: JobSpec) -> int:
+    # Operators count from the creation of a job, pods or no pods; the launcher tells waiting from running.
+    return spec.start_timeout_seconds + spec.run_timeout_seconds
+
+
+def _manifest(place: Place, spec: JobSpec, name: str, owners: Sequence[Manifest], body: Manifest) -> Manifest:
     labels = {"app.kubernetes.io/name": "drtune", "app.kubernetes.io/component": "train"}
     if spec.queue:
         labels["kueue.x-k8s.io/queue-name"] = spec.queue
     return {
-        "apiVersion": f"{place.group}/{place.version}",
+        "apiVersion": place.api,
         "kind": place.kind,
-        "metadata": _present(name=name, labels=labels, ownerReferences=owner_references(owner) if owner else None),
+        "metadata": _present(name=name, labels=labels, ownerReferences=list(owners)),
         "spec": body,
     }
 
@@ -243,14 +281,14 @@ def _pod(spec: JobSpec) -> Manifest:
         nodeSelector=spec.node_selector,
         tolerations=[toleration.model_dump(exclude_none=True) for toleration in spec.tolerations],
         terminationGracePeriodSeconds=spec.grace_seconds,
-        securityContext={
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,  # so that it may write to its volumes
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        securityContext=_present(
+            runAsNonRoot=True,
+            runAsUser=spec.user_id,
+            runAsGroup=spec.user_id,
+            fsGroup=spec.user_id,  # so that it may write to its volumes
+            fsGroupChangePolicy="OnRootMismatch",
+            seccompProfile={"type": "RuntimeDefault"},
+        ),
         volumes=volumes,
     )
 
@@ -261,16 +299,21 @@ def _container(spec: JobSpec, uri: str) -> Manifest:
         amounts[spec.gpu_resource] = str(spec.gpus_per_node)
     mounts = [("work", WORK), ("tmp", "/tmp"), ("shared-memory", "/dev/shm")]
     mounts += [(f"volume-{number}", path) for number, path in enumerate(spec.volumes.values())]
-    options = [f"--processes={spec.processes_per_node}", f"--grace-seconds={spec.grace_seconds}"]
+    options = [
+        f"--processes={spec.processes_per_node}",
+        f"--grace-seconds={spec.grace_seconds}",
+        f"--alone-seconds={spec.alone_seconds}",
+        f"--join-seconds={spec.join_timeout_seconds}",
+    ]
     return {
         "name": PYTORCHJOB.container,
         "image": spec.image,
         "imagePullPolicy": spec.image_pull_policy,
         "command": ["python", "-m", "drtune.training.node"],
-        "args": [uri, f"--work={WORK}", *options, f"--alone-seconds={spec.alone_seconds}"],
+        "args": [uri, f"--work={WORK}", *options],
         "env": _environment(spec),
         "ports": [{"name": "pytorchjob-port", "containerPort": _PORT}],
-        "resources": {"requests": amounts, "limits": amounts},
+        "resources": {"requests": {**amounts, "ephemeral-storage": spec.scratch}, "limits": amounts},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

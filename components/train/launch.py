@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from components.train.cluster import Cluster, Conflict, Gone, connect, own_namespace
-from components.train.environment import POD_NAME, POD_UID, RUN_ID
+from components.train.cluster import Cluster, Conflict, Gone, UnknownField, connect, own_namespace
+from components.train.environment import POD_NAME, RUN_ID
 from components.train.follow import Follower
-from components.train.job import Manifest, Owner, job_name, owner_references, place_of, status_of, to_job
+from components.train.job import PLACES, Manifest, is_suspended, job_name, place_of, status_of, to_job
 from components.train.logs import StepLog
 from components.train.request import fetch_model, is_answered, write_request
-from components.train.spec import JobSpec
+from components.train.spec import JobSpec, spec_for
 from drtune.config import Config
 from drtune.errors import UserError
 from drtune.files.storage import Storage, open_storage
@@ -32,10 +32,10 @@ FAREWELL_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Run:
-    """The run that a launcher works for: its id, and the pod that the job must not outlive."""
+    """The run that a launcher works for: its id, and the pod of the launcher, if it has one."""
 
     id: str
-    owner: Owner | None
+    pod: str | None
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Run:
@@ -46,8 +46,7 @@ class Run:
         """
         if not environment.get(RUN_ID):
             raise UserError(f"{RUN_ID} is not set: a training on a cluster is named after its Kubeflow run")
-        name, uid = environment.get(POD_NAME), environment.get(POD_UID)
-        return cls(environment[RUN_ID], Owner(name, uid) if name and uid else None)
+        return cls(environment[RUN_ID], environment.get(POD_NAME) or None)
 
 
 def train_on_cluster(config: Config, prompts: Path, spec: JobSpec, out: Path) -> None:
@@ -65,16 +64,23 @@ def train_on_cluster(config: Config, prompts: Path, spec: JobSpec, out: Path) ->
         Launch(cluster, storage, spec, run, StepLog(sys.stdout.buffer), cancelled).train(config, prompts, out)
 
 
-def delete_leftover(spec: JobSpec) -> str | None:
-    """Delete the job of the run that this process belongs to; its name, or None when there is no job any more."""
-    cluster, name = Cluster(connect(), own_namespace()), job_name(Run.of(os.environ).id)
+def end_job(run_id: str, cluster: Cluster | None = None) -> str | None:
+    """Delete the job of a run, of whatever kind; its name, or None when there is none (any more).
+
+    This is for what ends a run. Without `cluster` it is the one that this process runs in.
+
+    Raises:
+        UserError: there is no cluster, or it does not allow it.
+    """
+    cluster, name = cluster or Cluster(connect(), own_namespace()), job_name(run_id)
     try:
-        cluster.delete(cluster.jobs(place_of(spec), name))
-    except Gone:
-        return None
+        for place in filter(cluster.has, PLACES):
+            with suppress(Gone):
+                cluster.delete(cluster.jobs(place, name))
+                return name
     finally:
         cluster.close()
-    return name
+    return None
 
 
 @contextmanager
@@ -105,79 +111,125 @@ class Launch:
         self.cluster, self.storage, self.spec, self.run, self.log = cluster, storage, spec, run, log
         self.cancelled = cancelled
         self.name = job_name(run.id)
-        self.path = cluster.jobs(place_of(spec), self.name)
+
+    @property
+    def path(self) -> str:
+        """Where the job stands in the API."""
+        return self.cluster.jobs(place_of(self.spec), self.name)
 
     def train(self, config: Config, prompts: Path, out: Path) -> None:
-        """Ask, follow, and fetch; whatever happens, no job is left behind.
+        """Ask, follow, and fetch.
+
+        The job is deleted at every end but one: when SIGTERM stops the launcher, since a drained machine or a full disk
+        does that too, the next try adopts it; the run's last step deletes what is left (`end_job`).
 
         Raises:
-            SystemExit: it was cancelled.
+            SystemExit: it was stopped.
         """
         refuse_uneven(config, self.spec)
         if is_answered(self.storage, config, prompts):
             self.log.say(f"the model is at {self.storage.uri} already: an earlier try had it made")
         else:
+            self.spec = self._of_a_kind_that_is_there()
             write_request(self.storage, config, prompts)
             with self._leaving_nothing(), self._heard_of():
                 Follower(self.cluster, self.spec, self._create_or_adopt(), self.log, self.cancelled).run()
         fetch_model(self.storage, out)
+
+    def _of_a_kind_that_is_there(self) -> JobSpec:
+        """What is asked for, of the kind of job that the cluster has."""
+        if self.spec.backend != "auto":
+            return self.spec
+        for place in PLACES:
+            if self.cluster.has(place):
+                return spec_for(place.kind.lower(), self.spec)
+        wanted = " nor ".join(f"{place.kind} ({place.api})" for place in PLACES)
+        raise UserError(
+            f"cluster {self.cluster.host}: has neither {wanted}; install Kubeflow's training operator or Trainer"
+        )
 
     def _create_or_adopt(self) -> Manifest:
         """The job of this run: a new one, or that of an earlier try of the launcher, which is then ours.
 
         A job that failed while nobody followed it is replaced: else every retry would fail by it anew.
         """
-        jobs = self.cluster.jobs(place_of(self.spec))
         for _ in range(3):  # a job that an earlier try has deleted may still be on its way out
-            try:
-                job = self.cluster.create(jobs, to_job(self.spec, self.name, self.storage.uri, self.run.owner))
-            except Conflict:
-                pass
-            except Gone as error:
-                kind = place_of(self.spec).kind
-                raise UserError(
-                    f"cluster {self.cluster.host}: has no {kind} ({error}); install its operator, or change `backend`"
-                ) from None
-            else:
-                self.log.say(f"training job {self.name}: created, for what is asked at {self.storage.uri}")
-                return job
+            with suppress(Conflict):
+                return self._create()
             try:
                 job = self.cluster.read(self.path)
-                if "deletionTimestamp" in job["metadata"]:
-                    self._wait_until_gone()
-                    continue
-                if (status := status_of(job)).phase == "failed":
-                    self.log.say(
-                        f"training job {self.name}: failed while no launcher followed it "
-                        f"({status.message or 'no reason given'}); it is deleted, and a new one goes on from its "
-                        f"newest checkpoint"
-                    )
-                    self.cluster.delete(self.path)
-                    self._wait_until_gone()
-                    continue
-                if self.run.owner:  # or it would go with the pod of the earlier try
-                    owner = {"metadata": {"ownerReferences": owner_references(self.run.owner)}}
-                    job = self.cluster.merge(self.path, owner)
             except Gone:
                 continue
-            self.log.say(f"training job {self.name}: adopted from an earlier try")
-            return job
+            if "deletionTimestamp" in job["metadata"]:
+                self._wait_until_gone()
+            elif (status := status_of(job)).phase == "failed":
+                self.log.say(
+                    f"training job {self.name}: failed while no launcher followed it "
+                    f"({status.message or 'no reason given'}); it is deleted, and a new one goes on from its "
+                    f"newest checkpoint"
+                )
+                self._delete()
+            else:
+                self.log.say(f"training job {self.name}: adopted from an earlier try")
+                return job
         raise RuntimeError(f"training job {self.name}: deleted by somebody each time it was made")
+
+    def _create(self) -> Manifest:
+        """A new job, which is to live no longer than the run. Raises Conflict."""
+        place, queue = place_of(self.spec), self.spec.queue
+        made = to_job(self.spec, self.name, self.storage.uri, self._owners())
+        try:
+            job = self.cluster.create(self.cluster.jobs(place), made)
+        except Gone as error:
+            raise UserError(
+                f"cluster {self.cluster.host}: has no {place.kind} ({error}); install its operator, or change `backend`"
+            ) from None
+        except UnknownField as error:
+            raise UserError(
+                f"cluster {self.cluster.host}: its {place.kind} has no field {error}; it needs {place.needed}: update "
+                "it, or change `backend`"
+            ) from None
+        if queue and not is_suspended(job):  # as Kueue does with each job of a queue before it is stored
+            raise UserError(
+                f"queue={queue}: Kueue ignores the {place.kind} {self.name}, which would run outside of its quota; add "
+                f"{place.group}/{place.kind.lower()} to `integrations.frameworks` of Kueue's configuration (from 0.19 "
+                "on PyTorchJobs are not there by default), set backend=trainjob, or leave `queue` out"
+            )
+        self.log.say(f"training job {self.name}: created, for what is asked at {self.storage.uri}")
+        return job
+
+    def _owners(self) -> list[Manifest]:
+        """What owns the launcher's pod, the run's workflow; not the pod itself, which may go while the job goes on."""
+        if not self.run.pod:
+            return []
+        selected = {"fieldSelector": f"metadata.name={self.run.pod}"}
+        pods = self.cluster.read(self.cluster.core("pods"), selected)["items"]
+        owners = [owner for pod in pods for owner in pod["metadata"].get("ownerReferences", [])]
+        return [{key: owner[key] for key in ("apiVersion", "kind", "name", "uid")} for owner in owners]
 
     @contextmanager
     def _leaving_nothing(self) -> Iterator[None]:
-        """Delete the job at the end, whatever the end is."""
+        """Delete the job at the end, unless somebody else is to follow it."""
         try:
             yield
-        except (SystemExit, KeyboardInterrupt):
-            self.log.say(f"training job {self.name}: the step is cancelled, the job is deleted")
+        except SystemExit:
+            self.log.say(
+                f"training job {self.name}: this step is stopped, and the job goes on: the step's next try adopts it, "
+                f"the end of the run deletes it, and alone its nodes end after alone_seconds={self.spec.alone_seconds}"
+            )
             raise
+        except BaseException:
+            self._delete()
+            raise
+        else:
+            self._delete()
         finally:
-            # By name: the answer to its creation may have been lost.
-            with suppress(Gone):
-                self.cluster.delete(self.path)
-                self._wait_until_gone()
             self.cluster.close()
+
+    def _delete(self) -> None:
+        with suppress(Gone):  # by name: the answer to its creation may have been lost
+            self.cluster.delete(self.path)
+            self._wait_until_gone()
 
     def _wait_until_gone(self) -> None:
         give_up = time.monotonic() + FAREWELL_SECONDS

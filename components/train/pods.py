@@ -17,8 +17,10 @@ class Trouble:
     """Why a pod does not run yet."""
 
     text: str
-    is_hopeless: bool
+    is_hopeless: bool = False
     """Waiting alone will hardly help."""
+    is_placeless: bool = False
+    """No machine of the cluster has room for it."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def trouble_of(pod: Manifest) -> Trouble | None:
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             message = condition.get("message") or condition.get("reason") or "no reason given"
-            return Trouble(f"cannot be scheduled: {message}", is_hopeless=False)
+            return Trouble(f"is pending, cannot be scheduled: {message}", is_placeless=True)
     for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
         waiting = container.get("state", {}).get("waiting", {})
         reason, message = waiting.get("reason", ""), waiting.get("message", "")

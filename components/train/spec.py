@@ -9,11 +9,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from components.images import TRAINER_IMAGE
+from components.images import TRAINER_IMAGE, USER_ID
 from components.train.environment import STEP_HOURS
 from drtune.config import load_section
-from drtune.config.sections import Section
+from drtune.config.sections import Section, validated
 
+GRACE_SECONDS = 300
+"""As manifests/trainjob/runtime.yaml has it."""
 PATHS_OF_OURS = ("/work", "/tmp", "/dev/shm")
 """Where a pod writes; everything else in it is read-only."""
 
@@ -53,8 +55,6 @@ class ElasticSection(Section):
 
     min_nodes: int = Field(ge=1)
     """The training waits for so many; `nodes` is the most it takes."""
-    max_restarts: int = Field(default=20, ge=0)
-    """How often the processes of a node are started again in place, when another node went away."""
 
 
 class Toleration(Section):
@@ -69,8 +69,8 @@ class Toleration(Section):
 class JobSpec(Section):
     """One training job. A node is one pod, with `processes_per_node` data-parallel processes."""
 
-    backend: Literal["pytorchjob", "trainjob"] = "pytorchjob"
-    """PyTorchJob of the training operator, or TrainJob of Kubeflow Trainer."""
+    backend: Literal["auto", "pytorchjob", "trainjob"] = "auto"
+    """PyTorchJob of the training operator, TrainJob of Kubeflow Trainer, or the first of them that the cluster has."""
     runtime: Name = "drtune"
     """The ClusterTrainingRuntime that a TrainJob builds on; not used by a PyTorchJob."""
     storage: S3Uri
@@ -81,6 +81,8 @@ class JobSpec(Section):
     image_pull_secrets: tuple[Name, ...] = ()
     service_account: Name = "default"
     """Of the pods that train. They do not speak to the API server and get no token."""
+    user_id: int | None = Field(default=USER_ID, ge=1)
+    """User and group of those pods; null where the platform gives them, as OpenShift does from a range of its own."""
 
     nodes: int = Field(default=1, ge=1)
     processes_per_node: int = Field(default=1, ge=1)
@@ -94,7 +96,7 @@ class JobSpec(Section):
     shared_memory: Quantity = "8Gi"
     """Size of /dev/shm, which counts as memory once it is used."""
     scratch: Quantity = "50Gi"
-    """Disk of a node for its request, checkpoints, model, and caches that are on no volume."""
+    """Disk of a node for its request, checkpoints, model, and caches that are on no volume; the node must have it."""
 
     queue: Name | None = None
     """A LocalQueue of Kueue."""
@@ -115,9 +117,13 @@ class JobSpec(Section):
     """From the creation of the job until it trains: in a queue, without a place, pulling images."""
     pull_timeout_seconds: int = Field(default=900, ge=1)
     """How long a pod may be without its image or its secret: a registry may be away, but a wrong name stays wrong."""
+    pending_patience_seconds: int = Field(default=600, ge=1)
+    """How long pods may be without a place before the step says what can be done about it."""
+    join_timeout_seconds: int = Field(default=3600, ge=60)
+    """How long a node that has started waits for the others, of which one may still be pulling its image."""
     run_timeout_seconds: int = Field(default=24 * 3600, ge=1)
-    """From the start of the job to its end, restarts included."""
-    grace_seconds: int = Field(default=300, ge=30)
+    """From when its nodes run to its end, restarts included; counted anew when its queue has suspended it."""
+    grace_seconds: int = Field(default=GRACE_SECONDS, ge=30)
     """What a pod that must go has to finish its update and save: one update and one upload."""
     restarts: int = Field(default=20, ge=0)
     """How often nodes may be lost and started again, all together, before the training counts as failed."""
@@ -129,7 +135,12 @@ class JobSpec(Section):
         if self.elastic and self.elastic.min_nodes > self.nodes:
             raise ValueError(f"elastic.min_nodes={self.elastic.min_nodes}: more than nodes={self.nodes}")
         if self.backend == "trainjob":
-            for key in ("elastic", "priority_class", "gang"):
+            if self.elastic and self.elastic.min_nodes < self.nodes:
+                raise ValueError(
+                    f"elastic.min_nodes={self.elastic.min_nodes}: a TrainJob always runs with all its "
+                    f"nodes={self.nodes}; set elastic=null, or backend=pytorchjob"
+                )
+            for key in ("priority_class", "gang"):
                 if getattr(self, key):
                     raise ValueError(
                         f"{key}: a TrainJob has no such wish; set it in the runtime, or backend=pytorchjob"
@@ -159,6 +170,15 @@ class JobSpec(Section):
         least = self.elastic.min_nodes if self.elastic else self.nodes
         each = self.processes_per_node
         return range(least * each, self.nodes * each + 1, each)
+
+
+def spec_for(backend: str, spec: JobSpec) -> JobSpec:
+    """What `spec` asks for of a job of the kind `backend`.
+
+    Raises:
+        UserError: such a job cannot be asked for it.
+    """
+    return validated(JobSpec, {**spec.model_dump(), "backend": backend})
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:

@@ -7,6 +7,8 @@ variables that the cluster sets, and keeps their folder mirrored there. Its exit
     1, 2   failed, or given what cannot be used: starting again would not help
     3      nobody waits for the model any more
     > 127  ended by a signal, or by another node that went away: start again, it goes on from the newest checkpoint
+
+torchrun itself starts nothing again: it cannot tell these apart, and would repeat a mistake until its count is used up.
 """
 
 from __future__ import annotations
@@ -30,8 +32,6 @@ from drtune.training.torchrun import ProcessesFailedError, run_workers
 
 ALONE = 3
 """Exit code when the launcher is gone."""
-HOST_SECONDS = 600.0
-"""How long the name of the first node may be unknown: it is known only once its pod has started."""
 SAVING_SECONDS = 15
 """What this process needs itself, of its grace, after its processes have ended."""
 
@@ -42,24 +42,37 @@ SAVING_SECONDS = 15
 @click.option("--processes", type=int, default=1, show_default=True, help="Processes of this node.")
 @click.option("--grace-seconds", type=int, default=30, show_default=True, help="Time to save and end after SIGTERM.")
 @click.option("--alone-seconds", type=int, help="End when the launcher was not heard of for so long.")
-def main(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None) -> None:
+@click.option("--join-seconds", type=int, default=600, show_default=True, help="How long to wait for other nodes.")
+def main(
+    uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None, join_seconds: int
+) -> None:
     """Train what is asked at URI, as one of the nodes that do."""
     signal.signal(signal.SIGTERM, _end)  # the first process of a container has no default
+    # torch reads these when it is imported. A node that loses another would else write 35 lines of C++ frames for each
+    # of its processes (torch 2.13 TCPStore.cpp, a warning), behind the line of the other node that says why.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # torchrun's own
     with as_command():
-        _run(uri, work, processes, grace_seconds, alone_seconds)
+        _run(uri, work, processes, grace_seconds, alone_seconds, join_seconds)
 
 
-def _run(uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None) -> None:
+def _run(
+    uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None, join_seconds: int
+) -> None:
     storage = open_storage(uri)
     request = _fetch_request(storage, work)
-    _wait_for_the_first_node()
+    _wait_for_the_first_node(join_seconds)
     is_alone = threading.Event()
     if alone_seconds:
         threading.Thread(target=_listen, args=(storage, alone_seconds, is_alone), daemon=True).start()
     arguments = [f"--config={request / CONFIG}", f"--prompts={request / 'prompts'}", f"--out={work / MODEL}"]
-    shutdown = max(1, grace_seconds - SAVING_SECONDS)
+    options = [
+        "--max-restarts=0",
+        f"--shutdown-timeout={max(1, grace_seconds - SAVING_SECONDS)}",
+        f"--rdzv-conf=join_timeout={join_seconds},timeout={join_seconds}",  # with Workers only, and with a Master
+    ]
     try:
-        run_workers(processes, [*arguments, f"--mirror={uri}/{MODEL}"], options=[f"--shutdown-timeout={shutdown}"])
+        run_workers(processes, [*arguments, f"--mirror={uri}/{MODEL}"], options=options)
     except (ProcessesFailedError, InterruptionError) as ended:
         print(ended, file=sys.stderr)
         sys.exit(ALONE if is_alone.is_set() else ended.exit_code)
@@ -75,13 +88,14 @@ def _fetch_request(storage: Storage, work: Path) -> Path:
     return folder
 
 
-def _wait_for_the_first_node() -> None:
+def _wait_for_the_first_node(join_seconds: int) -> None:
+    """Its name is known only once its pod has started."""
     # The training operator gives MASTER_ADDR where torchrun looks for PET_MASTER_ADDR.
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name in os.environ:
             os.environ.setdefault(f"PET_{name}", os.environ[name])
     host = os.environ.get("PET_RDZV_ENDPOINT", "").partition(":")[0] or os.environ.get("PET_MASTER_ADDR")
-    give_up = time.monotonic() + HOST_SECONDS
+    give_up = time.monotonic() + join_seconds
     while host:
         try:
             socket.getaddrinfo(host, None)

@@ -1,6 +1,6 @@
-"""The launcher: success, restarts, waiting, cancelling; a test plays the training operator.
+"""The launcher: success, restarts, waiting, being stopped; a test plays the training operator.
 
-In none of these a job is made twice or left behind.
+In none of these a job is made twice, or left behind by a launcher that was not told to leave it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from components.train.cluster import Cluster
 from components.train.follow import TrainingFailedError
-from components.train.job import Owner, job_name, to_job
-from components.train.launch import ending_by_sigterm
+from components.train.job import job_name, to_job
+from components.train.launch import end_job, ending_by_sigterm
 from drtune.contracts import CONFIG, PromptSet
 from drtune.errors import UserError
 from tests.cluster_api import ClusterApi, now
-from tests.launches import OWNER, WEIGHTS, Tried, succeeds, to_the_end, trains
-from tests.operator import EVENTS, JOBS, Played, PlayedJob, until
+from tests.launches import WEIGHTS, WORKFLOW, Tried, succeeds, to_the_end, trains
+from tests.operator import EVENTS, JOBS, TRAINJOBS, Played, PlayedJob, until
 
 # --- it goes well -----------------------------------------------------------------------------------------------------
 
@@ -36,13 +37,14 @@ def test_a_training_that_succeeds_gives_its_model_and_leaves_no_job(api: Cluster
         assert PromptSet.model_validate_json(tried.storage.read("request/prompts/manifest.json"))
         trains(job)
         api.write(job.runs(1), "step 1", "step 2")
+        until(lambda: ": running" in tried.log)
         succeeds(tried, job)
 
     with Played(api, script):
         assert tried.train().step == 2
     assert (tried.out / "adapter" / "pytorch_lora_weights.safetensors").read_bytes() == WEIGHTS
     assert tried.left() == []
-    assert seen["metadata"]["ownerReferences"][0]["uid"] == OWNER.uid  # type: ignore[index]
+    assert seen["metadata"]["ownerReferences"] == [WORKFLOW]  # type: ignore[index]
     lines = tried.log.splitlines()
     assert [line for line in lines if line.startswith("[rank 1] ")] == [
         "[rank 1] step 1",
@@ -77,22 +79,19 @@ def test_two_runs_at_once_do_not_mix(api: ClusterApi, tmp_path: Path, some_promp
 
 
 def test_a_retried_launcher_adopts_the_job_and_follows_it_from_its_first_line(api: ClusterApi, tried: Tried) -> None:
-    """The first try was killed: it could not delete anything."""
-    job = api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs", Owner("first-try", "dead")))
+    """The first try was killed: it could not delete anything. The job has not gone with its pod."""
+    job = api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs", [WORKFLOW]))
     uid = job["metadata"]["uid"]
     played = PlayedJob(api, job)
     trains(played)
     api.write(played.runs(0), "written before the first launcher was killed")
-    owners: list[object] = []
 
     def script(job: PlayedJob) -> None:
         until(lambda: "adopted" in tried.log)
-        owners.append(api.objects[JOBS, job.name]["metadata"]["ownerReferences"])
         succeeds(tried, job)
 
     with Played(api, script):
         tried.train()
-    assert owners == [[{"apiVersion": "v1", "kind": "Pod", "name": OWNER.name, "uid": OWNER.uid}]]
     assert "[rank 0] written before the first launcher was killed" in tried.log
     assert {change[3]["metadata"]["uid"] for change in api.changes if change[1] == JOBS} == {uid}  # and no other job
     assert tried.left() == []
@@ -194,7 +193,7 @@ def test_a_node_that_is_lost_again_and_again_ends_the_training(api: ClusterApi, 
     [
         (
             {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/5 nodes: 5 Insufficient gpu."}]},
-            "cannot be scheduled: 0/5 nodes: 5 Insufficient gpu.",
+            "is pending, cannot be scheduled: 0/5 nodes: 5 Insufficient gpu.",
         ),
         (
             {
@@ -294,9 +293,9 @@ def test_the_deadline_of_a_running_job_ends_it(api: ClusterApi, tmp_path: Path, 
     tried = Tried(api, tmp_path, some_prompts, run_timeout_seconds=1)
 
     def script(job: PlayedJob) -> None:
-        assert api.objects[JOBS, job.name]["spec"]["runPolicy"]["activeDeadlineSeconds"] == 1
-        job.runs(0)
-        job.says("Running", startTime="2026-01-01T00:00:00Z")  # an operator that keeps no deadline
+        # The operator counts from the creation of the job, so it is told both.
+        assert api.objects[JOBS, job.name]["spec"]["runPolicy"]["activeDeadlineSeconds"] == 60 + 1
+        trains(job)
 
     with Played(api, script), pytest.raises(TrainingFailedError, match="did not end in run_timeout_seconds=1"):
         tried.train()
@@ -312,25 +311,135 @@ def test_a_batch_that_the_processes_cannot_share_asks_for_nothing(
     assert api.requests == []
 
 
-# --- it is cancelled --------------------------------------------------------------------------------------------------
+# --- its time ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_cancelled_step_deletes_its_job_and_waits_until_it_is_gone(api: ClusterApi, tried: Tried) -> None:
-    api.slow_deletion = True
+def test_a_job_that_its_queue_suspends_has_all_of_its_time_again(
+    api: ClusterApi, tmp_path: Path, some_prompts: Path
+) -> None:
+    tried = Tried(api, tmp_path, some_prompts, queue="nightly", run_timeout_seconds=2)
 
     def script(job: PlayedJob) -> None:
         trains(job)
+        until(lambda: "running" in tried.log)
+        for node in range(2):
+            job.is_restarted(node)
+        job.says("Suspended", "preempted")
+        until(lambda: "suspended" in tried.log)
+        time.sleep(2.5)  # longer than it may run
+        assert tried.left() != []
+        job.stops_saying("Suspended")
+        to_the_end(tried, job)
+
+    with Played(api, script):
+        tried.train()
+
+
+def test_a_job_that_one_node_cannot_join_has_not_started(api: ClusterApi, tmp_path: Path, some_prompts: Path) -> None:
+    tried = Tried(api, tmp_path, some_prompts, start_timeout_seconds=2)
+
+    def script(job: PlayedJob) -> None:
+        job.says("Created")
+        job.runs(0)
+        job.pod(1, phase="Pending")
+        job.says("Running")  # which the operator says of one pod of two
+
+    with Played(api, script), pytest.raises(TrainingFailedError, match=r"start_timeout_seconds=2 \(pending\)"):
+        tried.train()
+    assert "running" not in tried.log
+
+
+# --- the kind of job that the cluster has -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kinds", "collection"), [({"pytorchjobs", "trainjobs"}, JOBS), ({"pytorchjobs"}, JOBS), ({"trainjobs"}, TRAINJOBS)]
+)
+def test_of_itself_it_makes_a_job_of_the_kind_that_there_is(
+    api: ClusterApi, tmp_path: Path, some_prompts: Path, kinds: set[str], collection: str
+) -> None:
+    tried = Tried(api, tmp_path, some_prompts, backend="auto", elastic={"min_nodes": 2})
+    api.kinds = kinds
+    made: list[str] = []
+
+    def script(job: PlayedJob) -> None:
+        made.append(job.jobs)
+        tried.answers()
+        done = "Complete" if job.jobs == TRAINJOBS else "Succeeded"
+        status = {"conditions": [{"type": done, "status": "True", "message": ""}]}
+        api.put(job.jobs, {**api.objects[job.jobs, job.name], "status": status})
+
+    with Played(api, script):
+        tried.train()
+    assert made == [collection]
+    assert tried.left() == []
+
+
+def test_a_cluster_without_either_kind_is_told_what_it_needs(
+    api: ClusterApi, tmp_path: Path, some_prompts: Path
+) -> None:
+    tried = Tried(api, tmp_path, some_prompts, backend="auto")
+    api.kinds = set()
+    needs = r"has neither PyTorchJob \(kubeflow.org/v1\) nor TrainJob \(trainer.kubeflow.org/v1alpha1\); install"
+    with pytest.raises(UserError, match=needs):
+        tried.train()
+
+
+@pytest.mark.parametrize(
+    ("backend", "needed"), [("trainjob", "Kubeflow Trainer 2.2"), ("pytorchjob", "training operator 1.9")]
+)
+def test_a_field_that_the_cluster_would_drop_is_named_with_the_version_that_has_it(
+    api: ClusterApi, tmp_path: Path, some_prompts: Path, backend: str, needed: str
+) -> None:
+    tried = Tried(api, tmp_path, some_prompts, backend=backend)
+    api.lacking = {"runtimePatches", "nprocPerNode"}
+    field = {"trainjob": "spec.runtimePatches", "pytorchjob": "spec.nprocPerNode"}[backend]
+    with pytest.raises(UserError, match=f"has no field {field}; it needs {needed}") as refusal:
+        tried.train()
+    assert "\n" not in str(refusal.value)
+    assert tried.left() == []
+
+
+def test_a_queue_that_ignores_the_job_ends_it_instead_of_running_outside_of_its_quota(
+    api: ClusterApi, tmp_path: Path, some_prompts: Path
+) -> None:
+    tried = Tried(api, tmp_path, some_prompts, queue="nightly")
+    api.queued = {"trainjobs"}  # as Kueue 0.19 is shipped
+    with pytest.raises(UserError, match=r"^queue=nightly: Kueue ignores the PyTorchJob .* set backend=trainjob"):
+        tried.train()
+    assert tried.left() == []
+
+
+# --- it is stopped ----------------------------------------------------------------------------------------------------
+
+
+def test_a_launcher_that_is_stopped_leaves_its_job_to_the_next_which_adopts_it_still_running(
+    api: ClusterApi, tried: Tried, tmp_path: Path, some_prompts: Path
+) -> None:
+    """A drained machine, a full disk and a cancelled run all send the same signal."""
+
+    def script(job: PlayedJob) -> None:
+        trains(job)
+        until(lambda: ": running" in tried.log)
         os.kill(os.getpid(), signal.SIGTERM)
-        until(lambda: api.counted("DELETE", job.name))
-        os.kill(os.getpid(), signal.SIGTERM)  # impatience changes nothing
-        time.sleep(0.5)
-        api.remove(JOBS, job.name)
 
     with Played(api, script), pytest.raises(SystemExit) as ended, ending_by_sigterm(tried.cancelled):
         tried.train()
     assert ended.value.code == 143
-    assert tried.left() == []
-    assert "cancelled" in tried.log
+    assert api.counted("DELETE") == 0
+    assert "this step is stopped, and the job goes on: the step's next try adopts it" in tried.log.splitlines()[-1]
+    uid = api.of("pytorchjobs")[0]["metadata"]["uid"]
+    again = Tried(api, tmp_path, some_prompts)
+
+    def goes_on(job: PlayedJob) -> None:
+        assert job.uid == uid
+        until(lambda: ": running" in again.log)
+        succeeds(again, job)
+
+    with Played(api, goes_on):
+        again.train()
+    assert "adopted from an earlier try" in again.log
+    assert again.left() == []
 
 
 class Finalized:
@@ -338,7 +447,7 @@ class Finalized:
 
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-def test_a_cancellation_that_comes_while_a_finalizer_runs_is_not_lost(
+def test_a_stop_that_comes_while_a_finalizer_runs_is_not_lost(
     api: ClusterApi, tried: Tried, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def say(text: str) -> None:
@@ -350,15 +459,15 @@ def test_a_cancellation_that_comes_while_a_finalizer_runs_is_not_lost(
     with Played(api, trains), pytest.raises(SystemExit) as ended, ending_by_sigterm(tried.cancelled):
         tried.train()
     assert ended.value.code == 143
-    assert tried.left() == []
 
 
-def test_a_launcher_that_is_cancelled_before_it_hears_of_its_job_deletes_it_too(api: ClusterApi, tried: Tried) -> None:
-    api.fault("POST", "pytorchjobs", 500, times=99, after=True)
-
-    def script(_job: PlayedJob) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    with Played(api, script), pytest.raises(SystemExit), ending_by_sigterm(tried.cancelled):
-        tried.train()
-    assert tried.left() == []
+def test_the_end_of_a_run_deletes_its_job_of_either_kind(api: ClusterApi, tmp_path: Path, some_prompts: Path) -> None:
+    for backend, collection in (("pytorchjob", JOBS), ("trainjob", TRAINJOBS)):
+        tried = Tried(api, tmp_path, some_prompts, backend=backend)
+        api.put(collection, to_job(tried.launch.spec, tried.launch.name, "s3://runs"))
+        assert end_job("4b1c", Cluster(api.client(), "default")) == "drtune-4b1c"
+        assert tried.left() == []
+        assert end_job("4b1c", Cluster(api.client(), "default")) is None
+    api.kinds = {"pytorchjobs"}
+    assert end_job("another", Cluster(api.client(), "default")) is None
+    assert api.of("pods")[0]["metadata"]["name"].startswith("tune-")  # nothing else is touched

@@ -156,7 +156,7 @@ class Breaking:
 
 
 def test_following_a_training_asks_the_server_nothing_while_nothing_happens(api: ClusterApi) -> None:
-    spec = JobSpec.model_validate({"storage": "s3://runs", "nodes": 8})
+    spec = JobSpec.model_validate({"storage": "s3://runs", "backend": "pytorchjob", "nodes": 8})
     job = api.put(JOBS, to_job(spec, "drtune-a", "s3://runs/a"))
     cluster, written = Cluster(api.client(), "default"), io.BytesIO()
     following = threading.Thread(target=Follower(cluster, spec, job, StepLog(written), threading.Event()).run)

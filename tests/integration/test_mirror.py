@@ -176,6 +176,49 @@ def test_a_mistake_of_the_user_ends_a_node_for_good(
     assert output.splitlines()[-1].endswith(" ended with exit code 2")
 
 
+def elastic_nodes(address: Address, tmp_path: Path) -> list[subprocess.Popen[str]]:
+    """Two nodes with the variables of Workers only (training-operator v1.9 pkg/controller.v1/pytorch/elastic.go).
+
+    A cluster that lets torchrun restart processes in place, as elasticPolicy.maxRestarts does, is not listened to.
+    """
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    rendezvous = {"PET_RDZV_BACKEND": "c10d", "PET_RDZV_ENDPOINT": endpoint, "PET_RDZV_ID": "drtune-a"}
+    shape = {"PET_NNODES": "2:2", "PET_NPROC_PER_NODE": "1", "PET_MAX_RESTARTS": "20"}
+    return [address.node(tmp_path / f"node-{node}", **rendezvous, **shape) for node in range(2)]
+
+
+@pytest.mark.slow
+def test_a_mistake_of_the_user_ends_every_node_of_an_elastic_job_at_once(
+    s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path
+) -> None:
+    address = Address(s3_server, "elastic-mistake", config_of(base, "lora.targets=[nothing]"), prompts)
+    nodes = elastic_nodes(address, tmp_path)
+    outputs = [node.communicate(timeout=150)[0] for node in nodes]
+    codes = sorted(node.returncode for node in nodes)
+    assert codes[0] == 2, outputs
+    assert codes[1] in (2, 143), outputs  # one tells, the other may have ended for want of it
+    assert "".join(outputs).count("error: lora.targets") == codes.count(2)
+    assert "frame #" not in "".join(outputs)
+
+
+@pytest.mark.slow
+def test_a_node_of_an_elastic_job_that_loses_another_asks_to_be_started_again_in_few_words(
+    s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path
+) -> None:
+    config = config_of(base, "steps=1000", "checkpoint_every=2")
+    address = Address(s3_server, "elastic-loss", config, prompts)
+    nodes = elastic_nodes(address, tmp_path)
+    until(lambda: address.checkpoints(), nodes[0])
+    lose(nodes[0], signal.SIGKILL)
+    output, _ = nodes[1].communicate(timeout=100)
+    nodes[0].communicate(timeout=10)
+    assert nodes[1].returncode == 143, output
+    assert "frame #" not in output
+    assert len([line for line in output.splitlines() if not line.startswith("train:")]) < 12, output
+
+
 @pytest.mark.slow
 def test_a_node_that_nobody_waits_for_saves_and_ends_for_good(
     s3_server: S3Server, base: Path, prompts: Path, tmp_path: Path

@@ -11,7 +11,7 @@ from drtune.training.plan.units import parse_bytes
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 POLICIES = [CONFIGS / "gate.yaml", CONFIGS / "gate-hps.yaml", CONFIGS / "monitor.yaml"]
-CLUSTERS = [CONFIGS / "cluster.yaml"]
+CLUSTERS = list(CONFIGS.glob("cluster*.yaml"))
 RUNS = sorted(set(CONFIGS.glob("*.yaml")) - {*POLICIES, *CLUSTERS})
 GPUS = {
     "miniature.yaml": "1GiB",

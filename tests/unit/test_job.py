@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.pods import S3_KEYS, S3_SECRET
-from components.train.job import Owner, job_name, node_of, place_of, ranks_of, status_of, to_job
-from components.train.spec import JobSpec, load_spec
+from components.train.job import job_name, node_of, place_of, ranks_of, status_of, to_job
+from components.train.spec import GRACE_SECONDS, JobSpec, load_spec, spec_for
 from drtune.errors import UserError
+from drtune.training.node import ALONE
 from tests.cluster_api import SCHEMAS, validator_of
 
 ROOT = Path(__file__).parents[2]
@@ -23,23 +24,26 @@ GOLDEN = ROOT / "tests" / "golden"
 CLUSTER = ROOT / "configs" / "cluster.yaml"
 CPU = ["gpus_per_node=0", "processes_per_node=1", "cpu=2", "memory=4Gi", "shared_memory=1Gi"]
 JOBS = {
-    "pytorchjob-elastic": ["elastic.min_nodes=1", "nodes=4"],
-    "pytorchjob-fixed": ["elastic=null", "queue=nightly", "priority_class=low", "gang=true"],
+    "pytorchjob-elastic": ["backend=pytorchjob", "elastic.min_nodes=1", "nodes=4"],
+    "pytorchjob-fixed": ["backend=pytorchjob", "elastic=null", "queue=nightly", "priority_class=low", "gang=true"],
     "pytorchjob-one-node": [
+        "backend=pytorchjob",
         "elastic=null",
         "nodes=1",
         *CPU,
         "tolerations=[]",
         "volumes={}",
         "image_pull_secrets=[pull]",
+        "user_id=null",
     ],
-    "trainjob": ["backend=trainjob", "elastic=null", "queue=nightly", "node_selector.gpu=a100"],
+    "trainjob": ["backend=trainjob", "queue=nightly", "node_selector.gpu=a100"],
 }
 
 
 def manifest(*overrides: str) -> dict[str, Any]:
     spec = load_spec(CLUSTER, overrides)
-    return to_job(spec, job_name("4b1c"), f"{spec.storage}/4b1c/train", Owner("tune-train-1", "0a1b-2c3d"))
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "tune-7xk2p", "uid": "0a1b-2c3d"}
+    return to_job(spec, job_name("4b1c"), f"{spec.storage}/4b1c/train", [owner])
 
 
 def refuse_invalid(job: dict[str, Any], backend: str) -> None:
@@ -128,7 +132,7 @@ def containers(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_no_secret_stands_in_a_manifest() -> None:
-    (container, *_) = containers(manifest())
+    (container, *_) = containers(manifest("backend=pytorchjob"))
     variables = {entry["name"]: entry for entry in container["env"]}
     assert variables["AWS_SECRET_ACCESS_KEY"]["valueFrom"] == {
         "secretKeyRef": {"name": "drtune-s3", "key": "AWS_SECRET_ACCESS_KEY"}
@@ -144,14 +148,14 @@ def test_the_launcher_and_the_nodes_take_the_same_secret() -> None:
     ("override", "message"),
     [
         ("nodez=2", "nodez: no such key; the keys are backend, runtime, storage, "),
-        ("elastic.min=1", "elastic.min: no such key; the keys are min_nodes, max_restarts"),
+        ("elastic.min=1", "elastic.min: no such key; the keys are min_nodes"),
         ("tolerations=[{kay: a}]", "tolerations.0.kay: no such key; the keys are key, operator, value, effect"),
         ("elastic.min_nodes=3", "elastic.min_nodes=3: more than nodes=2"),
         ("nodes=0", "nodes=0: "),
+        ("user_id=0", "user_id=0: "),
         ("memory=lots", "memory='lots': wanted an amount as Kubernetes writes it, such as 8, 500m, 64Gi"),
         ("storage=runs", "storage='runs': wanted s3://bucket/prefix"),
         ("queue=My Queue", "queue='My Queue': wanted the name of a Kubernetes object"),
-        ("backend=trainjob", "elastic: a TrainJob has no such wish; set it in the runtime, or backend=pytorchjob"),
         (
             "volumes.drtune-models=/work/",
             "volumes.drtune-models='/work/': wanted a path other than /work, /tmp, /dev/shm",
@@ -193,6 +197,23 @@ def test_a_job_may_take_all_the_time_of_its_step_and_no_more() -> None:
         load_spec(CLUSTER, [f"run_timeout_seconds={limit - 21600 + 1}"])
 
 
+def test_a_train_job_cannot_shrink() -> None:
+    with pytest.raises(UserError, match=r"^elastic.min_nodes=1: a TrainJob always runs with all its nodes=2; set elas"):
+        load_spec(CLUSTER, ["backend=trainjob", "elastic.min_nodes=1"])
+    assert load_spec(CLUSTER, ["backend=trainjob"]).processes == range(16, 17, 8)
+    with pytest.raises(UserError, match="gang: a TrainJob has no such wish"):
+        load_spec(CLUSTER, ["backend=trainjob", "gang=true"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("cluster*.yaml")), ids=lambda path: path.name)
+def test_every_cluster_file_is_one_that_a_job_can_be_made_of(path: Path) -> None:
+    spec = load_spec(path)
+    assert spec.secrets == {S3_SECRET: tuple(S3_KEYS)}
+    for backend in ("pytorchjob", "trainjob"):
+        if spec.backend in ("auto", backend):
+            refuse_invalid(to_job(spec_for(backend, spec), "drtune-a", "s3://drtune/runs/a/train"), backend)
+
+
 @pytest.mark.parametrize("run_id", ["", "a b", "../etc", "x" * 47, "trailing-"])
 def test_a_run_that_cannot_name_a_job_is_refused(run_id: str) -> None:
     with pytest.raises(UserError, match="run id"):
@@ -224,7 +245,9 @@ def conditions(**statuses: str) -> dict[str, Any]:
         (conditions(Succeeded="False", Failed="False"), "created"),
         (conditions(Complete="True"), "succeeded"),
         (conditions(Complete="Unknown"), "created"),
-        ({"status": {"jobsStatus": [{"name": "node", "active": 2}]}}, "running"),
+        ({"status": {"jobsStatus": [{"name": "node", "active": 0, "ready": 0}]}}, "created"),
+        ({"status": {"jobsStatus": [{"name": "node", "active": 1, "ready": 0}]}}, "pending"),
+        ({"status": {"jobsStatus": [{"name": "node", "active": 1, "ready": 1}]}}, "running"),
     ],
 )
 def test_a_status_is_read_for_what_it_says(job: dict[str, Any], phase: str) -> None:
@@ -243,18 +266,66 @@ def worker(index: int, role: str = "worker") -> dict[str, Any]:
 
 
 def test_the_ranks_of_a_node_are_counted_from_its_master() -> None:
-    fixed, elastic = (load_spec(CLUSTER, overrides) for overrides in (["elastic=null"], []))
+    fixed, elastic = (load_spec(CLUSTER, ["backend=pytorchjob", *more]) for more in (["elastic=null"], []))
     assert [ranks_of(node_of(found, fixed), fixed) for found in (worker(0, "master"), worker(0), worker(1))] == [
         "ranks 0-7",
         "ranks 8-15",
         "ranks 16-23",
     ]
     assert ranks_of(node_of(worker(1), elastic), elastic) == "node 1"
-    trainjob = load_spec(CLUSTER, ["backend=trainjob", "elastic=null", "processes_per_node=1"])
+    trainjob = load_spec(CLUSTER, ["backend=trainjob", "processes_per_node=1"])
     labels = {"batch.kubernetes.io/job-completion-index": "3"}
     assert ranks_of(node_of({"metadata": {"labels": labels}}, trainjob), trainjob) == "rank 3"
 
 
 def test_each_backend_has_its_place() -> None:
-    assert place_of(load_spec(CLUSTER)).plural == "pytorchjobs"
-    assert place_of(load_spec(CLUSTER, ["backend=trainjob", "elastic=null"])).group == "trainer.kubeflow.org"
+    assert place_of(load_spec(CLUSTER, ["backend=pytorchjob"])).plural == "pytorchjobs"
+    assert place_of(load_spec(CLUSTER, ["backend=trainjob"])).group == "trainer.kubeflow.org"
+
+
+@pytest.mark.parametrize(
+    ("active", "phase"), [({}, "pending"), ({"Worker": 1}, "pending"), ({"Master": 1, "Worker": 1}, "running")]
+)
+def test_a_pytorch_job_runs_when_all_of_its_nodes_do(active: dict[str, int], phase: str) -> None:
+    job = manifest("backend=pytorchjob", "elastic=null") | conditions(Created="True", Running="True")
+    job["status"]["replicaStatuses"] = {role: {"active": count} for role, count in active.items()}
+    assert status_of(job).phase == phase
+
+
+def test_an_elastic_job_runs_when_the_fewest_of_its_nodes_do() -> None:
+    job = manifest(*JOBS["pytorchjob-elastic"]) | conditions(Running="True")
+    job["status"]["replicaStatuses"] = {"Worker": {"active": 1}}
+    assert status_of(job).phase == "running"
+
+
+def test_a_train_job_has_no_field_that_its_oldest_version_does_not_know() -> None:
+    def pod(*overrides: str) -> dict[str, Any]:
+        (patch,) = manifest("backend=trainjob", *overrides)["spec"]["runtimePatches"]
+        (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+        return dict(job["template"]["spec"]["template"]["spec"])
+
+    assert "terminationGracePeriodSeconds" not in pod()  # new in Trainer 2.3
+    assert pod("grace_seconds=60")["terminationGracePeriodSeconds"] == 60
+    [runtime] = yaml.safe_load_all((ROOT / "manifests" / "trainjob" / "runtime.yaml").read_text(encoding="utf-8"))
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert job["template"]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == GRACE_SECONDS
+
+
+def test_a_train_job_ends_by_the_exit_codes_that_starting_again_cannot_help() -> None:
+    [runtime] = yaml.safe_load_all((ROOT / "manifests" / "trainjob" / "runtime.yaml").read_text(encoding="utf-8"))
+    spec = runtime["spec"]["template"]["spec"]
+    (job,) = spec["replicatedJobs"]
+    (rule,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    codes = {"containerName": container["name"], "operator": "In", "values": [1, UserError.exit_code, ALONE]}
+    assert rule == {"action": "FailJob", "onExitCodes": codes}
+    (end,) = spec["failurePolicy"]["rules"]
+    assert (end["action"], end["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+
+
+def test_a_platform_that_gives_users_of_its_own_is_asked_for_none() -> None:
+    for backend in ("pytorchjob", "trainjob"):
+        text = json.dumps(manifest(f"backend={backend}", "user_id=null"))
+        assert "runAsUser" not in text
+        assert 'fsGroup"' not in text
+        assert text.count('"runAsNonRoot": true') >= 2

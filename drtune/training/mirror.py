@@ -6,6 +6,7 @@ which makes the folder a model, last.
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +27,12 @@ PATIENCE_SECONDS = 300.0
 PAUSE_SECONDS = 5.0
 
 Result = TypeVar("Result")
+
+
+def as_kept_at(uri: str, page: str, folder: Path) -> str:
+    """A page about `folder` for who finds it at `uri`: with that address, and without commands, which need a path."""
+    lines = [line for line in page.splitlines(keepends=True) if not re.search("`(drtune|tensorboard) ", line)]
+    return "".join(lines).replace(str(folder), uri)
 
 
 class Mirror:

@@ -36,7 +36,7 @@ from drtune.rewards.own import keep_files
 from drtune.training.checkpoint import Checkpoints
 from drtune.training.interrupts import Interrupts
 from drtune.training.metrics import MetricLog, UpdateMetrics, check_wandb, mean_reward
-from drtune.training.mirror import Mirror
+from drtune.training.mirror import Mirror, as_kept_at
 from drtune.training.optimization import DivergenceError, check_finite, learning_rate, make_optimizer
 from drtune.training.processes import Processes
 from drtune.training.samples import Samples, last_passed
@@ -343,5 +343,7 @@ class Trainer:
             reward_files=self.reward_files,
         )
         page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts_folder)
+        if self.mirror:
+            page = as_kept_at(self.mirror.storage.uri, page, self.out)
         write_text(self.out / SUMMARY, page)
         model.save(self.out)

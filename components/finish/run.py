@@ -34,7 +34,7 @@ def finish_run(
 
     The last line that is printed is `outcome: ` and the outcome in one line.
     """
-    job = _job_left(environment[RUN_ID]) if cluster else ""  # first: it holds GPUs
+    job = _job_left(run) if cluster and (run := environment.get(RUN_ID)) else ""  # first: it holds GPUs
     known = look(status, environment, client)
     ending = ending_of(known, registry, name, environment)
     links = [*ending.links, *_page(environment)]

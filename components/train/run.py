@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +9,14 @@ from pathlib import Path
 from kfp import dsl
 
 from components.metadata import describe
-from components.process import by_address, run_process
-from components.train.job import WORK
+from components.process import run_process
 from components.train.launch import train_on_cluster
 from components.train.spec import load_spec
 from drtune.config import load_config
 from drtune.contracts import TunedModel
 from drtune.errors import UserError
 from drtune.files.local import write_text
-from drtune.training.mirror import MODEL
+from drtune.training.mirror import as_kept_at
 
 
 def train_model(
@@ -47,7 +44,7 @@ def train_model(
     else:
         _train_here(prompts.path, config, overrides, model.path)
     tuned = TunedModel.load(model.path)
-    tell_addresses(Path(model.path))
+    tell_addresses(Path(model.path), model.uri)
     describe(model, tuned.model_dump(mode="json", exclude={"prompts"}) | {"prompts_sha256": tuned.prompts.sha256})
     describe(metrics, {"reward": tuned.reward, "updates": tuned.step})
 
@@ -58,11 +55,8 @@ def _train_here(prompts: str, config: str, overrides: Sequence[str], out: str) -
     run_process([*command, *places, *(f"--set={override}" for override in overrides)])
 
 
-def tell_addresses(model: Path) -> None:
-    """In a pod, make the summary name the model by its address, and leave out commands, which would need its path."""
+def tell_addresses(model: Path, uri: str) -> None:
+    """Let the summary of a model from a pod, whose paths are gone with it, name the model by its address."""
     summary = model / "summary.md"
-    if "KUBERNETES_SERVICE_HOST" not in os.environ or not summary.is_file():
-        return
-    lines = summary.read_text(encoding="utf-8").replace(f"{WORK}/{MODEL}", str(model)).splitlines(keepends=True)
-    kept = "".join(line for line in lines if not re.search("`(drtune|tensorboard) ", line))
-    write_text(summary, by_address(kept.encode()).decode())
+    if uri != str(model) and summary.is_file():
+        write_text(summary, as_kept_at(uri, summary.read_text(encoding="utf-8"), model))

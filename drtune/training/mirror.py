@@ -6,6 +6,7 @@ shards after the shards of all machines, the manifest, which makes the folder a 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -21,6 +22,12 @@ REQUEST, MODEL, LAUNCHER = "request", "model", "launcher"
 CHECKPOINTS = "checkpoints/"
 SHARDS = "shards.json"
 """In the folder of a checkpoint, the list of the files that processes have written: what makes the folder one."""
+
+
+def as_kept_at(uri: str, page: str, folder: Path) -> str:
+    """A page about `folder` for who finds it at `uri`: with that address, and without commands, which need a path."""
+    lines = [line for line in page.splitlines(keepends=True) if not re.search("`(drtune|tensorboard) ", line)]
+    return "".join(lines).replace(str(folder), uri)
 
 
 class Mirror:

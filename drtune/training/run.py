@@ -17,7 +17,7 @@ from drtune.rewards.own import keep_files
 from drtune.training.checkpoint import Checkpoints
 from drtune.training.held_out import HeldOutPictures, last_passed
 from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward
-from drtune.training.mirror import Mirror
+from drtune.training.mirror import Mirror, as_kept_at
 from drtune.training.optimization import DivergenceError
 from drtune.training.processes import Processes
 from drtune.training.summary import SUMMARY, resume_command, summarise
@@ -163,5 +163,7 @@ class Trainer(Updates):
             reward_files=self.reward_files,
         )
         page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts.folder)
+        if self.mirror:
+            page = as_kept_at(self.mirror.storage.uri, page, self.out)
         write_text(self.out / SUMMARY, page)
         model.save(self.out)

@@ -185,7 +185,7 @@ def test_the_outcome_is_written_printed_and_sent(web: Web, tmp_path: Path, capsy
     news = {"DRTUNE_WEBHOOK_URL": f"{web.url}/hook", "DRTUNE_UI_URL": "https://ui.example.com/pipeline/"}
     status = dsl.PipelineTaskFinalStatus(RUNNING, "tune", "run", None, "")
     given = environment(web, run["run_id"]) | news
-    finish_run(status, "", [], "", "miniature-symmetry", str(tmp_path / "outcome"), given, client_of(web))
+    finish_run(status, "", "", "miniature-symmetry", str(tmp_path / "outcome"), given, client_of(web))
     page = f"run: https://ui.example.com/pipeline/#/runs/details/{run['run_id']}"
     sentence = "cancelled in evaluate; nothing was published after that"
     assert (tmp_path / "outcome").read_text(encoding="utf-8") == f"# Cancelled\n\n{sentence}\n\n- {page}\n"
@@ -214,9 +214,10 @@ def test_a_webhook_that_does_not_answer_is_a_line_and_its_address_stays_secret(
     assert send("done", {"DRTUNE_WEBHOOK_URL": address.format(web=web.url)}) == problem
 
 
-def test_a_cluster_file_that_cannot_be_read_keeps_no_outcome_from_being_told(tmp_path: Path) -> None:
+def test_a_cluster_that_cannot_be_asked_keeps_no_outcome_from_being_told(tmp_path: Path) -> None:
     status = dsl.PipelineTaskFinalStatus("FAILED", "tune", "run", None, "")
-    finish_run(status, str(tmp_path / "no.yaml"), [], "", "a", str(tmp_path / "outcome"), {})
+    given = {RUN_ID: "5f2c", "ML_PIPELINE_SERVICE_HOST": "127.0.0.1", "ML_PIPELINE_SERVICE_PORT": "9"}
+    finish_run(status, "cluster.yaml", "", "a", str(tmp_path / "outcome"), given)
     text = (tmp_path / "outcome").read_text(encoding="utf-8")
     assert text.startswith(
         "# Failed\n\nfailed; the last lines of the step that failed say why\n\nWhether a training job is left"

@@ -118,19 +118,16 @@ def test_in_a_pod_artifacts_are_called_by_their_addresses(
     )
 
 
-def test_the_summary_of_a_training_names_no_path_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_summary_of_a_training_in_a_pod_names_no_path_of_it(tmp_path: Path) -> None:
     here = (
-        f"- The tuned weights: `{tmp_path}/adapter/a.safetensors`\n- Samples: `/work/model/samples`\n"
-        "- Plots: `tensorboard --logdir=/work/model`\n- Go on from here: `drtune train --out=/work/model --resume`\n"
-        "- Kept at: `/minio/mlpipeline/v2/model`\n"
+        f"- The tuned weights: `{tmp_path}/adapter/a.safetensors`\n- Plots: `tensorboard --logdir={tmp_path}`\n"
+        f"- Go on from here: `drtune train --out={tmp_path} --resume`\n"
     )
     summary = tmp_path / "summary.md"
     summary.write_text(here, encoding="utf-8")
-    tell_addresses(tmp_path)
+    tell_addresses(tmp_path, str(tmp_path))
     assert summary.read_text(encoding="utf-8") == here
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
-    tell_addresses(tmp_path)
+    tell_addresses(tmp_path, "minio://mlpipeline/v2/model")
     assert summary.read_text(encoding="utf-8") == (
-        f"- The tuned weights: `{tmp_path}/adapter/a.safetensors`\n- Samples: `{tmp_path}/samples`\n"
-        "- Kept at: `minio://mlpipeline/v2/model`\n"
+        "- The tuned weights: `minio://mlpipeline/v2/model/adapter/a.safetensors`\n"
     )

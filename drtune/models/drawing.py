@@ -63,7 +63,8 @@ def _in_precision(base: Base, precision: torch.dtype) -> Iterator[None]:
     While it trains, an adapter is kept in fp32, and for the moment rounded as loading it would. Full weights in fp32
     are not, which would take a second network: autocast rounds them layer by layer.
     """
-    adapter = [weight for weight in base.network.parameters() if weight.requires_grad and base.dtype == precision]
+    trained = [weight for weight in base.network.parameters() if weight.requires_grad and weight.dtype != precision]
+    adapter = trained if base.dtype == precision else []
     kept = [weight.data for weight in adapter]
     for weight in adapter:
         weight.data = weight.data.to(precision)

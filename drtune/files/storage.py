@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 from urllib.parse import unquote, urlsplit
@@ -129,6 +129,8 @@ class _FileStorage:
     def delete(self, key: str) -> None:
         with self._explained(self.root / key):
             (self.root / key).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.root / key).parent.rmdir()  # a folder with nothing in it is none in S3 either
 
     def sha256(self, key: str) -> str:
         with self._explained(self.root / key):

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -154,6 +154,8 @@ class _FileStorage:
     def delete(self, key: str) -> None:
         with self._explained(self.root / key):
             (self.root / key).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.root / key).parent.rmdir()  # a folder with nothing in it is none in S3 either
 
     def sha256(self, key: str) -> str:
         with self._explained(self.root / key):

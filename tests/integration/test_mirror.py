@@ -18,7 +18,7 @@ import pytest
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, TunedModel
 from drtune.files.storage import Storage, open_storage
-from drtune.training.mirror import Mirror
+from drtune.training.mirror import SHARDS, Mirror
 from tests.s3 import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
@@ -272,6 +272,46 @@ def test_a_store_that_is_away_is_made_whole_by_the_next_push(
     (folder / "manifest.json").write_text("{}")
     mirror.push()
     assert here.keys() == ["checkpoints/step-000002-b", "manifest.json"]
+
+
+def write(folder: Path, *keys: str) -> None:
+    for key in keys:
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_text(key)
+
+
+def test_a_checkpoint_of_two_machines_counts_when_both_have_stored_their_shards(tmp_path: Path) -> None:
+    store = open_storage(str(tmp_path / "store"))
+    one, two = (Mirror(tmp_path / name, store) for name in ("one", "two"))
+    first, second = "checkpoints/step-000001-a", "checkpoints/step-000002-b"
+    write(one.folder, "metrics.jsonl", f"{first}/shard-1", f"{first}/{SHARDS}")
+    write(two.folder, f"{first}/shard-2", f"{first}/{SHARDS}")
+    assert two.push_shards()
+    assert store.keys() == [f"{first}/shard-2"]
+    assert one.push()
+    assert store.keys() == [f"{first}/shard-1", f"{first}/shard-2", f"{first}/{SHARDS}", "metrics.jsonl"]
+
+    for mirror, number in ((one, 1), (two, 2)):  # the next checkpoint takes the place of the first
+        shutil.rmtree(mirror.folder / first)
+        write(mirror.folder, f"{second}/shard-{number}", f"{second}/{SHARDS}")
+    assert two.push_shards()
+    assert f"{second}/{SHARDS}" not in store.keys()  # noqa: SIM118 - not a dict
+    assert f"{first}/shard-2" in store.keys()  # noqa: SIM118 - the only one that counts is whole
+    assert one.push()
+    assert store.keys() == [f"{second}/shard-1", f"{second}/shard-2", f"{second}/{SHARDS}", "metrics.jsonl"]
+
+    two.fetch(checkpoints=False)
+    assert not (two.folder / second / "shard-1").exists()
+    assert (two.folder / "metrics.jsonl").exists()
+    two.fetch()
+    assert (two.folder / second / "shard-1").exists()
+
+
+def test_shards_that_cannot_be_stored_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "store", f"run/checkpoints/step-000001-a/{SHARDS}", "run/checkpoints/step-000001-a/shard-1")
+    mirror = Mirror(tmp_path / "run", open_storage(str(tmp_path / "store")))  # a file, where a folder is wanted
+    assert not mirror.push_shards()
+    assert "does not have the newest checkpoint" in capsys.readouterr().err
 
 
 def test_fetching_makes_the_folder_what_the_store_has(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from drtune.files.storage import Storage
 REQUEST, MODEL, LAUNCHER = "request", "model", "launcher"
 """At the address of a training on a cluster: what is asked, the mirror of its folder, the launcher's heartbeat."""
 CHECKPOINTS = "checkpoints/"
+HICCUP_SECONDS = 2.0
+"""How long a training waits for a store that it can go on without."""
 
 
 class Mirror:
@@ -47,7 +49,7 @@ class Mirror:
         A store that is away is no reason to stop training: the next push has it all. With `must`, it is waited for.
         """
         try:
-            with nullcontext() if must else self.storage.patience.limited(0.0):
+            with nullcontext() if must else self.storage.patience.limited(HICCUP_SECONDS):
                 self._push()
         except (UserError, OSError) as error:
             if must:

@@ -6,6 +6,7 @@ not be seen before its end.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -46,7 +47,7 @@ class Progress:
         self._started = self._written_at = clock()
         self._bar = (
             tqdm(total=total, initial=done, desc=label, unit=unit, mininterval=0.5, file=self._stream)
-            if self._stream.isatty()
+            if _shows_bars(self._stream)
             else None
         )
 
@@ -98,6 +99,11 @@ class Progress:
         parts += [f"{name} {value}" for name, value in self._shown.items()]
         self._stream.write(", ".join(parts) + "\n")
         self._stream.flush()
+
+
+def _shows_bars(stream: TextIO) -> bool:
+    """Whether it is a terminal with a size: one without, as containers get where nobody looks on, would stay empty."""
+    return stream.isatty() and all(os.get_terminal_size(stream.fileno()))
 
 
 def spell(seconds: float) -> str:

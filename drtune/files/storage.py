@@ -281,7 +281,7 @@ class _S3Storage:
     def _explained(self, key: str) -> Iterator[None]:
         """Turn every failure of S3 into one line without secrets."""
         from minio.error import MinioException, S3Error
-        from urllib3.exceptions import HTTPError
+        from urllib3.exceptions import HTTPError, ResponseError
 
         try:
             yield
@@ -295,8 +295,9 @@ class _S3Storage:
             reason, tried = error, ""
             if isinstance(error, OutOfPatienceError):
                 reason, tried = error.reason, f", tried for {spell(error.seconds)}"
+            why = str(reason) if isinstance(reason, ResponseError) else type(reason).__name__
             raise UserError(
-                f"storage {self.uri}: no answer from {self.endpoint} ({type(reason).__name__}) for "
+                f"storage {self.uri}: no answer from {self.endpoint} ({why}) for "
                 f"{self.prefix}{key} in bucket {self.bucket}{tried}; start the server or correct AWS_ENDPOINT_URL"
             ) from None
 

@@ -22,6 +22,8 @@ REQUEST, MODEL, LAUNCHER = "request", "model", "launcher"
 CHECKPOINTS = "checkpoints/"
 SHARDS = "shards.json"
 """In the folder of a checkpoint, the list of the files that processes have written: what makes the folder one."""
+HICCUP_SECONDS = 2.0
+"""How long a training waits for a store that it can go on without."""
 
 
 def as_kept_at(uri: str, page: str, folder: Path) -> str:
@@ -66,7 +68,7 @@ class Mirror:
 
     def _try(self, push: Callable[[], None], *, must: bool) -> bool:
         try:
-            with nullcontext() if must else self.storage.patience.limited(0.0):
+            with nullcontext() if must else self.storage.patience.limited(HICCUP_SECONDS):
                 push()
         except (UserError, OSError) as error:
             if must:

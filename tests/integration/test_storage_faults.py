@@ -92,7 +92,7 @@ def test_after_the_patience_one_line_names_what_was_asked_and_how_long(s3_server
             storage.write("model/manifest.json", b"{}")
     message = str(refusal.value)
     prefix = storage.uri.rpartition("/")[2]
-    assert f"no answer from {proxy.url} (" in message
+    assert f"no answer from {proxy.url} ({proxy.url}/{BUCKET} answered 503)" in message  # where the bucket is
     assert f"for {prefix}/model/manifest.json in bucket {BUCKET}, tried for 1 min " in message
     assert len(message.splitlines()) == 1
     assert 60 < sum(pauses) <= 120

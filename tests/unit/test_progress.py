@@ -1,5 +1,6 @@
 import os
 import pty
+import termios
 from contextlib import suppress
 from io import StringIO
 
@@ -94,6 +95,7 @@ def test_lines_are_few_and_the_last_one_tells_the_end(updates: list[tuple[int, f
 
 def test_a_terminal_gets_one_bar_that_moves() -> None:
     leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (30, 100))
     stream = os.fdopen(follower, "w", encoding="utf-8")
     shown = b""
     with stream, Progress("train", 4, "update", stream=stream) as progress:
@@ -107,3 +109,12 @@ def test_a_terminal_gets_one_bar_that_moves() -> None:
     assert b"train: 100%|" in shown
     assert b"4/4" in shown
     assert b"reward=0.612" in shown
+
+
+def test_a_terminal_without_a_size_gets_lines() -> None:
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w", encoding="utf-8") as stream:
+        with Progress("train", 4, "update", stream=stream, clock=Clock()) as progress:
+            progress.update(4)
+        assert os.read(leader, 1000) == b"train: 4/4 updates, 0 s each\r\n"
+    os.close(leader)

@@ -3,7 +3,7 @@
 Below `<storage>/<run id>/train` there are
 
 - `request/`, config.yaml and prompts/, written by the launcher and read by every node;
-- `model/`, the training's checkpoints and then its model, kept by rank 0 (drtune/training/mirror.py);
+- `model/`, the training's checkpoints and then its model, kept by its nodes (drtune/training/mirror.py);
 - `launcher`, a new word every minute: nodes end when it stays the same for too long.
 """
 

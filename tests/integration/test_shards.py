@@ -167,7 +167,7 @@ def test_processes_that_do_not_find_the_same_checkpoint_all_refuse(
 def train_on_its_own_disk(config: Config, prompts: Path, folder: Path, store: Path) -> TunedModel:
     """Train as the only process of a machine."""
     os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    return train(config, prompts, folder / f"node-{os.environ['RANK']}", mirror=str(store))
+    return train(config, prompts, folder / f"node-{os.environ['RANK']}", resume=True, mirror=str(store))
 
 
 def files_below(folder: Path) -> list[str]:

@@ -1,11 +1,15 @@
-"""What holds for all tests."""
+"""What holds for all tests, and what those of both folders load."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.pipelines import FolderOf
 
 # No deadline: on a loaded machine one slow example says nothing.
 settings.register_profile("drtune", deadline=None)
@@ -20,6 +24,15 @@ def _revision() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("DRTUNE_CODE_REVISION", REVISION)
         yield
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> FolderOf:
+    """The folder of a tiny pipeline of some kind, saved when it is first asked for."""
+    from tests.pipelines import save_pipeline  # brings torch, which many tests do without
+
+    root = tmp_path_factory.mktemp("pipelines")
+    return lambda kind: root / kind if (root / kind).exists() else save_pipeline(kind, root / kind)
 
 
 SLOW = pytest.StashKey[int]()

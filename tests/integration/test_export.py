@@ -17,11 +17,23 @@ from drtune.models.kohya import flux_to_kohya
 from drtune.models.loading import load_base
 from drtune.models.miniature import CHECKPOINT
 from drtune.models.tuned import open_tuned, put_on
-from tests.pipelines import save_pipeline
+from tests.pipelines import FolderOf
 from tests.tuned import make_tuned
 
 ALPHA_IS_NOT_RANK = ("lora.rank=4", "lora.alpha=10")
 UNETS = ("sd15", "sd21", "sdxl")
+
+
+@pytest.fixture(scope="module")
+def tuned_of(folder_of: FolderOf, tmp_path_factory: pytest.TempPathFactory) -> FolderOf:
+    """A tuned model of that kind of base, made when it is first asked for; exporting leaves it as it is."""
+    root = tmp_path_factory.mktemp("tuned")
+
+    def make(kind: str) -> Path:
+        folder = root / kind
+        return folder if folder.exists() else make_tuned(folder, str(folder_of(kind)), *ALPHA_IS_NOT_RANK)
+
+    return make
 
 
 def pictures(pipeline: DiffusionPipeline) -> Tensor:
@@ -48,9 +60,10 @@ def check(loaded: DiffusionPipeline, tuned: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev"])
-def test_the_diffusers_file_loads_onto_the_base(kind: str, tmp_path: Path) -> None:
-    base = save_pipeline(kind, tmp_path / "base")
-    tuned = make_tuned(tmp_path / "tuned", str(base), *ALPHA_IS_NOT_RANK)
+def test_the_diffusers_file_loads_onto_the_base(
+    kind: str, folder_of: FolderOf, tuned_of: FolderOf, tmp_path: Path
+) -> None:
+    base, tuned = folder_of(kind), tuned_of(kind)
     export(tuned, "diffusers", tmp_path / "lora.safetensors")
     loaded = DiffusionPipeline.from_pretrained(base)
     loaded.load_lora_weights(tmp_path / "lora.safetensors")
@@ -58,9 +71,10 @@ def test_the_diffusers_file_loads_onto_the_base(kind: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", UNETS)
-def test_the_kohya_file_of_a_unet_loads_onto_the_base(kind: str, tmp_path: Path) -> None:
-    base = save_pipeline(kind, tmp_path / "base")
-    tuned = make_tuned(tmp_path / "tuned", str(base), *ALPHA_IS_NOT_RANK)
+def test_the_kohya_file_of_a_unet_loads_onto_the_base(
+    kind: str, folder_of: FolderOf, tuned_of: FolderOf, tmp_path: Path
+) -> None:
+    base, tuned = folder_of(kind), tuned_of(kind)
     export(tuned, "kohya", tmp_path / "lora.safetensors")
     names = load_file(tmp_path / "lora.safetensors")
     assert all(name.startswith("lora_unet_") for name in names)
@@ -74,17 +88,15 @@ def test_the_kohya_file_of_a_unet_loads_onto_the_base(kind: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev"])
-def test_the_merged_pipeline_needs_no_adapter(kind: str, tmp_path: Path) -> None:
-    base = save_pipeline(kind, tmp_path / "base")
-    tuned = make_tuned(tmp_path / "tuned", str(base), *ALPHA_IS_NOT_RANK)
+def test_the_merged_pipeline_needs_no_adapter(kind: str, tuned_of: FolderOf, tmp_path: Path) -> None:
+    tuned = tuned_of(kind)
     export(tuned, "merged", tmp_path / "merged")
     assert not [path for path in (tmp_path / "merged").rglob("*") if "lora" in path.name]
     check(DiffusionPipeline.from_pretrained(tmp_path / "merged"), tuned)
 
 
-def test_full_weights_are_merged(tmp_path: Path) -> None:
-    base = save_pipeline("sdxl", tmp_path / "base")
-    tuned = make_tuned(tmp_path / "tuned", str(base), "weights=full")
+def test_full_weights_are_merged(folder_of: FolderOf, tmp_path: Path) -> None:
+    tuned = make_tuned(tmp_path / "tuned", str(folder_of("sdxl")), "weights=full")
     export(tuned, "merged", tmp_path / "merged")
     check(DiffusionPipeline.from_pretrained(tmp_path / "merged"), tuned)
     with pytest.raises(UserError, match="full weights; give --format merged"):
@@ -141,8 +153,10 @@ def test_diffusers_reads_the_kohya_names_of_flux_as_the_same_update_of_every_lay
             assert torch.allclose(read[up] @ (read[name] @ seen), expected, rtol=1e-4, atol=1e-3)
 
 
-def test_every_layer_of_flux_that_gets_an_adapter_by_default_has_a_name_of_kohyas(tmp_path: Path) -> None:
-    tuned = make_tuned(tmp_path / "tuned", str(save_pipeline("flux_schnell", tmp_path / "base")))
+def test_every_layer_of_flux_that_gets_an_adapter_by_default_has_a_name_of_kohyas(
+    folder_of: FolderOf, tmp_path: Path
+) -> None:
+    tuned = make_tuned(tmp_path / "tuned", str(folder_of("flux_schnell")))
     export(tuned, "kohya", tmp_path / "lora.safetensors")
     names = {name.partition(".")[0] for name in load_file(tmp_path / "lora.safetensors")}
     double = ("img_attn_qkv", "img_attn_proj", "img_mlp_0", "img_mlp_2")
@@ -164,8 +178,8 @@ def test_a_layer_that_kohya_has_not_is_named() -> None:
         flux_to_kohya({"transformer.x_embedder.lora_A.weight": torch.ones(1), "": torch.ones(1)}, 1.0)
 
 
-def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    tuned = make_tuned(tmp_path / "tuned", str(save_pipeline("sd3", tmp_path / "base")))
+def test_what_cannot_be_written_is_one_line(tuned_of: FolderOf, tmp_path: Path) -> None:
+    tuned = tuned_of("sd3")
     with pytest.raises(UserError, match="diffusers reads none for a StableDiffusion3Pipeline") as refusal:
         export(tuned, "kohya", tmp_path / "lora.safetensors")
     assert "\n" not in str(refusal.value)

@@ -13,7 +13,7 @@ from drtune.errors import UserError
 from drtune.files.local import sha256_folder
 from drtune.models.sample_set import SampleSet, SampleSettings, write_sample_set
 from drtune.prompts.prepare import read_prompts
-from tests.pipelines import save_pipeline
+from tests.pipelines import FolderOf
 from tests.tuned import make_tuned
 
 PROMPTS = ("a red circle", "a blue square, on the left!")
@@ -80,8 +80,8 @@ def test_an_adapter_scaled_to_nothing_is_the_base(tuned: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", ["sd15", "sd3", "flux_dev"])
-def test_every_base_can_be_drawn_with(kind: str, tmp_path: Path) -> None:
-    base = str(save_pipeline(kind, tmp_path / "base"))
+def test_every_base_can_be_drawn_with(kind: str, folder_of: FolderOf, tmp_path: Path) -> None:
+    base = str(folder_of(kind))
     overrides = ["height=16", "width=32", "evaluation.sampler.negative_prompt=blurred"]
     model = make_tuned(tmp_path / "model", base, *overrides)
     drawn = write_sample_set(PROMPTS[:1], tmp_path / "out", SampleSettings(**SHORT, lora_scale=0.5), model_folder=model)
@@ -96,8 +96,8 @@ def test_prompts_come_from_a_file(tmp_path: Path) -> None:
         read_prompts(tmp_path / "none.txt")
 
 
-def test_full_weights_have_nothing_to_scale(tmp_path: Path) -> None:
-    model = make_tuned(tmp_path / "model", str(save_pipeline("sd15", tmp_path / "base")), "weights=full")
+def test_full_weights_have_nothing_to_scale(folder_of: FolderOf, tmp_path: Path) -> None:
+    model = make_tuned(tmp_path / "model", str(folder_of("sd15")), "weights=full")
     with pytest.raises(UserError, match=r"lora_scale=0\.5: there is no adapter"):
         write_sample_set(PROMPTS, tmp_path / "out", SampleSettings(lora_scale=0.5), model_folder=model)
     write_sample_set(PROMPTS[:1], tmp_path / "out", SampleSettings(**SHORT), model_folder=model)

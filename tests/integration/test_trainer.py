@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -70,6 +71,14 @@ def interrupted_after(update: int, overrides: list[str], prompts: Path, out: Pat
         trainer.run()
 
 
+@pytest.fixture(scope="module")
+def finished(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one update, to be copied."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    train(load_config(None, [*SHORT, "steps=1"]), prompts, out)
+    return out
+
+
 def logged(out: Path) -> list[dict[str, object]]:
     """metrics.jsonl without the times, which no two runs share."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -124,17 +133,18 @@ def test_a_finished_run_goes_on_to_more_updates(prompts: Path, tmp_path: Path) -
 
 
 def test_while_a_finished_run_goes_on_no_manifest_stands_beside_the_new_configuration(
-    prompts: Path, tmp_path: Path
+    finished: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    train(load_config(None, [*SHORT, "steps=1"]), prompts, tmp_path)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     interrupted_after(2, [*SHORT, "steps=3"], prompts, tmp_path)
     assert load_config(tmp_path / "config.yaml").steps == 3
     assert not (tmp_path / MANIFEST).exists()
 
 
-def test_a_finished_run_is_left_as_it_is(prompts: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_left_as_it_is(finished: Path, prompts: Path, tmp_path: Path) -> None:
     config = load_config(None, [*SHORT, "steps=1"])
-    first = train(config, prompts, tmp_path)
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    first = TunedModel.load(tmp_path)
     before = sha256_folder(tmp_path)
     with pytest.raises(UserError, match="exists already"):
         train(config, prompts, tmp_path)
@@ -283,9 +293,12 @@ def test_a_model_is_what_its_manifest_says(prompts: Path, tmp_path: Path) -> Non
     assert model.step == 1
 
 
-def test_a_finished_run_whose_weights_are_gone_is_made_whole_by_its_checkpoint(prompts: Path, tmp_path: Path) -> None:
+def test_a_finished_run_whose_weights_are_gone_is_made_whole_by_its_checkpoint(
+    finished: Path, prompts: Path, tmp_path: Path
+) -> None:
     config = load_config(None, [*SHORT, "steps=1"])
-    model = train(config, prompts, tmp_path / "out")
+    shutil.copytree(finished, tmp_path / "out")
+    model = TunedModel.load(tmp_path / "out")
     weights = tmp_path / "out" / model.weights_file
     weights.unlink()
     assert train(config, prompts, tmp_path / "out", resume=True).weights_sha256 == model.weights_sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from drtune.training.plan.units import UNITS, parse_bytes
 from drtune.training.plan.work import Count, count_work, drawn_plans
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
-from tests.pipelines import save_pipeline
+from tests.pipelines import FolderOf
 
 SHORT = ("batch_size=2", "sampler.steps=6", "method.trained_steps=3", "method.early_stop=2")
 MIB = UNITS["MiB"]
@@ -115,8 +116,8 @@ def tensors_in(value: object) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["miniature", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev"])
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
-def test_the_weights_of_a_base_are_counted_to_the_byte(kind: str, precision: str, tmp_path: Path) -> None:
-    name = kind if kind == "miniature" else str(save_pipeline(kind, tmp_path / "base"))
+def test_the_weights_of_a_base_are_counted_to_the_byte(kind: str, precision: str, folder_of: FolderOf) -> None:
+    name = kind if kind == "miniature" else str(folder_of(kind))
     overrides = [f"base_model={name}", f"compute.precision={precision}"]
     config = load_config(None, [*overrides, *([] if kind == "miniature" else ["height=16", "width=16"])])
     base = load_base(name, precision=precision, height=config.height, width=config.width)
@@ -342,8 +343,8 @@ def test_an_architecture_that_is_not_known_is_one_line() -> None:
     assert "\n" not in str(refusal.value)
 
 
-def test_a_folder_with_a_part_missing_is_one_line(tmp_path: Path) -> None:
-    folder = save_pipeline("sdxl", tmp_path / "base")
+def test_a_folder_with_a_part_missing_is_one_line(folder_of: FolderOf, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folder_of("sdxl"), tmp_path / "base"))
     (folder / "unet" / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"unet/config\.json: cannot be read"):
         shell(load_config(None, [f"base_model={folder}"]))

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tests.cluster_api import ClusterApi, Log, Object, now
+from tests.cluster_api import ClusterApi, Log, now
+from tests.cluster_schemas import Object
 
 NAMESPACE = "default"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"

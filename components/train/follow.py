@@ -63,6 +63,8 @@ class Follower:
         """When its nodes ran for the first time since it was created or held back."""
         self._restarts_before = 0
         self._said: set[tuple[str, str]] = set()
+        self._endings: dict[str, str] = {}
+        """How pods ended that did not succeed, by uid: said when all that they wrote is shown."""
         self._hopeless_since: dict[str, float] = {}
         self._placeless_since: float | None = None
         self._events_asked = 0.0
@@ -76,6 +78,7 @@ class Follower:
         self._listen("pods", self.cluster.watch(self.cluster.core("pods"), by_job))
         while self.status.phase != "succeeded":
             self._hear(seconds=1.0)
+            self._tell_endings()
             if self.cancelled.is_set():
                 raise SystemExit(128 + signal.SIGTERM)
             if self.status.phase == "failed" or self._is_hopeless():
@@ -186,7 +189,7 @@ class Follower:
         if trouble and not is_gone:
             self._say_once(uid, f"[{self._ranks(pod)}] {trouble.text}")
         if ending and not ending.succeeded:
-            self._say_once(uid, f"[{self._ranks(pod)}] {ending.text}")
+            self._endings[uid] = f"[{self._ranks(pod)}] {ending.text}"
         if trouble and trouble.is_hopeless and not is_gone:
             self._hopeless_since.setdefault(uid, time.monotonic())
         else:
@@ -208,6 +211,12 @@ class Follower:
 
     def _ranks(self, pod: Manifest) -> str:
         return ranks_of(node_of(pod, self.spec), self.spec)
+
+    def _tell_endings(self, *, is_late: bool = False) -> None:
+        """Say how pods ended, each behind its own last line; those too that have not shown it yet when it `is_late`."""
+        for uid, text in self._endings.items():
+            if is_late or uid not in self.logs or not self.logs[uid].is_alive():
+                self._say_once(uid, text)
 
     def _say_once(self, uid: str, text: str) -> None:
         if (uid, text) not in self._said:
@@ -323,6 +332,7 @@ class Follower:
             if self.status.phase == "succeeded":
                 for log in self.logs.values():
                     log.over.set()
+        self._tell_endings(is_late=True)
 
 
 def _is_running(pod: Manifest, container: str) -> bool:

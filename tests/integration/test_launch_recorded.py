@@ -101,6 +101,8 @@ def test_a_mistake_of_the_user_ends_a_train_job_at_once_even_where_its_runtime_s
         tried.train()
     assert tried.left() == []
     assert tried.log.count(error) == 1
+    lines = tried.log.splitlines()
+    assert lines.index("[rank 0] rank 0 ended with exit code 2") < lines.index("[rank 0] ended with exit code 2")
     assert "restarting" not in tried.log
 
 

@@ -17,7 +17,7 @@ from components.train.job import job_name, node_of, place_of, ranks_of, status_o
 from components.train.spec import GRACE_SECONDS, JobSpec, load_spec, spec_for
 from drtune.errors import UserError
 from drtune.training.node import ALONE
-from tests.cluster_api import SCHEMAS, validator_of
+from tests.cluster_schemas import SCHEMAS, validator_of
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"

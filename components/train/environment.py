@@ -3,11 +3,10 @@
 STEP_HOURS = 40
 """After this time the step is ended, and its job with it."""
 
-RUN_ID, POD_NAME, POD_UID = "DRTUNE_RUN_ID", "DRTUNE_POD_NAME", "DRTUNE_POD_UID"
+RUN_ID, POD_NAME = "DRTUNE_RUN_ID", "DRTUNE_POD_NAME"
 POD_FIELDS = {
     # By its label, and not as a parameter: a parameter that differs in every run would end the step's caching.
     RUN_ID: "metadata.labels['pipeline/runid']",
     POD_NAME: "metadata.name",
-    POD_UID: "metadata.uid",
 }
 """Environment variables that tell a step its run and its pod, and the fields of the pod that they come from."""

@@ -198,7 +198,8 @@ def status(
 
 
 def _show_newest(client: Client, experiment: str | None, count: int) -> None:
-    from pipelines.server.runs import newest_runs, seconds_of, spell, state_of
+    from drtune.files.progress import spell
+    from pipelines.server.runs import newest_runs, seconds_of, state_of
 
     runs = newest_runs(client, experiment, count)
     for run in runs:

@@ -19,7 +19,7 @@ from pipelines.server.client import REQUEST_SECONDS, Client, explain
 from pipelines.server.logs import words_for
 from pipelines.server.outcome import Outcome, outcome_of
 from pipelines.server.package import Package
-from pipelines.server.runs import ENDED, NOT_RUN, Step, spell, steps_of
+from pipelines.server.runs import ENDED, NOT_RUN, Step, steps_of
 
 LONGEST_PAUSE_SECONDS = 15.0
 SIGN_OF_LIFE_SECONDS = 540.0

@@ -12,10 +12,11 @@ import kfp_server_api
 import urllib3
 
 from drtune.errors import UserError
+from drtune.files.progress import spell
 from pipelines.server.client import Client
 from pipelines.server.logs import driver_log, last_line, step_log, why, words_for
 from pipelines.server.package import Package
-from pipelines.server.runs import Step, seconds_of, spell, spoken, state_of
+from pipelines.server.runs import Step, seconds_of, spoken, state_of
 
 _PUBLISHED = re.compile(r"^(?P<name>\S+) (?P<version>v\d+) is in production: (?P<uri>\S+)$", re.MULTILINE)
 """What the step `publish` writes."""

@@ -179,14 +179,6 @@ def spoken(state: str) -> str:
     return "cancelled" if state == "CANCELED" else state.lower()
 
 
-def spell(seconds: float) -> str:
-    """A duration as people say it."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (minutes, "min"), (seconds, "s")) if number]
-    return " ".join(parts) or "0 s"
-
-
 def seconds_of(run: Any) -> float | None:
     """How long a run took; None before its end."""
     return _between(run.created_at, run.finished_at)

@@ -14,6 +14,7 @@ import kfp_server_api
 import urllib3
 
 from drtune.errors import InterruptionError
+from drtune.files.progress import spell
 from drtune.training.interrupts import SIGNALS
 from pipelines.server.client import REQUEST_SECONDS, Client, explain
 from pipelines.server.logs import words_for

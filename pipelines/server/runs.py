@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from drtune.errors import UserError
+from drtune.files.progress import spell
 from pipelines.server.client import Client, everything, named, quietly
 from pipelines.server.package import Json, Package
 

@@ -39,7 +39,8 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> list[str]:
     """
     writer = _Writer(folder)
     with _as_itself():
-        save(dict(tensors), storage_writer=writer)
+        # By name: a restored optimizer has its tensors in another order, and equal states shall make equal files.
+        save(dict(sorted(tensors.items())), storage_writer=writer)
     return writer.written
 
 

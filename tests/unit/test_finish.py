@@ -1,4 +1,4 @@
-"""How a run ended, from what the real servers answered then (tests/recordings/finish), and who is told."""
+"""How a run ended, from what the real servers answered then (tests/recordings/kubeflow), and who is told."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from components.finish.webhook import send
 from components.train.environment import RUN_ID
 from tests.web import Web
 
-RECORDINGS = Path(__file__).parents[1] / "recordings" / "finish"
+RECORDINGS = Path(__file__).parents[1] / "recordings" / "kubeflow"
 RUNNING = "RUNNING"
 """What MLMD says of a run that was refused or cancelled."""
 RUN, PODS, LOGS = "/apis/v2beta1/runs/", "/api/v1/namespaces/default/pods", "/api/v1/namespaces/kubeflow/pods"

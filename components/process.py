@@ -6,7 +6,6 @@ This is how a step does heavy work: the step itself never imports torch, the pro
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -16,13 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from components.endings import by_address, mistake_in
 from drtune.errors import UserError
 
 GRACE_SECONDS = 20.0
 """How long a child may take to end after SIGTERM before it is killed."""
 LINES_KEPT = 15
-_MOUNT = re.compile(rb"(?<![\w./:-])/(minio|s3|gcs)/")
-_SCHEMES = {b"minio": b"minio://", b"s3": b"s3://", b"gcs": b"gs://"}
 
 
 def run_process(command: Sequence[str]) -> None:
@@ -45,7 +43,7 @@ def run_process(command: Sequence[str]) -> None:
         _ending_with_us(child),
     ):
         assert child.stdout is not None
-        for line in map(by_address, child.stdout):
+        for line in map(_with_addresses, child.stdout):
             sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
             if text := line.decode(errors="replace").rstrip():
@@ -54,24 +52,17 @@ def run_process(command: Sequence[str]) -> None:
         return
     if not line.endswith(b"\n"):
         print(flush=True)  # what is said about the failure begins on a line of its own
-    mistakes = [text for text in last if text.startswith("error: ")]
-    if child.returncode == UserError.exit_code and mistakes:
-        raise UserError(mistakes[-1].removeprefix("error: "))
+    if child.returncode == UserError.exit_code and (mistake := mistake_in(last)):
+        raise UserError(mistake)
     ending = (
         f"exit code {child.returncode}" if child.returncode > 0 else f"signal {signal.Signals(-child.returncode).name}"
     )
     raise RuntimeError("\n  ".join([f"{shlex.join(command)} ended with {ending}; it wrote last:", *last]))
 
 
-def by_address(text: bytes) -> bytes:
-    """What is written in a pod, with artifacts called by their addresses.
-
-    Kubeflow shows a step its artifacts below /minio, /s3 and /gcs, by bucket and key. These paths are gone with the pod
-    and mean nothing to who reads of them.
-    """
-    if "KUBERNETES_SERVICE_HOST" not in os.environ:
-        return text
-    return _MOUNT.sub(lambda mount: _SCHEMES[mount[1]], text)
+def _with_addresses(line: bytes) -> bytes:
+    """In a pod, with artifacts called by their addresses."""
+    return os.fsencode(by_address(os.fsdecode(line))) if "KUBERNETES_SERVICE_HOST" in os.environ else line
 
 
 @contextmanager

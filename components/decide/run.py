@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kfp import dsl
 
+from components.endings import refused
 from components.metadata import describe
 from drtune.contracts import EvaluationReport
 from drtune.evaluation.report.pages import PAGE, SUMMARY, metrics, write_pages
@@ -34,5 +35,6 @@ def decide_report(
     Path(page.path).write_bytes((folder / PAGE).read_bytes())
     Path(summary.path).write_bytes((folder / SUMMARY).read_bytes())
     describe(numbers, metrics(evaluated))
-    print("publish" if decided.publish else "do not publish", *decided.reasons, sep="\n  ")
+    rules = [check.reason for check in decided.checks if not check.passed]
+    print("publish" if decided.publish else refused(rules), *decided.reasons, sep="\n  ")
     return decided.publish

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kfp import dsl
 
+from components.endings import compared
 from components.metadata import describe
 from components.monitor.compare import Made, compare_prompts, compare_scores
 from components.monitor.drift import render
@@ -47,7 +48,7 @@ def monitor(
         write_text(place, as_markdown(judged))
     describe(verdict, judged.model_dump(mode="json"))
     describe(metrics, {check.name.replace(" ", "_"): check.value for check in judged.checks})
-    print(f"{judged.outcome}: {judged.reason}", *in_words(judged), sep="\n  ")
+    print(compared(judged.outcome, judged.reason), *in_words(judged), sep="\n  ")
     return judged.retrain
 
 

@@ -1,5 +1,6 @@
 """What the publish step does."""
 
+from components.endings import published
 from components.registry import place_of
 from drtune.publishing.registry import Registry
 
@@ -10,5 +11,5 @@ def run(
     """Publish, write the RegistryEntry, and return what the run's page shows of it."""
     entry = Registry(place_of(registry)).publish(name, model_folder, report_folder, decision_folder)
     entry.save(entry_folder)
-    print(f"{entry.name} {entry.version} is in production: {entry.uri}")
+    print(published(entry.name, entry.version, entry.uri))
     return {"uri": entry.uri, "version": entry.version, "digest": entry.digest}

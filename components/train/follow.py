@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from components.endings import mistake_in
 from components.train.cluster import Cluster
 from components.train.job import JobStatus, Manifest, Phase, node_of, place_of, ranks_of, status_of
 from components.train.logs import PodLog, StepLog
@@ -296,9 +297,9 @@ class Follower:
         self._drain()
         failures = self._failures()
         lines = self._lines_of(failures[0][0]) if failures else []
-        mistakes = [line for line in lines if line.startswith("error: ")]
-        if failures and failures[0][1].exit_code == UserError.exit_code and mistakes:
-            raise UserError(mistakes[-1].removeprefix("error: "))
+        mistake = mistake_in(lines)
+        if mistake and failures[0][1].exit_code == UserError.exit_code:
+            raise UserError(mistake)
         reason = self.status.message if self.status.phase == "failed" else "starting it again would not help"
         raise TrainingFailedError(f"training job {self.name} failed: {reason or 'no reason given'}{self._last_words()}")
 

@@ -14,13 +14,12 @@ from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Self, TextIO
 
+from components.endings import TRACEBACK, reason_in
 from drtune.files.progress import PROGRESS_LINE
 
 _STARTED = re.compile(r"Executing task \S*'(?P<step>[^']+)'")
 _ENDED = re.compile(r"Task \S*'(?P<step>[^']+)'\S* finished with status \S*(?P<status>SUCCESS|FAILURE)")
-_RAISED = re.compile(r"(?P<kind>[A-Za-z_][\w.]*): (?P<message>.*)")
 _EXECUTOR = "[KFP Executor "
-TRACEBACK = "Traceback (most recent call last):"
 _REDRAW, _REST = "\r", "\x1b[K"
 
 
@@ -101,7 +100,7 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
                 self._say(f"          {line}")
             self._say(f"{time.strftime('%H:%M:%S')}  {step.name} done in {seconds:.1f} s")
         else:
-            self.failure = failure_of(step)
+            self.failure = _failure_of(step)
             self._say(f"{time.strftime('%H:%M:%S')}  {step.name} FAILED after {seconds:.1f} s")
 
     def _take(self, line: str) -> None:
@@ -136,11 +135,7 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
         self._line_is_open = False
 
 
-def failure_of(step: Step) -> Failure:
-    """Find the message of the last exception that was raised, without the frames that led to it."""
-    lines = step.traceback
-    for index in reversed(range(len(lines))):
-        if raised := _RAISED.fullmatch(lines[index]):
-            reason = "\n".join([raised["message"], *lines[index + 1 :]])
-            return Failure(step.name, reason, raised["kind"].endswith(".UserError"))
+def _failure_of(step: Step) -> Failure:
+    if reason := reason_in("\n".join(step.traceback)):
+        return Failure(step.name, "\n".join([reason.message, *reason.below]), reason.by_user)
     return Failure(step.name, "it ended without saying why", by_user=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import count, takewhile
@@ -13,7 +11,6 @@ import kfp_server_api
 import urllib3
 
 from drtune.errors import UserError
-from pipelines.local.display import TRACEBACK, Step, failure_of
 from pipelines.server.client import Client
 from pipelines.server.package import Package
 from pipelines.server.runs import DRIVER
@@ -21,14 +18,6 @@ from pipelines.server.runs import DRIVER
 TEMPLATES = ("retry-system-container-impl", "system-container-impl")
 """Of the pod of a step that may be retried, as all of ours, and of one that may not."""
 DRIVER_TEMPLATE = "system-container-driver"
-_MISTAKE = re.compile(r"^error: (.*)$", re.MULTILINE)
-_OF_THE_LAUNCHER = re.compile(r"[IWEF]\d{4} .*\.go:\d+\] ?")
-"""What stands before each line of KFP's own launcher, which starts the step."""
-_OF_ARGO = re.compile(r"Error: exit status \d+|.*\bargo\W{1,3}true\b.*")
-"""A line of Argo's, which starts the launcher: emissary.go marks each by argo=true."""
-_MOUNTED = re.compile(r"(?<![\w./:-])/(minio|s3|gcs)/(?=[\w.-]+/)")
-"""Where a step sees its artifacts: gone with its pod, but the rest of the path is the artifact's address."""
-_SCHEMES = {"minio": "minio://", "s3": "s3://", "gcs": "gs://"}
 
 
 def step_log(client: Client, run: Any, package: Package, key: str) -> str:
@@ -92,34 +81,6 @@ def words_for(client: Client, run: Any, package: Package, keys: list[str]) -> Ma
         said = client.words_of_argo(run.run_id)
     nodes = {key: _node_at(run, (*package.places[key], "executor")) for key in keys}
     return {key: said[node] for key, node in nodes.items() if node in said}
-
-
-def why(log: str) -> str | None:
-    """Why a step failed, by its log: its own `error: ...`, or its last exception, whichever came last."""
-    mistakes = list(_MISTAKE.finditer(log))
-    raised = log.rfind(TRACEBACK)
-    if mistakes and mistakes[-1].start() > raised:
-        return readable(mistakes[-1][1])
-    if raised < 0:
-        return None
-    lines = [line for line in _of_the_step(log[raised:]) if not _OF_THE_LAUNCHER.match(line)]
-    reason = failure_of(Step("", time.monotonic(), lines)).reason.splitlines()
-    return readable(" ".join(dict.fromkeys([reason[0], reason[-1].strip()])))  # it may end with a program's last lines
-
-
-def last_line(log: str) -> str | None:
-    """The last line that says something."""
-    lines = _of_the_step(log)
-    return readable(_OF_THE_LAUNCHER.sub("", lines[-1])) if lines else None
-
-
-def readable(text: str) -> str:
-    """With the addresses of artifacts, in place of the paths at which their step saw them."""
-    return _MOUNTED.sub(lambda found: _SCHEMES[found[1]], text)
-
-
-def _of_the_step(log: str) -> list[str]:
-    return [line for line in log.splitlines() if line.strip() and not _OF_ARGO.fullmatch(line)]
 
 
 def _node_id(workflow: str, name: str) -> str:

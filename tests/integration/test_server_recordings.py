@@ -28,7 +28,7 @@ def without_page(said: list[str]) -> list[str]:
 
 def test_a_run_that_published(server: KfpServer) -> None:
     run = server.replay("published", "tune")
-    server.logs[PUBLISH] = "miniature-symmetry v2 is in production: s3://models/drtune/miniature-symmetry/files/5d1c\n"
+    server.logs[PUBLISH] = "published as miniature-symmetry v2 at s3://models/drtune/miniature-symmetry/files/5d1c\n"
     ending = "published as miniature-symmetry v2 at s3://models/drtune/miniature-symmetry/files/5d1c (18 min 7 s)"
     page = f"report (in step decide): {server.endpoint}/#/runs/details/{run}"
     assert fine(server, "status", "accepted") == [
@@ -48,7 +48,8 @@ def test_a_run_that_published(server: KfpServer) -> None:
 def test_a_run_that_the_gate_refused(server: KfpServer) -> None:
     run = server.replay("refused-by-the-gate", "tune")
     server.archived[DECIDE_THAT_REFUSED] = (
-        "do not publish\n  failed: symmetry against base: gain 0.01, at least 0.1 wanted\n  failed: 3 prompts\n"
+        "refused: symmetry against base: gain 0.01, at least 0.1 wanted; 3 prompts\n"
+        "  failed: symmetry against base: gain 0.01, at least 0.1 wanted\n  failed: 3 prompts\n"
         "  passed: drift: 0.010 from the base, at most 0.3 wanted\n"
     )
     said = fine(server, "status", run)

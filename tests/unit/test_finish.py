@@ -1,4 +1,4 @@
-"""How a run ended, from what the real servers answered then (tests/recordings/finish), and who is told."""
+"""How a run ended, from what the real servers answered then (tests/recordings/kubeflow), and who is told."""
 
 from __future__ import annotations
 
@@ -14,26 +14,19 @@ from kfp import dsl
 from kubernetes.client import ApiClient, Configuration
 
 from components.finish.ask import LOOKS, Known, look
-from components.finish.ending import Ending, ending_of, last_words
+from components.finish.ending import Ending, ending_of
 from components.finish.run import finish_run
 from components.finish.webhook import send
 from components.train.environment import RUN_ID
+from tests.unit.test_endings import FAILED_LOG
 from tests.web import Web
 
-RECORDINGS = Path(__file__).parents[1] / "recordings" / "finish"
+RECORDINGS = Path(__file__).parents[1] / "recordings" / "kubeflow"
 RUNNING = "RUNNING"
 """What MLMD says of a run that was refused or cancelled."""
 RUN, PODS, LOGS = "/apis/v2beta1/runs/", "/api/v1/namespaces/default/pods", "/api/v1/namespaces/kubeflow/pods"
 """The recorded pods are in kubeflow; outside of a cluster `default` is asked for pods."""
-FAILED_LOG = """[KFP Executor 2026-11-28 18:08:43,904 INFO]: Looking for component
-Traceback (most recent call last):
-  File "/opt/drtune/lib/python3.11/site-packages/kfp/dsl/executor_main.py", line 109, in executor_main
-    output_file = executor.execute()
-drtune.errors.UserError: prompts s3://traffic/nothing.jsonl: not there; give the path of a file
-I1128 18:08:44.180012      19 launcher_v2.go:250] publish success.
-F1128 18:08:44.180312      19 main.go:59] failed to execute component: exit status 1
-"""
-REFUSED_LOG = """do not publish
+REFUSED_LOG = """refused: symmetry: gain 0.01 (95 % interval 0.00 to 0.02), at least 0.10 wanted
   failed: symmetry: gain 0.01 (95 % interval 0.00 to 0.02), at least 0.10 wanted
   passed: preference: fell by 0.1, at most 1.0 wanted
 I1128 17:39:49.180012      19 launcher_v2.go:250] publish success.
@@ -100,15 +93,12 @@ def test_a_run_that_published_says_so_even_where_the_registry_cannot_be_read(web
 def test_a_refused_run_names_the_rules_that_it_failed(web: Web) -> None:
     told = ending(known(web, "run-refused-by-the-gate", pod("decide"), decide=REFUSED_LOG))
     wanted = "symmetry: gain 0.01 (95 % interval 0.00 to 0.02), at least 0.10 wanted"
-    assert told == Ending(
-        "Refused", f"refused by the policy, nothing is published: {wanted}", ("report: in the step decide",)
-    )
+    assert told == Ending("Refused", f"refused: {wanted}", ("report: in the step decide",))
 
 
 def test_a_refused_run_is_known_by_the_step_that_was_skipped_where_no_pod_is_left(web: Web) -> None:
     told = ending(known(web, "run-refused-by-the-gate"))
-    assert told.word == "Refused"
-    assert told.sentence.endswith("its rules stand in the decision's report")
+    assert told == Ending("Refused", "refused by the policy", ("report: in the step decide",))
 
 
 def test_a_failed_run_names_its_step_and_what_that_said(web: Web) -> None:
@@ -121,7 +111,7 @@ def test_a_failed_run_names_its_step_and_what_that_said(web: Web) -> None:
 
 def test_a_cancelled_run_is_called_cancelled_though_kubeflow_says_failed_in_the_end(web: Web) -> None:
     told = ending(known(web, "run-cancelled-in-evaluate"))
-    assert told == Ending("Cancelled", "cancelled in evaluate; nothing was published after that")
+    assert told == Ending("Cancelled", "cancelled in evaluate")
 
 
 @pytest.mark.parametrize(
@@ -160,24 +150,6 @@ def test_pods_that_may_not_be_read_are_no_failure(web: Web) -> None:
     assert "the pods of the steps cannot be read (404" in ending(seen).sentence
 
 
-@pytest.mark.parametrize(
-    ("log", "words"),
-    [
-        (FAILED_LOG, "prompts s3://traffic/nothing.jsonl: not there; give the path of a file"),
-        (
-            "Traceback (most recent call last):\n  File x\nRuntimeError: x ended with exit code 1; it wrote last:\n"
-            "  step 3\n  error: reward nan\nF1128 main.go:59] failed to execute component: exit status 1\n",
-            "reward nan",
-        ),
-        ("update 3\nerror: base_model: no such folder\n", "base_model: no such folder"),
-        ("", None),
-        ("Traceback (most recent call last):\n  File x\nKeyError\n", None),
-    ],
-)
-def test_the_last_words_of_a_log(log: str, words: str | None) -> None:
-    assert last_words(log) == words
-
-
 def test_the_outcome_is_written_printed_and_sent(web: Web, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = recorded("run-cancelled-in-evaluate")
     web.answers |= {RUN + run["run_id"]: (200, json.dumps(run)), "/hook": (200, "ok")}
@@ -187,7 +159,7 @@ def test_the_outcome_is_written_printed_and_sent(web: Web, tmp_path: Path, capsy
     given = environment(web, run["run_id"]) | news
     finish_run(status, "", "", "miniature-symmetry", str(tmp_path / "outcome"), given, client_of(web))
     page = f"run: https://ui.example.com/pipeline/#/runs/details/{run['run_id']}"
-    sentence = "cancelled in evaluate; nothing was published after that"
+    sentence = "cancelled in evaluate"
     assert (tmp_path / "outcome").read_text(encoding="utf-8") == f"# Cancelled\n\n{sentence}\n\n- {page}\n"
     assert capsys.readouterr().out.splitlines()[-1] == f"outcome: {sentence}"
     [sent] = [asked for asked in web.asked if asked.method == "POST"]

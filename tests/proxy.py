@@ -41,7 +41,7 @@ class _Handler(BaseHTTPRequestHandler):
         server = cast(Proxy, self.server)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         fault = server.fault(self.command, self.path)
-        self.close_connection = fault is not None
+        self.close_connection = fault not in (None, "busy")
         if fault == "stalled":
             server.over.wait()
         elif fault == "busy":

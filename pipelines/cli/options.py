@@ -41,7 +41,6 @@ EXPERIMENT = click.option(
     show_default=True,
     help="Experiment of the run; it is made if it is not there.",
 )
-NO_CACHE = click.option("--no-cache", is_flag=True, help="Run every step anew, also where Kubeflow knows its result.")
 SERVICE_ACCOUNT = click.option("--service-account", help="Kubernetes service account of the run.")
 ARGUMENTS = click.argument("assignments", metavar="[KEY=VALUE]...", nargs=-1)
 
@@ -96,13 +95,11 @@ def prepared(
     inline: bool,
     assignments: tuple[str, ...],
     experiment: str,
-    no_cache: bool,
     service_account: str | None,
 ) -> Iterator[tuple[Client, Job]]:
     """Check everything that can be checked here before the server is asked for anything."""
-    if version and (no_cache or inline):
-        what = "--no-cache changes the pipeline" if no_cache else "--inline sends the file"
-        raise click.UsageError(f"{what}, and so cannot go with a --version as it stands")
+    if version and inline:
+        raise click.UsageError("--inline sends the file, and so cannot go with a --version as it stands")
     from pipelines.server.package import Package
     from pipelines.server.runs import Job
     from pipelines.server.uploads import find_version
@@ -114,9 +111,8 @@ def prepared(
         if version:
             uploaded, package = find_version(client, package.name, version)
             arguments = _checked(package, assignments)
-        elif not (inline or no_cache):
+        elif not inline:
             uploaded = _uploaded(client, package)
-        package = package.without_cache() if no_cache else package
         yield client, Job(package, arguments or {}, experiment, uploaded, service_account)
 
 

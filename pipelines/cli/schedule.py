@@ -11,7 +11,6 @@ from pipelines.cli.options import (
     ARGUMENTS,
     EXPERIMENT,
     INLINE,
-    NO_CACHE,
     PACKAGE,
     SERVICE_ACCOUNT,
     VERSION,
@@ -46,7 +45,6 @@ def schedule() -> None:
 @VERSION
 @INLINE
 @EXPERIMENT
-@NO_CACHE
 @SERVICE_ACCOUNT
 @click.option(
     "--max-concurrency",

@@ -14,7 +14,6 @@ from pipelines.cli.options import (
     EXPERIMENT,
     FOLDER,
     INLINE,
-    NO_CACHE,
     PACKAGE,
     SERVICE_ACCOUNT,
     VERSION,
@@ -81,7 +80,6 @@ def upload(server: Server, packages: tuple[Path, ...], version: str | None) -> N
 @INLINE
 @EXPERIMENT
 @click.option("-r", "--run-name", "name", help="Name of the run.  [default: pipeline, model and time]")
-@NO_CACHE
 @SERVICE_ACCOUNT
 @WAIT
 @TIMEOUT

@@ -82,13 +82,6 @@ class Package:
         """The names of Argo's nodes from the root down to each task that runs in a container, by its key."""
         return dict(self._places(self.spec["root"]["dag"], ("root",)))
 
-    def without_cache(self) -> Package:
-        """The same pipeline with every step run anew, also those within conditions and exit handlers."""
-        copy = Package(json.loads(json.dumps(self.spec)), self.platform)
-        for _, task in copy._tasks():
-            task["cachingOptions"] = {}
-        return copy
-
     def text(self) -> str:
         """The package as a file."""
         documents = [self.spec, self.platform] if self.platform else [self.spec]

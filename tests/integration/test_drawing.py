@@ -16,7 +16,7 @@ from drtune.evaluation.run import evaluate
 from drtune.files.images import to_pil
 from drtune.models.adapter import add_adapter
 from drtune.models.drawing import draw
-from drtune.prompts.prepare import prepare
+from drtune.prompts.prepare import open_prompts, prepare
 from drtune.training.processes import Processes
 from drtune.training.trainer import Trainer
 from tests.pipelines import KINDS, SIDE, FolderOf, make_pipeline, open_base
@@ -108,7 +108,7 @@ def test_the_last_held_out_pictures_of_a_training_are_those_that_the_evaluation_
     settings += ["evaluation.rewards=[symmetry]", "evaluation.features=none", "evaluation.batch_size=3"]
     config = load_config(None, [*settings, *overrides])
     (tmp_path / "model").mkdir()
-    trainer = Trainer(config, tmp_path / "prompts", tmp_path / "model", Processes())
+    trainer = Trainer(config, open_prompts(tmp_path / "prompts"), tmp_path / "model", Processes())
     trainer.run()
     with trainer.state.averaged():
         seen = trainer.held_out.draw()

@@ -14,7 +14,6 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from tqdm import tqdm
 
 from components.monitor.sources import read_scores
 from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
@@ -25,6 +24,7 @@ from drtune.evaluation.measures import Gauges
 from drtune.evaluation.run import evaluate
 from drtune.files.images import to_pil
 from drtune.files.local import sha256_file, sha256_folder
+from drtune.files.progress import Progress
 from drtune.models.base import Base
 from drtune.models.loading import load_base
 from drtune.models.tuned import open_tuned, put_on
@@ -257,7 +257,7 @@ def test_a_base_is_loaded_once_and_a_picture_embedded_once(
     gauges = Gauges(config, tmp_path / "candidate")
     gauges.features = counting = Counting()
     shots = shots_of(PROMPTS[:3], 2)
-    with tqdm(disable=True) as progress:
+    with Progress("evaluate", len(contestants) * len(shots), "image") as progress:
         for contestant in contestants:
             gather(contestant, shots, gauges, tmp_path / "out", batch_size=4, progress=progress)
     assert loads == loaded

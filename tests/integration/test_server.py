@@ -76,7 +76,7 @@ def test_an_upload_can_be_repeated_and_a_version_never_changes(server: KfpServer
     fine(server, "upload", "--version", "v1", str(PACKAGE))
     assert "there already" in fine(server, "upload", "--version", "v1", str(PACKAGE))[0]
     other = tmp_path / "other.yaml"
-    other.write_text(Package.read(PACKAGE).without_cache().text(), encoding="utf-8")
+    other.write_text(PACKAGE.read_text(encoding="utf-8").replace("miniature-symmetry", "another"), encoding="utf-8")
     assert refused(server, "upload", "--version", "v1", str(other)).startswith(
         "version v1 of pipeline tune: is there already with another content"
     )
@@ -141,14 +141,6 @@ def test_a_mistake_is_found_before_the_server_is_asked(server: KfpServer, wrong:
     assert server.requests == []
 
 
-def test_without_cache_no_step_is_taken_from_before(server: KfpServer) -> None:
-    fine(server, "submit", "--inline")
-    fine(server, "submit", "--no-cache")
-    with_cache, without = (json.dumps(run["pipeline_spec"]) for run in server.runs.values())
-    assert "enableCache" in with_cache
-    assert "enableCache" not in without
-
-
 def test_a_run_is_one_of_the_version_of_the_code(server: KfpServer, tmp_path: Path) -> None:
     for _ in range(2):
         fine(server, "submit")
@@ -157,7 +149,7 @@ def test_a_run_is_one_of_the_version_of_the_code(server: KfpServer, tmp_path: Pa
         assert run["pipeline_version_reference"]["pipeline_version_id"] == version
         assert "pipeline_spec" not in run
     other = tmp_path / "other.yaml"
-    other.write_text(Package.read(PACKAGE).without_cache().text(), encoding="utf-8")
+    other.write_text(PACKAGE.read_text(encoding="utf-8").replace("miniature-symmetry", "another"), encoding="utf-8")
     assert refused(server, "submit", "-f", str(other)).endswith("or submit it --inline")
     assert "--version as it stands" in call(server, "submit", "--inline", "--version", "v1").stderr
 

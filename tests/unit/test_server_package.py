@@ -98,14 +98,6 @@ def test_steps_are_what_runs_in_a_container_wherever_it_stands() -> None:
     assert package().steps == {"train": "train", "publish": "publish it"}
 
 
-def test_without_cache_holds_within_conditions_too_and_changes_no_original() -> None:
-    before = package()
-    after = before.without_cache()
-    assert before.text().count("enableCache: true") == 3
-    assert "enableCache" not in after.text()
-    assert not before.same_as(after)
-
-
 def test_packages_are_the_same_whatever_the_order_and_the_kind_of_number(tmp_path: Path) -> None:
     one = package(number={"parameterType": "NUMBER_DOUBLE", "defaultValue": 3})
     other = Package.of_server(json.loads(json.dumps(dict(reversed(one.spec.items()))).replace(": 3}", ": 3.0}")))

@@ -9,7 +9,7 @@ from kfp import dsl
 from components.endings import refused
 from components.metadata import describe
 from drtune.contracts import EvaluationReport
-from drtune.evaluation.report.pages import PAGE, SUMMARY, metrics, write_pages
+from drtune.evaluation.report.pages import PAGE, SUMMARY, headline_numbers, write_pages
 from drtune.publishing.gate import Policy, decide
 
 
@@ -34,7 +34,7 @@ def decide_report(
     describe(decision, {"publish": decided.publish, "reasons": decided.reasons})
     Path(page.path).write_bytes((folder / PAGE).read_bytes())
     Path(summary.path).write_bytes((folder / SUMMARY).read_bytes())
-    describe(numbers, metrics(evaluated))
+    describe(numbers, headline_numbers(evaluated))
     rules = [check.reason for check in decided.checks if not check.passed]
     print("publish" if decided.publish else refused(rules), *decided.reasons, sep="\n  ")
     return decided.publish

@@ -37,11 +37,11 @@ class ClusterError(RuntimeError):
     """The API server cannot be reached, or answers what nobody can mend here."""
 
 
-class Gone(Exception):  # noqa: N818 it is news, not an error
+class NotFoundError(Exception):
     """What was asked for is not there (any more)."""
 
 
-class Conflict(Exception):  # noqa: N818
+class ConflictError(Exception):
     """There is one of that name already."""
 
 
@@ -116,14 +116,14 @@ class Cluster:
     # ------------------------------------------------------------------------------------------------------------------
 
     def read(self, path: str, query: Mapping[str, str] | None = None) -> Manifest:
-        """An object, or a list of them. Raises Gone."""
+        """An object, or a list of them. Raises NotFoundError."""
         return self._patiently(lambda: self._call("GET", path, query or {}))
 
     def has(self, place: Place) -> bool:
         """Whether jobs of a kind can be made here."""
         try:
             resources = self.read(f"/apis/{place.api}")["resources"]
-        except Gone:
+        except NotFoundError:
             return False
         return any(resource["name"] == place.plural for resource in resources)
 
@@ -131,13 +131,13 @@ class Cluster:
         """Create an object.
 
         Raises:
-            Conflict: there is one; perhaps of our own, whose answer was lost.
+            ConflictError: there is one; perhaps of our own, whose answer was lost.
             UnknownField: the cluster would drop a field without a word.
         """
         return self._patiently(lambda: self._call("POST", path, {"fieldValidation": "Strict"}, manifest))
 
     def delete(self, path: str) -> None:
-        """Delete an object, which stays until all that belongs to it is gone. Raises Gone."""
+        """Delete an object, which stays until all that belongs to it is gone. Raises NotFoundError."""
         options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"}
         self._patiently(lambda: self._call("DELETE", path, {}, options))
 
@@ -161,7 +161,7 @@ class Cluster:
                     version = event["object"]["metadata"]["resourceVersion"]
                     if event["type"] != "BOOKMARK":
                         yield event["type"], event["object"]
-            except Gone:
+            except NotFoundError:
                 version = ""
             except _Interrupted as interrupted:
                 pause = max(pause, interrupted.pause_seconds)
@@ -176,7 +176,7 @@ class Cluster:
         """What a container writes, as it comes, each line behind its time; from the second of `since` on.
 
         Ends when the container does, when the server ends it, or when the connection breaks: who wants more asks again.
-        Raises Gone when there is no such pod.
+        Raises NotFoundError when there is no such pod.
         """
         query = {"container": container, "follow": "true", "timestamps": "true"}
         if since:
@@ -272,9 +272,9 @@ def _explained(status: int, message: str, host: str, pause_seconds: float = 0.0)
     if status in _TRANSIENT:
         return _Interrupted(f"{status}: {message}", pause_seconds)
     if status in (404, 410):
-        return Gone(message)
+        return NotFoundError(message)
     if status == 409:
-        return Conflict(message)
+        return ConflictError(message)
     if status == 401:
         return UserError(f"cluster {host}: does not know us ({message}); renew the token or the kubeconfig file")
     if status == 403:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from components.train.cluster import Cluster, Conflict, Gone, UnknownField, connect, own_namespace
+from components.train.cluster import Cluster, ConflictError, NotFoundError, UnknownField, connect, own_namespace
 from components.train.environment import POD_NAME, RUN_ID
 from components.train.follow import Follower
 from components.train.job import PLACES, Manifest, is_suspended, job_name, place_of, status_of, to_job
@@ -75,7 +75,7 @@ def end_job(run_id: str, cluster: Cluster | None = None) -> str | None:
     cluster, name = cluster or Cluster(connect(), own_namespace()), job_name(run_id)
     try:
         for place in filter(cluster.has, PLACES):
-            with suppress(Gone):
+            with suppress(NotFoundError):
                 cluster.delete(cluster.jobs(place, name))
                 return name
     finally:
@@ -154,11 +154,11 @@ class Launch:
         A job that failed while nobody followed it is replaced: else every retry would fail by it anew.
         """
         for _ in range(3):  # a job that an earlier try has deleted may still be on its way out
-            with suppress(Conflict):
+            with suppress(ConflictError):
                 return self._create()
             try:
                 job = self.cluster.read(self.path)
-            except Gone:
+            except NotFoundError:
                 continue
             if "deletionTimestamp" in job["metadata"]:
                 self._wait_until_gone()
@@ -175,12 +175,12 @@ class Launch:
         raise RuntimeError(f"training job {self.name}: deleted by somebody each time it was made")
 
     def _create(self) -> Manifest:
-        """A new job, which is to live no longer than the run. Raises Conflict."""
+        """A new job, which is to live no longer than the run. Raises ConflictError."""
         place, queue = place_of(self.spec), self.spec.queue
         made = to_job(self.spec, self.name, self.storage.uri, self._owners())
         try:
             job = self.cluster.create(self.cluster.jobs(place), made)
-        except Gone as error:
+        except NotFoundError as error:
             raise UserError(
                 f"cluster {self.cluster.host}: has no {place.kind} ({error}); install its operator, or change `backend`"
             ) from None
@@ -227,7 +227,7 @@ class Launch:
             self.cluster.close()
 
     def _delete(self) -> None:
-        with suppress(Gone):  # by name: the answer to its creation may have been lost
+        with suppress(NotFoundError):  # by name: the answer to its creation may have been lost
             self.cluster.delete(self.path)
             self._wait_until_gone()
 
@@ -237,7 +237,7 @@ class Launch:
         while time.monotonic() < give_up:
             try:
                 self.cluster.read(self.path)
-            except Gone:
+            except NotFoundError:
                 return
             time.sleep(pause)
             pause = min(2 * pause, 15.0)

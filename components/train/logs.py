@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import BinaryIO
 
 from components.process import LINES_KEPT
-from components.train.cluster import Cluster, Gone
+from components.train.cluster import Cluster, NotFoundError
 from drtune.errors import UserError
 
 LONGEST_LINE = 1 << 16
@@ -64,7 +64,7 @@ class PodLog(threading.Thread):
             try:
                 chunks = self.cluster.log(self.pod, self.container, self._time.decode())
                 seen = self._show(_in_lines(chunks, ends_whole=is_last))
-            except Gone:
+            except NotFoundError:
                 return
             except UserError as error:  # the training itself goes on
                 self.log.say(f"no log of pod {self.pod}: {error}")

@@ -5,7 +5,7 @@ It may know files; it needs no torch.
 
 from drtune.config.loading import differences, load_config, load_section
 from drtune.config.tree import (
-    METRICS,
+    NON_DIFFERENTIABLE,
     REWARDS,
     ComputeSection,
     Config,
@@ -21,7 +21,7 @@ from drtune.config.tree import (
 )
 
 __all__ = [
-    "METRICS",
+    "NON_DIFFERENTIABLE",
     "REWARDS",
     "ComputeSection",
     "Config",

@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from drtune.config.sections import Section
 from drtune.files.local import sha256_bytes
 
-METRICS = ("jpeg_kilobytes",)
+NON_DIFFERENTIABLE = ("jpeg_kilobytes",)
 """Rewards without a gradient: they can be evaluated, and not tuned on."""
-PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aesthetic", *METRICS)
+PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aesthetic", *NON_DIFFERENTIABLE)
 """Rewards that do not read the prompt."""
 REWARDS = (*PROMPTLESS, "preference", "hps", "hps_v2", "pickscore", "clipscore", "imagereward")
 """The rewards that drtune brings; a reward of your own is named `file.py:function` (docs/rewards.md)."""
@@ -230,7 +230,7 @@ class Config(Section):
             )
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one, as in rewards.symmetry=1.0")
-        for name in METRICS:
+        for name in NON_DIFFERENTIABLE:
             if name in self.rewards:
                 raise ValueError(
                     f"rewards.{name} has no gradient and cannot be tuned on: name it in evaluation.rewards instead"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from drtune.config import METRICS, REWARDS
+from drtune.config import NON_DIFFERENTIABLE, REWARDS
 from drtune.models.miniature.world import draw, scenes
 from drtune.rewards import Reward, load_reward
 from tests.unit import test_imagereward
@@ -80,7 +80,7 @@ def reward(name: str, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch)
     return load_reward(name, antialias=True)
 
 
-@pytest.mark.parametrize("name", sorted({*REWARDS} - {*METRICS}))
+@pytest.mark.parametrize("name", sorted({*REWARDS} - {*NON_DIFFERENTIABLE}))
 def test_the_gradient_to_the_pixels_is_that_of_finite_differences(name: str, reward: Reward) -> None:
     case = CASES[name]
     images, prompts = case.images[:2].double().requires_grad_(), case.prompts[:2]

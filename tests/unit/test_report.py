@@ -17,7 +17,7 @@ from PIL import Image
 from drtune.config import Config
 from drtune.contracts import BenchmarkRow, Check, Decision, EvaluationReport, Highlight
 from drtune.errors import UserError
-from drtune.evaluation.report.pages import metrics, number, scales, signed, write_pages
+from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, write_pages
 from drtune.evaluation.report.published import STYLES
 from drtune.evaluation.report.signs import signs
 from drtune.files.images import contact_sheet, resized
@@ -149,7 +149,7 @@ def test_what_people_said_stands_on_the_page(tmp_path: Path) -> None:
 
 
 def test_dashboards_get_the_numbers_of_all_prompts_by_short_names(tmp_path: Path) -> None:
-    numbers = metrics(EvaluationReport.load(write_report(tmp_path)))
+    numbers = headline_numbers(EvaluationReport.load(write_report(tmp_path)))
     assert numbers["symmetry"] == 0.77
     assert numbers["symmetry_gain_over_base"] == 0.27
     assert numbers["symmetry_win_rate_over_mj"] == 0.9

@@ -61,7 +61,7 @@ def write_pages(
         write_text(Path(out) / name, _template(f"{name}.jinja").render(values))
 
 
-def metrics(report: EvaluationReport) -> dict[str, float]:
+def headline_numbers(report: EvaluationReport) -> dict[str, float]:
     """The overall numbers by short names, as dashboards take them."""
     numbers: dict[str, float] = {}
     for measure in report.measures:

@@ -30,9 +30,9 @@ def check_registry(registry: str, name: str, environment: Mapping[str, str] = os
     if _in_a_pod(environment) and not on_s3:
         raise UserError(f"registry {place}: would be gone with this pod; give s3://bucket/prefix")
     storage = open_storage(place, environment)
+    Registry(storage).production(name)  # read first: some servers make a bucket that is missing when it is written to
     if on_s3:
         check_writable(storage)
-    Registry(storage).production(name)
 
 
 def _in_a_pod(environment: Mapping[str, str]) -> bool:

@@ -19,6 +19,10 @@ class UserError(Exception):
     exit_code = 2
 
 
+class AwayError(UserError):
+    """A service has not answered for as long as is waited for it."""
+
+
 class InterruptionError(BaseException):
     """A signal ended the run once its state was safe; the message is one line that says how to go on.
 

@@ -5,6 +5,7 @@ from kfp import dsl
 from components.decide.component import decide
 from components.evaluate.component import evaluate
 from components.finish.component import finish
+from components.images import TRAINER_IMAGE
 from components.platform import Requests
 from components.pods import equip, keep_its_node, let_load_from_the_hub, let_tell, let_use_gpus
 from components.prepare_prompts.component import prepare_prompts
@@ -66,6 +67,7 @@ def tune(
         # A retry adopts the job, or goes on with its model.
         equip(trained, cpu="2", memory="8Gi", hours=STEP_HOURS, retries=1, requests=waiting)
         keep_its_node(trained)
+        trained.set_env_variable("DRTUNE_TRAINER_IMAGE", TRAINER_IMAGE)  # of the job's nodes too
 
         model = trained.outputs["model"]
         evaluated = evaluate(

@@ -57,7 +57,6 @@ class S3Server:
             "admin.ui": "false",
             "webdav": "false",
             "master.telemetry": "false",
-            "s3.autoCreateBucket": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
             **self.ports,

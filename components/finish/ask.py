@@ -142,7 +142,7 @@ def _pods(run: str, client: ApiClient | None) -> tuple[dict[str, Pod], tuple[str
         found: dict[str, Pod] = {}
         for pod in sorted(listed.items, key=lambda pod: pod.metadata.creation_timestamp):
             if step := _step_of(pod):
-                matters = step == "decide" or pod.status.phase == "Failed"
+                matters = step in ("decide", "publish") or pod.status.phase == "Failed"
                 found[step] = Pod(pod.status.phase, _reason(pod), _log(api, pod) if matters else "")
     except UserError as error:
         return {}, (str(error),)

@@ -36,7 +36,7 @@ def ending_of(known: Known, registry: str, name: str, environment: Mapping[str, 
     if step := next((step for step, state in known.steps.items() if state == "FAILED"), None):
         return _failure(step, known.pods.get(step))
     if known.steps.get("publish") == "SUCCEEDED":
-        return _publication(registry, name, environment)
+        return _publication(known.pods.get("publish", Pod("")).log, registry, name, environment)
     refusal = ending_in(known.pods.get("decide", Pod("")).log)
     if refusal or known.skipped:
         return Ending("Refused", refusal or refused(), ("report: in the step decide",))
@@ -48,7 +48,10 @@ def ending_of(known: Known, registry: str, name: str, environment: Mapping[str, 
     return Ending("Ended", stopped("ended", under_way, f"refused, cancelled, out of time or lost; {doubts}"))
 
 
-def _publication(registry: str, name: str, environment: Mapping[str, str]) -> Ending:
+def _publication(log: str, registry: str, name: str, environment: Mapping[str, str]) -> Ending:
+    """As the step itself says, or else what is in production now, which may be of a later run."""
+    if told := ending_in(log):
+        return Ending("Published", told, (f"report: {told.rpartition(' at ')[2]}/evaluation/report.html",))
     place = place_of(registry, environment)
     try:
         entry = Registry(open_storage(place, environment)).show(name)

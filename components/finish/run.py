@@ -12,6 +12,7 @@ from kfp import dsl
 from components.finish.ask import Known, look
 from components.finish.ending import Ending, ending_of
 from components.finish.webhook import send
+from components.train.cluster import ConflictError
 from components.train.environment import RUN_ID
 from components.train.launch import end_job
 from drtune.errors import UserError
@@ -48,7 +49,7 @@ def _job_left(run: str) -> str:
     """Delete the run's training job, and say so if there was one."""
     try:
         deleted = end_job(run)
-    except (UserError, RuntimeError) as error:  # nothing may keep the outcome from being told
+    except (UserError, RuntimeError, ConflictError) as error:  # nothing may keep the outcome from being told
         return f"Whether a training job is left could not be seen: {error}"
     return f"The training job {deleted} was still there and is deleted." if deleted else ""
 

@@ -59,7 +59,8 @@ class Follower:
         self.status = JobStatus("created", "")
         """What has become of the job; its own word, `_stated`, lags behind its pods."""
         self._stated = self.status
-        self.waits_since = _seconds(job["metadata"]["creationTimestamp"])
+        self.waits_since = time.time()  # not since its creation: one that is adopted may have run for days
+        self._podless_since = datetime.fromisoformat(job["metadata"]["creationTimestamp"]).timestamp()
         self.started_at: float | None = None
         """When its nodes ran for the first time since it was created or held back."""
         self._restarts_before = 0
@@ -139,6 +140,7 @@ class Follower:
         phase = self._phase()
         if phase == "suspended" and self.started_at is not None:
             self.waits_since, self.started_at = time.time(), None  # whoever holds it back may let it run anew
+            self._podless_since = self.waits_since
         if phase in ("running", "restarting", "succeeded") and self.started_at is None:
             self.started_at = time.time()
         if phase == "running" and self.status.phase != "running":
@@ -272,7 +274,7 @@ class Follower:
     def _ask_why_there_are_no_pods(self) -> None:
         now = time.monotonic()
         waits = self.status.phase == "created" and not self.pods
-        if not waits or time.time() - self.waits_since < EVENTS_AFTER_SECONDS:
+        if not waits or time.time() - self._podless_since < EVENTS_AFTER_SECONDS:
             return
         if now - self._events_asked < EVENTS_AFTER_SECONDS:
             return
@@ -339,7 +341,3 @@ class Follower:
 def _is_running(pod: Manifest, container: str) -> bool:
     statuses = pod.get("status", {}).get("containerStatuses", [])
     return any(status["name"] == container and "running" in status.get("state", {}) for status in statuses)
-
-
-def _seconds(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp()

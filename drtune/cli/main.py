@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -155,7 +156,9 @@ def _start_workers(settings: Config, options: list[str]) -> None:
         config.write_text(settings.to_yaml(), encoding="utf-8")
         try:
             run_workers(settings.processes, [f"--config={config}", *options], options=["--standalone"])
-        except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why
+        except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why, if it could
+            if ended.exit_code == 128 + signal.SIGKILL:
+                click.echo(f"{ended}: it was killed, perhaps for want of memory; --resume goes on", err=True)
             raise SystemExit(ended.exit_code) from None
 
 

@@ -57,16 +57,20 @@ class Patience:
             OutOfPatienceError: it never returned.
             HTTPError: it failed in another way.
         """
-        started, pause = self._clock(), FIRST_PAUSE_SECONDS
+        failing_since: float | None = None  # and not since the call: a long download that breaks has not waited yet
+        pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 return call()
             except HTTPError as error:
                 if not isinstance(error, TRANSIENT):
                     raise
-                if (waited := self._clock() - started) + pause > self.seconds:
+                now = self._clock()
+                waited = 0.0 if failing_since is None else now - failing_since
+                if waited + pause > self.seconds:
                     raise OutOfPatienceError(error, waited) from None
-                if pause == FIRST_PAUSE_SECONDS:
+                if failing_since is None:
+                    failing_since = now
                     print(f"{error} (asking again for {spell(self.seconds)})", file=sys.stderr, flush=True)
             self._sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

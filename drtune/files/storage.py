@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 from xml.etree.ElementTree import ParseError
 
-from drtune.errors import UserError
+from drtune.errors import AwayError, UserError
 from drtune.files.local import replacing, sha256_file
 from drtune.files.patience import OutOfPatienceError, Patience, PatientPool
 from drtune.files.progress import spell
@@ -31,6 +31,10 @@ Result = TypeVar("Result")
 
 AWS_ENDPOINT = "https://s3.amazonaws.com"
 
+_MISTAKES = {
+    "AuthorizationHeaderMalformed": "correct AWS_REGION",
+    "RequestTimeTooSkewed": "set the clock of this machine",
+}
 _REFUSED_CREDENTIALS = frozenset(
     {"AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 )
@@ -247,7 +251,8 @@ class _S3Storage:
         prefix = f"{self.prefix}{folder}/" if folder else self.prefix
         with self._explained(folder):
             objects = self._client.list_objects(self.bucket, prefix=prefix, recursive=True)
-            return sorted(cast(str, item.object_name).removeprefix(self.prefix) for item in objects)
+            # What consoles make as a "folder" is an empty object whose name ends in a slash.
+            return sorted(cast(str, item.object_name).removeprefix(self.prefix) for item in objects if not item.is_dir)
 
     def _put(self, key: str, content: bytes, headers: dict[str, str]) -> bool:
         """Store a small object in one request; False when a condition in `headers` forbids it."""
@@ -292,11 +297,11 @@ class _S3Storage:
                 f"storage {self.uri}: what answers at {self.endpoint} is not S3; correct AWS_ENDPOINT_URL"
             ) from None
         except HTTPError as error:
-            reason, tried = error, ""
+            kind, reason, tried = UserError, error, ""
             if isinstance(error, OutOfPatienceError):
-                reason, tried = error.reason, f", tried for {spell(error.seconds)}"
+                kind, reason, tried = AwayError, error.reason, f", tried for {spell(error.seconds)}"
             why = str(reason) if isinstance(reason, ResponseError) else type(reason).__name__
-            raise UserError(
+            raise kind(
                 f"storage {self.uri}: no answer from {self.endpoint} ({why}) for "
                 f"{self.prefix}{key} in bucket {self.bucket}{tried}; start the server or correct AWS_ENDPOINT_URL"
             ) from None
@@ -313,6 +318,8 @@ class _S3Storage:
                 f"storage {self.uri}: {self.endpoint} refuses the credentials ({error.code}); correct "
                 f"AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or have them allowed to use the bucket"
             )
+        if fix := _MISTAKES.get(error.code or ""):
+            return UserError(f"storage {self.uri}: {self.endpoint} answered {error.code}: {error.message}; {fix}")
         return OSError(f"{self.uri}/{key}: {self.endpoint} answered {error.code}: {error.message}")
 
 

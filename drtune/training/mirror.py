@@ -29,7 +29,7 @@ HICCUP_SECONDS = 2.0
 def as_kept_at(uri: str, page: str, folder: Path) -> str:
     """A page about `folder` for who finds it at `uri`: with that address, and without commands, which need a path."""
     lines = [line for line in page.splitlines(keepends=True) if not re.search("`(drtune|tensorboard) ", line)]
-    return "".join(lines).replace(str(folder), uri)
+    return "".join(lines).replace(f"`{folder}", f"`{uri}")
 
 
 class Mirror:
@@ -81,8 +81,9 @@ class Mirror:
         files = self._files()
         self._upload(files)
         stored = self.storage.keys()
-        # Shards of another machine are not here, but the list that names them is.
-        gone = [key for key in stored if key not in files and _list_of(key) not in files]
+        # What was here, and checkpoints of earlier starts; shards of another machine never are, but their list is.
+        ours = [key for key in stored if key in self._stored or key.startswith(CHECKPOINTS)]
+        gone = [key for key in ours if key not in files and _list_of(key) not in files]
         for key in sorted(gone, key=_turn, reverse=True):
             self.storage.delete(key)
             self._stored.pop(key, None)

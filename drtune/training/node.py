@@ -24,7 +24,7 @@ from pathlib import Path
 import click
 
 from drtune.contracts import CONFIG
-from drtune.errors import InterruptionError, UserError, as_command
+from drtune.errors import AwayError, InterruptionError, UserError, as_command
 from drtune.files.storage import Storage, open_storage
 from drtune.prompts.prepare import open_prompts
 from drtune.training.mirror import LAUNCHER, MODEL, REQUEST, Mirror
@@ -60,7 +60,10 @@ def _run(
     uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None, join_seconds: int
 ) -> None:
     storage = open_storage(uri)
-    request = _fetch_request(storage, work)
+    try:
+        request = _fetch_request(storage, work)
+    except AwayError as error:  # the launcher could write there
+        raise InterruptionError(str(error), signal.SIGTERM) from None
     _wait_for_the_first_node(join_seconds)
     is_alone = threading.Event()
     if alone_seconds:

@@ -78,9 +78,10 @@ class Trainer(Updates):
             if due or self.stopped_by or (sampled and self.config.held_out):
                 self._save_checkpoint(step)
             if self.stopped_by and step < steps:
+                mirrored = (f"--mirror={self.mirror.storage.uri}",) if self.mirror else ()
                 raise InterruptionError(
                     f"stopped by {self.stopped_by.name} after update {step} of {steps}, which is saved; "
-                    f"go on with: {resume_command(self.out, self.prompts.folder)}",
+                    f"go on with: {resume_command(self.out, self.prompts.folder, *mirrored)}",
                     self.stopped_by,
                 )
         return steps
@@ -123,7 +124,7 @@ class Trainer(Updates):
 
     def _save_checkpoint(self, step: int) -> None:
         self.checkpoints.save(step, self.state, protected=self._last_passed(step))
-        self._push()
+        self._push(must=self.stopped_by is not None)
         self.processes.wait()  # a process that ended meanwhile would end the one that writes
 
     def _push(self, *, must: bool = False) -> None:

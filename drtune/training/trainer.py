@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
 
 from drtune.config import Config
 from drtune.contracts import TunedModel
-from drtune.errors import UserError
+from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.local import claim
 from drtune.files.storage import open_storage
 from drtune.models.tuned import open_tuned
@@ -67,7 +68,10 @@ def train(
                 shutil.rmtree(out)
             out.mkdir(parents=True, exist_ok=True)
         processes.wait()
-        return trainer.run()
+        try:
+            return trainer.run()
+        except AwayError as error:  # not a mistake of the user: started again, it goes on from what is saved
+            raise InterruptionError(str(error), signal.SIGTERM) from None
 
 
 def _claim(out: Path, prepared: PreparedPrompts, *, overwrite: bool) -> None:

@@ -7,6 +7,8 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -96,8 +98,7 @@ def run_here(
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.filterwarnings("ignore", "Task .*: settings .* have no effect")  # what pods get does not count here
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-        _forget_retries(pipeline.pipeline_spec)
-        with Display(terminal, log) as display:
+        with _without_retries(pipeline.pipeline_spec), Display(terminal, log) as display:
             try:
                 pipeline(**arguments)
             except RuntimeError:
@@ -106,11 +107,18 @@ def run_here(
     return display.failure
 
 
-def _forget_retries(spec: PipelineSpec) -> None:
+@contextmanager
+def _without_retries(spec: PipelineSpec) -> Iterator[None]:
     """Here somebody looks at a step that failed; trying it again after a minute is for pods that went away."""
+    kept = PipelineSpec()
+    kept.CopyFrom(spec)
     for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
         for task in dag.tasks.values():
             task.ClearField("retry_policy")
+    try:
+        yield
+    finally:
+        spec.CopyFrom(kept)
 
 
 def compile_pipeline(pipeline: GraphComponent) -> str:

@@ -30,7 +30,7 @@ SHORT = ("steps=2", "evaluation.max_prompts=4", "evaluation.sampler.steps=2")
 """A training that the policy refuses, as soon as can be."""
 LONG = ("steps=30", "checkpoint_every=3", *SHORT[1:])
 """Long enough for things to happen to it."""
-STORY = [pytest.mark.cluster, pytest.mark.timeout(1500)]
+STORY = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 MINUTE = 60.0
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from tests.cluster.site import STORY, Site
 
 pytestmark = STORY
 ALLOWED = [
-    *(("kubeflow.org", "pytorchjobs", verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
-    *(("trainer.kubeflow.org", "trainjobs", verb) for verb in ("create", "get", "list", "watch", "patch", "delete")),
+    *(("kubeflow.org", "pytorchjobs", verb) for verb in ("create", "get", "list", "watch", "delete")),
+    *(("trainer.kubeflow.org", "trainjobs", verb) for verb in ("create", "get", "list", "watch", "delete")),
     ("", "pods", "list"),
     ("", "pods", "watch"),
     ("", "pods/log", "get"),
@@ -27,6 +27,8 @@ DENIED = [
     ("apps", "deployments", "create"),
     ("argoproj.io", "workflows", "create"),
     ("kubeflow.org", "pytorchjobs", "update"),
+    ("kubeflow.org", "pytorchjobs", "patch"),
+    ("trainer.kubeflow.org", "trainjobs", "patch"),
     ("rbac.authorization.k8s.io", "rolebindings", "create"),
 ]
 

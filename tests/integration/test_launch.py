@@ -96,6 +96,23 @@ def test_a_retried_launcher_adopts_the_job_and_follows_it_from_its_first_line(ap
     assert tried.left() == []
 
 
+def test_an_adopted_job_that_is_older_than_the_time_to_start_may_start_a_node_again(
+    api: ClusterApi, tried: Tried
+) -> None:
+    tried.launch.spec = tried.launch.spec.model_copy(update={"start_timeout_seconds": 60})
+    api.clock = lambda: "2026-01-01T00:00:00Z"
+    api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs", [WORKFLOW]))
+
+    def script(job: PlayedJob) -> None:
+        until(lambda: "adopted" in tried.log)
+        trains(job)
+        succeeds(tried, job)
+
+    with Played(api, script):
+        tried.train()
+    assert tried.left() == []
+
+
 def test_a_model_that_an_earlier_try_had_made_needs_no_job(api: ClusterApi, tried: Tried) -> None:
     tried.answers()
     assert tried.train().step == 2

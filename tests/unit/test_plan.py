@@ -77,7 +77,10 @@ def run_of(config: Config, tmp_path: Path) -> Trainer:
     "overrides",
     [
         pytest.param(["sampler.guidance_scale=3"], marks=pytest.mark.slow),
-        ["sampler.guidance_scale=3", "sampler.guidance_gradient=conditional", "compute.replay_batch=3"],
+        pytest.param(
+            ["sampler.guidance_scale=3", "sampler.guidance_gradient=conditional", "compute.replay_batch=3"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(["compute.keep_graphs=2", "method.name=draft_k"], marks=pytest.mark.slow),
         pytest.param(["compute.gradient_checkpointing=true", "compute.decode_batch_size=1"], marks=pytest.mark.slow),
         pytest.param(["compute.micro_batch_size=1", "rewards={preference: 1, symmetry: 1}"], marks=pytest.mark.slow),
@@ -279,6 +282,7 @@ def miniature() -> Estimate:
     return estimate(load_config(None))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_changes_that_make_it_fit(miniature: Estimate) -> None:
     gpu = 30 * MIB
     assert not miniature.fits(gpu)

@@ -45,11 +45,11 @@ class ConflictError(Exception):
     """There is one of that name already."""
 
 
-class UnknownField(Exception):  # noqa: N818
+class UnknownFieldError(Exception):
     """The cluster's version of a kind does not know fields that it was given; the message names them."""
 
 
-class _Interrupted(Exception):  # noqa: N818
+class _InterruptedError(Exception):
     """The connection broke, or the server asks to try again."""
 
     def __init__(self, reason: str, pause_seconds: float = 0.0) -> None:
@@ -132,7 +132,7 @@ class Cluster:
 
         Raises:
             ConflictError: there is one; perhaps of our own, whose answer was lost.
-            UnknownField: the cluster would drop a field without a word.
+            UnknownFieldError: the cluster would drop a field without a word.
         """
         return self._patiently(lambda: self._call("POST", path, {"fieldValidation": "Strict"}, manifest))
 
@@ -163,7 +163,7 @@ class Cluster:
                         yield event["type"], event["object"]
             except NotFoundError:
                 version = ""
-            except _Interrupted as interrupted:
+            except _InterruptedError as interrupted:
                 pause = max(pause, interrupted.pause_seconds)
             # One that lasted is opened again at once, one that broke at once more and more slowly.
             if time.monotonic() - started >= LONGEST_PAUSE_SECONDS:
@@ -184,7 +184,7 @@ class Cluster:
         try:
             with self._streaming(f"{self.core('pods')}/{pod}/log", query, QUIET_SECONDS) as response:
                 yield from response.stream(1 << 16, decode_content=False)
-        except _Interrupted:
+        except _InterruptedError:
             return
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Cluster:
         while True:
             try:
                 return call()
-            except _Interrupted as interrupted:
+            except _InterruptedError as interrupted:
                 pause = max(min(2 * pause, LONGEST_PAUSE_SECONDS), interrupted.pause_seconds)
                 if time.monotonic() + pause > give_up:
                     raise ClusterError(
@@ -225,7 +225,7 @@ class Cluster:
             if not self.closed.is_set():
                 yield response
         except (HTTPError, OSError) as error:
-            raise _Interrupted(type(error).__name__) from None
+            raise _InterruptedError(type(error).__name__) from None
         finally:
             self._open.discard(response)
             response.close()
@@ -254,10 +254,10 @@ class Cluster:
             retry_after = (error.headers or {}).get("Retry-After", "")
             pause = float(retry_after) if retry_after.isdigit() else 0.0
             if method == "GET" and error.status == 400:  # the log of a container that is only about to start
-                raise _Interrupted(_message(error)) from None
+                raise _InterruptedError(_message(error)) from None
             raise _explained(error.status or 0, _message(error), self.host, pause) from None
         except (HTTPError, OSError) as error:
-            raise _Interrupted(f"no answer ({type(error).__name__})") from None
+            raise _InterruptedError(f"no answer ({type(error).__name__})") from None
 
 
 def _message(error: Any) -> str:
@@ -270,7 +270,7 @@ def _message(error: Any) -> str:
 def _explained(status: int, message: str, host: str, pause_seconds: float = 0.0) -> Exception:
     """What an answer of the API server means here."""
     if status in _TRANSIENT:
-        return _Interrupted(f"{status}: {message}", pause_seconds)
+        return _InterruptedError(f"{status}: {message}", pause_seconds)
     if status in (404, 410):
         return NotFoundError(message)
     if status == 409:
@@ -283,7 +283,7 @@ def _explained(status: int, message: str, host: str, pause_seconds: float = 0.0)
             "or raise the quota that it names"
         )
     if status == 400 and (unknown := re.findall(r'unknown field "([^"]+)"', message)):
-        return UnknownField(", ".join(unknown))
+        return UnknownFieldError(", ".join(unknown))
     if status in (400, 422):
         return UserError(f"cluster {host}: refuses the training job: {message}; correct the cluster's configuration")
     return ClusterError(f"the API server at {host} answered {status}: {message}")

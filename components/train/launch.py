@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from components.train.cluster import Cluster, ConflictError, NotFoundError, UnknownField, connect, own_namespace
+from components.train.cluster import Cluster, ConflictError, NotFoundError, UnknownFieldError, connect, own_namespace
 from components.train.environment import POD_NAME, RUN_ID
 from components.train.follow import Follower
 from components.train.job import PLACES, Manifest, is_suspended, job_name, place_of, status_of, to_job
@@ -184,7 +184,7 @@ class Launch:
             raise UserError(
                 f"cluster {self.cluster.host}: has no {place.kind} ({error}); install its operator, or change `backend`"
             ) from None
-        except UnknownField as error:
+        except UnknownFieldError as error:
             raise UserError(
                 f"cluster {self.cluster.host}: its {place.kind} has no field {error}; it needs {place.needed}: update "
                 "it, or change `backend`"

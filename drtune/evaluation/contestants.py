@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
-
 from drtune.config import Config, EvaluationConfig
 from drtune.contracts import TunedModel
 from drtune.errors import UserError
@@ -19,12 +17,11 @@ from drtune.evaluation.references import ReferencePictures, Unused, find_picture
 from drtune.files.images import to_pil
 from drtune.models.base import Base
 from drtune.models.drawing import draw
-from drtune.models.loading import load_base
+from drtune.models.loading import DEVICE, load_base
 from drtune.models.tuned import open_tuned, put_on, take_off
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import Shot
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RESERVED = ("base", "candidate", "champion")
 """Names that a reference cannot have."""
 

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from drtune.contracts import DRIFT_PIXELS
 from drtune.errors import UserError
-from drtune.evaluation.contestants import DEVICE, AnyContestant
+from drtune.evaluation.contestants import AnyContestant
 from drtune.evaluation.measures import Gauges, pixel_drift
 from drtune.evaluation.pictures import UnusablePictureError, open_picture
 from drtune.files.local import replacing, write_text
 from drtune.files.progress import Progress
+from drtune.models.loading import DEVICE
 from drtune.prompts.shots import Shot
 
 IMAGES = "images"

@@ -20,6 +20,7 @@ from drtune.errors import UserError
 from drtune.evaluation.pictures import Entry, UnusablePictureError, matched, open_picture, reward_columns
 from drtune.files.local import claim, replacing
 from drtune.files.progress import Progress
+from drtune.models.loading import DEVICE
 from drtune.rewards import Reward, load_reward
 
 TABLES = (".csv", ".parquet")
@@ -131,7 +132,7 @@ def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:
 @torch.no_grad()
 def _batch_scores(rewards: Sequence[Reward], images_BCHW: Tensor, batch: Sequence[Entry]) -> dict[str, list[float]]:
     """Scores of the batch by reward."""
-    images_BCHW = images_BCHW.to("cuda" if torch.cuda.is_available() else "cpu")
+    images_BCHW = images_BCHW.to(DEVICE)
     return reward_columns(rewards, images_BCHW, [entry.prompt for entry in batch], [entry.image for entry in batch])
 
 

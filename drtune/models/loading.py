@@ -36,6 +36,8 @@ BASES: dict[str, type[Base]] = {
     base.pipeline_class.__name__: base for base in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux)
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where a process that is alone draws and scores; those of a training have their own."""
 
 
 def load_base(

@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -21,7 +20,7 @@ from drtune.files.local import claim, replacing
 from drtune.files.progress import Progress
 from drtune.models.base import Base
 from drtune.models.drawing import draw
-from drtune.models.loading import load_base, quiet_libraries
+from drtune.models.loading import DEVICE, load_base, quiet_libraries
 from drtune.models.tuned import open_tuned, put_on
 
 GRID = "grid.png"
@@ -107,7 +106,7 @@ def write_sample_set(
     base = load_base(
         config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width
     )
-    base.pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    base.pipeline.to(DEVICE)
     negative_prompt = ""
     if model is not None:
         settings = _as_deployed(settings, config.evaluation.sampler)

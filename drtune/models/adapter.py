@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save
 from torch import Tensor
 
 from drtune.config import LoraSection
 from drtune.errors import UserError
 from drtune.models.base import Base
+from drtune.models.tensors import to_bytes
 
 
 def add_adapter(base: Base, lora: LoraSection, seed: int) -> dict[str, torch.nn.Parameter]:
@@ -57,7 +57,7 @@ def save_adapter(base: Base, folder: Path) -> None:
 
     def write(tensors: dict[str, Tensor], path: str) -> None:
         # One entry alone: safetensors writes several in an order that chance decides, and equal adapters would differ.
-        Path(path).write_bytes(save(tensors, {LORA_ADAPTER_METADATA_KEY: about}))
+        Path(path).write_bytes(to_bytes(tensors, {LORA_ADAPTER_METADATA_KEY: about}))
 
     layers = {f"{base.network_name}_lora_layers": get_peft_model_state_dict(base.network)}
     base.pipeline_class.save_lora_weights(folder, **layers, save_function=write)

@@ -152,10 +152,14 @@ class Base(ABC):
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Images (B, 3, height, width) in [0, 1]; a pixel beyond that range is clamped and has no gradient."""
+        return self.pixels(latents_BCHW).clamp(0, 1)
+
+    def pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """Images (B, 3, height, width) as the VAE has them: mostly in [0, 1]."""
         vae = self.pipeline.vae
         latents = latents_BCHW / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
         images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-        return (images.to(latents_BCHW.dtype) / 2 + 0.5).clamp(0, 1)
+        return images.to(latents_BCHW.dtype) / 2 + 0.5
 
     def prepare(self, compute: ComputeSection) -> None:
         """Make network and VAE ready to be tuned, after the weights that train were put on.

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drtune.errors import UserError
 from drtune.models.base import Base, Conditions
 
 
@@ -36,6 +37,9 @@ def draw(
             So no picture hangs on what else is in the batch, but for its last bits.
         steps: of the sampler, from noise to image; None: the pipeline's own default, as for `guidance_scale`.
         guidance_scale: of classifier-free guidance; at 1 the negative conditions are not used.
+
+    Raises:
+        UserError: a pixel is infinite or not a number, which an 8-bit picture would show as black or white.
     """
     precision = conditions["prompt_embeds"].dtype
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -53,7 +57,13 @@ def draw(
             generator=generators,  # which a sampler with fresh noise goes on to draw from
             output_type="latent",
         ).images
-    return base.decode(base.unpack(latents).to(base.pipeline.vae.dtype)).float()
+    images_BCHW = base.pixels(base.unpack(latents).to(base.pipeline.vae.dtype)).float()
+    if not images_BCHW.isfinite().all():
+        raise UserError(
+            f"pictures in {str(precision).removeprefix('torch.')}: pixels are infinite or not a number; weights tuned "
+            "with a lower optimizer.learning_rate, or another compute.precision, may have finite ones"
+        )
+    return images_BCHW.clamp(0, 1)
 
 
 @contextmanager

@@ -19,8 +19,12 @@ Value = TypeVar("Value")
 
 
 def to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file of tensors and a few words about them."""
-    return save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, dict(about))
+    """The content of a safetensors file of tensors and a few words about them.
+
+    Raises:
+        UserError: a number is not finite. No file of such weights is ever written, nor read.
+    """
+    return save({name: _finite(name, tensor).detach().contiguous() for name, tensor in tensors.items()}, dict(about))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
@@ -49,8 +53,9 @@ def stream_tensors(
     text += b" " * (-len(text) % 8)
     with replacing(path) as written, written.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in in_order(tensors).values():
-            file.write(whole(tensor).detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for name, tensor in in_order(tensors).items():
+            numbers = _finite(name, whole(tensor)).detach().cpu().contiguous()
+            file.write(numbers.flatten().view(torch.uint8).numpy().data)
 
 
 def in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -76,13 +81,22 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What `save_tensors` wrote.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged, or a number in it is not finite.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118 - not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {name: _finite(f"{path}: {name}", tensor) for name, tensor in tensors.items()}, file.metadata()
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
+
+
+def _finite(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.isfinite().all():
+        raise UserError(
+            f"{name}: weights that are infinite or not a number; train again with a lower optimizer.learning_rate"
+        )
+    return tensor
 
 
 def named(prefix: str, tensors: Mapping[str, Value]) -> dict[str, Value]:

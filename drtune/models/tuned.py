@@ -23,12 +23,16 @@ def open_tuned(model_folder: str | Path) -> tuple[TunedModel, Config]:
 
 
 def put_on(base: Base, model_folder: str | Path, model: TunedModel) -> None:
-    """Make the base the tuned model: an adapter is loaded onto its network; full weights replace it, for good."""
+    """Make the base the tuned model: an adapter is loaded onto its network; full weights replace it, for good.
+
+    Raises:
+        UserError: the weights are damaged or not finite.
+    """
     path = Path(model_folder) / model.weights_file
+    weights, _ = load_tensors(path)
     if model.weights == "lora":
         base.pipeline.load_lora_weights(path.parent, weight_name=path.name)
     else:
-        weights, _ = load_tensors(path)
         base.network.load_state_dict(weights)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -50,4 +50,18 @@ def check_finite(step: int, reward: float, grad_norm: float, config: OptimizerCo
             f"{config.refused_grad_norm:g}); the weights stay as they were after update {step - 1}: start again with a "
             f"lower optimizer.learning_rate than {config.learning_rate:g}, a longer optimizer.warmup_steps than "
             f"{config.warmup_steps}, or another compute.precision"
+        )
+
+
+def check_weights(step: int, weights: Iterable[Tensor], config: OptimizerConfig) -> None:
+    """Refuse to go on from weights that the optimizer has just spoilt. What was saved before is of good ones.
+
+    Raises:
+        UserError: their norm is infinite or not a number.
+    """
+    norm = torch.nn.utils.get_total_norm(weights).item()
+    if not math.isfinite(norm):
+        raise UserError(
+            f"update {step}: the weights have the norm {norm:g}; start again with a lower optimizer.learning_rate than "
+            f"{config.learning_rate:g}"
         )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from drtune.config import OptimizerConfig
-from drtune.training.optimization import DivergenceError, check_finite, learning_rate
+from drtune.errors import UserError
+from drtune.training.optimization import DivergenceError, check_finite, check_weights, learning_rate
 
 
 def rates(config: OptimizerConfig, num_steps: int) -> list[float]:
@@ -56,3 +58,10 @@ def test_an_update_that_would_spoil_the_weights_is_refused_with_what_to_try(rewa
 def test_the_refused_norm_is_a_setting() -> None:
     with pytest.raises(DivergenceError, match=r"gradient norm 11 \(optimizer\.refused_grad_norm=10\)"):
         check_finite(1, 0.5, 11.0, OptimizerConfig(refused_grad_norm=10))
+
+
+def test_weights_that_the_optimizer_has_spoilt_are_refused() -> None:
+    check_weights(3, [torch.ones(4), torch.full((2, 2), 1e9)], OptimizerConfig())
+    for number in (math.nan, math.inf):
+        with pytest.raises(UserError, match=r"^update 3: .*learning_rate than 1e\+30"):
+            check_weights(3, [torch.ones(4), torch.tensor([0.0, number])], OptimizerConfig(learning_rate=1e30))

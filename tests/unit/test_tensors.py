@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import pytest
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save, save_file
 
-from drtune.models.tensors import metadata_of, stream_tensors
+from drtune.errors import UserError
+from drtune.models.tensors import load_tensors, metadata_of, save_tensors, stream_tensors
 
 TENSORS = {
     "b": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -40,3 +43,15 @@ def test_a_streamed_file_holds_what_each_tensor_is_when_it_is_its_turn(tmp_path:
     assert metadata_of(tmp_path / "file") == {"k": "v"}
     for name, tensor in load_file(tmp_path / "file").items():
         assert torch.equal(tensor, whole(TENSORS[name]))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_file_of_weights_that_are_not_finite_is_written_or_read(number: float, tmp_path: Path) -> None:
+    spoilt = {"good": torch.ones(2), "up": torch.tensor([0.0, number], dtype=torch.bfloat16)}
+    for write in (save_tensors, stream_tensors):
+        with pytest.raises(UserError, match=r"^up: weights that are infinite or not a number"):
+            write(tmp_path / "file", spoilt, {})
+    assert not list(tmp_path.iterdir())
+    save_file(spoilt, tmp_path / "theirs")
+    with pytest.raises(UserError, match=r"theirs: up: weights that are infinite"):
+        load_tensors(tmp_path / "theirs")

@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from drtune.errors import UserError
-from drtune.files.local import write_text
+from drtune.files.local import read_given, write_text
 
 MANIFEST = "manifest.json"
 
@@ -35,7 +35,7 @@ class Contract(BaseModel):
         """
         path = Path(folder) / MANIFEST
         try:
-            return cls.model_validate_json(path.read_bytes())
+            return cls.model_validate_json(read_given(path))
         except OSError as error:
             raise UserError(f"{path}: no {cls.__name__} to read here ({error.strerror})") from None
         except ValidationError as error:

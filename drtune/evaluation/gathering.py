@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from drtune.contracts import DRIFT_PIXELS
 from drtune.errors import UserError
 from drtune.evaluation.contestants import AnyContestant
 from drtune.evaluation.measures import Gauges, pixel_drift
-from drtune.evaluation.pictures import UnusablePictureError, open_picture
+from drtune.evaluation.pictures import UnusablePictureError, batches, open_picture
 from drtune.files.local import replacing, write_text
 from drtune.files.progress import Progress
 from drtune.models.loading import DEVICE
@@ -90,20 +89,16 @@ def _measured(
     contestant: AnyContestant, batch: Sequence[Shot], images: Sequence[str], gauges: Gauges, folder: Path
 ) -> list[dict[str, Any]]:
     """A row for each picture that there is: its place, and its measures or its problem."""
-    rows = []
-    opened: list[tuple[dict[str, Any], Tensor]] = []
+    rows: list[dict[str, Any]] = []
     for shot, image in zip(batch, images, strict=True):
-        if not image:
+        if image:
+            place = (contestant.name, shot.index, shot.prompt.text, shot.prompt.category, shot.picture, image, "")
+            rows.append(dict(zip(PLACE, place, strict=True)))
+    opened = (_opened(row, folder / contestant.name) for row in rows)
+    for same_size, images_BCHW in batches(opened, len(rows)):
+        if images_BCHW is None:
             continue
-        place = (contestant.name, shot.index, shot.prompt.text, shot.prompt.category, shot.picture, image, "")
-        rows.append(dict(zip(PLACE, place, strict=True)))
-        try:
-            opened.append((rows[-1], open_picture(folder / contestant.name / image)))
-        except UnusablePictureError as unusable:
-            rows[-1]["problem"] = str(unusable)
-    for _, group in groupby(opened, key=lambda pair: pair[1].shape):
-        same_size, pictures = zip(*group, strict=True)
-        images_BCHW = torch.stack(pictures).to(DEVICE)
+        images_BCHW = images_BCHW.to(DEVICE)
         names = [f"{contestant.name}/{row['image']}" for row in same_size]
         readings = gauges.read(images_BCHW, [row["prompt"] for row in same_size], names)
         if contestant.draws and contestant.role != "base":
@@ -113,3 +108,12 @@ def _measured(
         for row, reading in zip(same_size, readings, strict=True):
             row |= reading
     return rows
+
+
+def _opened(row: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Tensor | None]:
+    """The row with its picture (3, H, W) in [0, 1], or without one, but with its problem."""
+    try:
+        return row, open_picture(folder / row["image"])
+    except UnusablePictureError as unusable:
+        row["problem"] = str(unusable)
+        return row, None

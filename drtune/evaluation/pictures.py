@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from drtune.errors import UserError
+from drtune.files.images import MOST_PIXELS, TooLargeError, open_image
+from drtune.files.local import is_text, read_given
 from drtune.prompts.prepare import parse_pictures
 
 if TYPE_CHECKING:
@@ -17,8 +21,12 @@ if TYPE_CHECKING:
 
     from drtune.rewards import Reward
 
+Item = TypeVar("Item")
+
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Files with these endings are pictures."""
+PIXELS_AT_ONCE = 4096**2
+"""Of the pictures that are scored together. Rewards take up to 90 bytes for each: 1.5 GB."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,15 @@ def matched(images: Path, prompts: Path) -> list[Entry]:
     if not images.is_dir():
         raise UserError(f"images {images}: is no folder; give the folder that holds the pictures")
     try:
-        records = parse_pictures(prompts.read_bytes(), str(prompts))
+        records = parse_pictures(read_given(prompts), str(prompts))
     except OSError as error:
         raise UserError(f"prompts {prompts}: cannot be read ({error.strerror}); give the path of a file") from None
     present = sorted(
         (path.relative_to(images).as_posix() for path in images.rglob("*") if path.suffix.lower() in PICTURES),
         key=_natural,
     )
+    if unreadable := [name for name in present if not is_text(name)]:
+        raise UserError(f"images {images}: the name {unreadable[0]!a} is not UTF-8; rename the file")
     if not any(record.image for record in records):
         if len(records) != len(present):
             raise UserError(
@@ -67,7 +77,9 @@ def matched(images: Path, prompts: Path) -> list[Entry]:
     entries = []
     for record in records:
         image = record.image and posixpath.normpath(record.image)
-        if not image:
+        if not is_text(image):
+            image, problem = ascii(image), "name is not UTF-8"
+        elif not image:
             problem = f"no image named in {record.where}"
         elif record.refused:
             problem = f"prompt: {record.refused}"
@@ -82,20 +94,40 @@ def open_picture(path: Path) -> Tensor:
     """The picture (3, H, W) in RGB and [0, 1].
 
     Raises:
-        UnusablePictureError: it cannot be opened, or has more than 8 bits a channel, which converting would clip.
+        UnusablePictureError: it cannot be opened, is too large, or has more than 8 bits a channel, which converting
+            would clip.
     """
     import numpy as np
     import torch
-    from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with open_image(path) as file:
             if file.mode.startswith(("I", "F")):
                 raise UnusablePictureError("not 8 bits a channel")
             levels = np.array(file.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # all that Pillow has for a bad file
+    except TooLargeError:
+        raise UnusablePictureError(f"more than {MOST_PIXELS // 10**6} megapixels") from None
+    except (OSError, SyntaxError, ValueError):  # all that Pillow has for a bad file
         raise UnusablePictureError("corrupt") from None
     return torch.from_numpy(levels).permute(2, 0, 1) / 255
+
+
+def batches(
+    opened: Iterable[tuple[Item, Tensor | None]], batch_size: int
+) -> Iterator[tuple[list[Item], Tensor | None]]:
+    """Items in their order with their images (B, 3, H, W), or None for items without a picture.
+
+    A batch holds pictures of one size: `batch_size` of them at most, and PIXELS_AT_ONCE, if that is not less than one.
+    """
+    import torch
+
+    for shape, group in groupby(opened, key=lambda pair: None if pair[1] is None else pair[1].shape):
+        size = batch_size if shape is None else max(1, min(batch_size, PIXELS_AT_ONCE // shape[1:].numel()))
+        while batch := list(islice(group, size)):
+            items, pictures = zip(*batch, strict=True)
+            images_BCHW = None if shape is None else torch.stack(pictures)
+            del batch, pictures  # which would stay in memory while the batch is scored
+            yield list(items), images_BCHW
 
 
 def reward_columns(
@@ -118,9 +150,12 @@ def reward_columns(
 
 def _where(folder: Path, image: str) -> str:
     """What is wrong with the place of a picture, if anything: a manifest of somebody else's may name any file."""
-    if not (folder / image).resolve().is_relative_to(folder.resolve()):
+    if not Path(os.path.realpath(folder / image)).is_relative_to(os.path.realpath(folder)):
         return "outside of the folder"
-    return "" if (folder / image).is_file() else "missing"
+    try:
+        return "" if (folder / image).is_file() else "missing"
+    except OSError:  # a name that is too long
+        return "missing"
 
 
 def _natural(name: str) -> tuple[list[tuple[str, int]], str]:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tarfile
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +12,7 @@ from typing import NamedTuple
 
 from drtune.errors import UserError
 from drtune.evaluation.pictures import matched
+from drtune.files.archives import ARCHIVES, ArchiveError, check_name, unpack
 from drtune.files.local import sha256_bytes, sha256_file
 from drtune.files.storage import open_storage
 from drtune.prompts.prepare import Prompt
@@ -24,7 +21,6 @@ from drtune.prompts.shots import Shot
 
 MANIFESTS = ("manifest", "prompts")
 """Names, before the suffix, of the file that tells which picture has which prompt."""
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class Unused(NamedTuple):
@@ -79,6 +75,10 @@ def _fetched(name: str, uri: str, folder: Path, environment: Mapping[str, str]) 
     storage = open_storage(parent, environment)
     keys = [last] if last.lower().endswith(ARCHIVES) else storage.keys(last)
     for key in keys:
+        try:
+            check_name(key)
+        except ArchiveError as error:
+            raise UserError(f"reference {name}={uri}: {error}; rename it") from None
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         try:
             storage.download(key, folder / key)
@@ -94,21 +94,10 @@ def _unpacked(name: str, archive: Path, folder: Path) -> Path:
         raise UserError(f"reference {name}={archive}: is no folder and no {', '.join(ARCHIVES)}; give one of these")
     if not archive.exists():
         raise UserError(f"reference {name}={archive}: is not there; correct the place")
-    is_zip = archive.name.lower().endswith(".zip")
-    kind = "zip" if is_zip else "tar" if archive.name.lower().endswith(".tar") else "gztar"
     try:
-        shutil.unpack_archive(archive, folder, kind, filter=None if is_zip else "data")
-    except (
-        OSError,
-        shutil.ReadError,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        RuntimeError,
-    ) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"reference {name}={archive}: cannot be unpacked ({reason}); take another copy") from None
+        unpack(archive, folder)
+    except ArchiveError as error:
+        raise UserError(f"reference {name}={archive}: cannot be unpacked ({error}); take another copy") from None
     return _only_folder(folder)
 
 

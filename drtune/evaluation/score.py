@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from drtune.config import reward_name
 from drtune.errors import UserError
-from drtune.evaluation.pictures import Entry, UnusablePictureError, matched, open_picture, reward_columns
+from drtune.evaluation.pictures import Entry, UnusablePictureError, batches, matched, open_picture, reward_columns
 from drtune.files.local import claim, replacing
 from drtune.files.progress import Progress
 from drtune.models.loading import DEVICE
@@ -72,7 +71,7 @@ def score_pictures(
         out: .csv or .parquet, with the columns image, prompt, category, one a reward, and problem: "", or why the row
             has no scores (missing, corrupt, surplus, or what is wrong with the prompt).
         antialias: whether rewards resize with antialias.
-        batch_size: pictures at once; only pictures of one size are scored together.
+        batch_size: pictures at once; only pictures of one size are scored together, and of large ones fewer.
         overwrite: replace what stands at `out`.
 
     Raises:
@@ -92,7 +91,7 @@ def score_pictures(
         _table(written, names) as write,
         Progress("score", len(entries), "image") as progress,
     ):
-        for batch, images_BCHW in _batches(images, entries, batch_size):
+        for batch, images_BCHW in batches((_opened(images, entry) for entry in entries), batch_size):
             columns = {} if images_BCHW is None else _batch_scores(rewards, images_BCHW, batch)
             rows = [{name: values[index] for name, values in columns.items()} for index in range(len(batch))]
             write([asdict(entry) | row for entry, row in zip(batch, rows, strict=True)])
@@ -108,15 +107,6 @@ def _checked(name: str) -> str:
         return reward_name(name)
     except ValueError as error:
         raise UserError(f"--reward: {error}") from None
-
-
-def _batches(folder: Path, entries: Iterable[Entry], batch_size: int) -> Iterator[tuple[list[Entry], Tensor | None]]:
-    """Entries in their order with their images (B, 3, H, W) in [0, 1], or None for entries with a problem."""
-    opened = (_opened(folder, entry) for entry in entries)
-    for _, group in groupby(opened, key=lambda pair: None if pair[1] is None else pair[1].shape):
-        while batch := list(islice(group, batch_size)):
-            pictures = [picture for _, picture in batch if picture is not None]
-            yield [entry for entry, _ in batch], torch.stack(pictures) if pictures else None
 
 
 def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:

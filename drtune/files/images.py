@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from drtune.files.local import open_given
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+MOST_PIXELS = 2**25
+"""Of a picture that somebody brings: 8192 x 4096. Decoded as floats it takes 0.4 GB."""
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
+"""Pillow has others that start programs, as EPS does."""
+
+
+class TooLargeError(Exception):
+    """A picture has more pixels than are opened."""
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """A picture that somebody brings, for as long as its file is open; its pixels are not decoded yet.
+
+    Raises:
+        TooLargeError: it has more than MOST_PIXELS.
+        OSError, SyntaxError or ValueError: it cannot be opened; while it is decoded, too.
+    """
+    with open_given(path) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise TooLargeError from None
+        if image.width * image.height > MOST_PIXELS:
+            raise TooLargeError
+        yield image
 
 
 def to_pil(images_BCHW: Tensor) -> list[Image.Image]:

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from drtune.errors import UserError
 
 MARKS = {"manifest.json": '"kind": "', "config.yaml": "base_model: ", "pipeline.log": ""}
 """An output folder of ours has one of these files, with these words in it; no other folder is ever replaced."""
+
+LARGEST_READ = 256 * 2**20
+"""Bytes of the largest file that is read as a whole: two million prompts."""
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written everywhere: bytes that are not UTF-8 come as halves of characters."""
+    return name.encode(errors="replace").decode() == name and "\0" not in name
+
+
+def open_given(path: str | Path) -> BufferedReader:
+    """Open a file that a user names. A pipe or a device is refused: it would block, or never end.
+
+    Raises:
+        OSError: it cannot be opened or is no regular file, or no file can have such a name; `strerror` says which.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError:  # a NUL, or half of a character
+        raise OSError(errno.EINVAL, "no file can have such a name", ascii(path)) from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "is a pipe or a device", str(path))
+
+
+def read_given(path: str | Path, *, most: int = LARGEST_READ) -> bytes:
+    """The content of a file that a user names.
+
+    Raises:
+        OSError: as `open_given`, or it has more than `most` bytes.
+    """
+    with open_given(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"has {size / 2**20:.0f} MiB, at most {most / 2**20:.0f} are read", str(path))
+        return file.read()
 
 
 @contextmanager
@@ -44,7 +87,7 @@ def sha256_bytes(content: bytes) -> str:
 
 def sha256_file(path: str | Path) -> str:
     """The digest of a file's content in hex."""
-    with Path(path).open("rb") as file:
+    with open_given(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -95,7 +138,7 @@ def claim(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | P
     except OSError as error:
         raise UserError(f"output {path}: cannot be written ({error.strerror}); give another place") from None
     for given in inputs:
-        if given is not None and Path(given).resolve() == path.resolve():
+        if given is not None and os.path.realpath(given) == os.path.realpath(path):
             raise UserError(f"output {path}: is what it would be made from; give another place")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not overwrite:

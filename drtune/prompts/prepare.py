@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import check_digest, claim, replacing, sha256_bytes
+from drtune.files.local import check_digest, claim, read_given, replacing, sha256_bytes
 from drtune.prompts.records import (
     CATEGORY_FIELDS,
     IMAGE_FIELDS,
@@ -110,7 +110,7 @@ def prepare(
     """
     claim(out, overwrite=overwrite, inputs=[source])
     try:
-        content = Path(source).read_bytes()
+        content = read_given(source)
     except OSError as error:
         raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
     data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
@@ -145,7 +145,7 @@ def open_prompts(folder: str | Path) -> PreparedPrompts:
     path = Path(folder) / PROMPTS
     prompt_set = PromptSet.load(folder)
     try:
-        lines = path.read_bytes()
+        lines = read_given(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); prepare the prompts again") from None
     check_digest(
@@ -199,7 +199,7 @@ def read_prompts(path: Path) -> list[str]:
         UserError: it cannot be read, or holds no prompt.
     """
     try:
-        prompts, _ = parse(path.read_bytes(), str(path))
+        prompts, _ = parse(read_given(path), str(path))
     except OSError as error:
         raise UserError(f"prompts {path}: cannot be read ({error.strerror}); give the path of a file") from None
     if not prompts:

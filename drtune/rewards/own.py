@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drtune.config import REWARDS
 from drtune.errors import UserError
-from drtune.files.local import replacing, sha256_bytes, sha256_file
+from drtune.files.local import read_given, replacing, sha256_bytes, sha256_file
 
 KEPT = "rewards"
 """Folder of a tuned model in which the files of your own rewards are kept."""
@@ -144,6 +144,6 @@ def keep_files(names: Iterable[str], model_folder: Path) -> dict[str, str]:
 
 def _read(name: str, file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_given(file)
     except OSError as error:
         raise UserError(f"reward {name}: {file} cannot be read ({error.strerror}); give the path of a file") from None

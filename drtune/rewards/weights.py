@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download
 
 from drtune.errors import UserError
-from drtune.files.local import check_digest
+from drtune.files.local import check_digest, open_given
 
 MIRROR = "DRTUNE_REWARDS"
 """Environment variable: a folder with the files of hub repositories, as in FOLDER/xswu/HPSv2/HPS_v2.1_compressed.pt."""
@@ -59,5 +59,5 @@ def _downloaded(reward: str, repository: str, file: str) -> Path:
 
 def digest_of(path: Path, kind: str) -> str:
     """The digest of a file in hex: `md5`, `sha256`, ..."""
-    with path.open("rb") as file:
+    with open_given(path) as file:
         return hashlib.file_digest(file, kind).hexdigest()

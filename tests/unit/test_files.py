@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
 import pytest
 
 from drtune.errors import UserError
-from drtune.files.local import claim, replacing, sha256_folder, write_text
+from drtune.files.local import LARGEST_READ, claim, read_given, replacing, sha256_file, sha256_folder, write_text
 from drtune.files.provenance import code_revision
 from tests.conftest import REVISION
 
@@ -87,3 +88,28 @@ def test_the_revision_of_the_code_is_what_is_stated_or_else_the_commit(monkeypat
     assert code_revision() == REVISION
     monkeypatch.delenv("DRTUNE_CODE_REVISION")
     assert re.fullmatch("[0-9a-f]{40}(-dirty)?", code_revision() or "")
+
+
+def test_only_a_regular_file_of_a_sane_size_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    with (tmp_path / "giant").open("wb") as file:
+        file.truncate(LARGEST_READ + 2**20)
+    reasons = {
+        tmp_path / "pipe": "is a pipe or a device",
+        Path("/dev/zero"): "is a pipe or a device",
+        tmp_path: "Is a directory",
+        tmp_path / "loop": "Too many levels of symbolic links",
+        tmp_path / ("a" * 300): "File name too long",
+        tmp_path / "a\0b": "no file can have such a name",
+        tmp_path / "a\ud800": "no file can have such a name",
+        tmp_path / "giant": "has 257 MiB, at most 256 are read",
+    }
+    for path, reason in reasons.items():
+        with pytest.raises(OSError, match=reason):
+            read_given(path)
+    with pytest.raises(OSError, match="is a pipe"):
+        sha256_file(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    assert read_given(tmp_path / "link", most=7) == b"content"

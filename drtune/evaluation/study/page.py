@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from drtune.contracts import Study, StudyPair
 from drtune.errors import UserError
-from drtune.files.images import resized
+from drtune.files.images import MOST_PIXELS, TooLargeError, open_image, resized
 
 JPEG_QUALITY = 90
 
@@ -92,10 +92,12 @@ def longer_side(path: Path) -> int:
 
 def _opened(path: Path, *, decode: bool = True) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB") if decode else image
     except FileNotFoundError:
         raise UserError(f"{path}: is missing, though the report names it; evaluate again") from None
+    except TooLargeError:
+        raise UserError(f"{path}: has more than {MOST_PIXELS // 10**6} megapixels; evaluate again") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: is no picture that can be opened ({error}); evaluate again") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,10 +28,13 @@ def make_folders(
     base_model: str = "miniature",
     base_revision: str | None = None,
     publish: bool = True,
+    seed: int = 7,
+    settings: Sequence[str] = (),
 ) -> Folders:
     folders = Folders(root / "model", root / "report", root / "decision")
     config = load_config(
-        None, [f"base_model={base_model}", f"weights={weights}", "rewards.symmetry=1.0", "rewards.preference=0.5"]
+        None,
+        [f"base_model={base_model}", f"weights={weights}", "rewards.symmetry=1.0", "rewards.preference=0.5", *settings],
     )
     model = TunedModel(
         weights=weights,
@@ -63,7 +67,7 @@ def make_folders(
         score("brightness", gain=-0.1, margin=0.02),
         model=model,
         num_prompts=192,
-    ).model_copy(update={"prompts_sha256": "2d4f" * 16, "seed": 7})
+    ).model_copy(update={"prompts_sha256": "2d4f" * 16, "seed": seed})
     report.save(folders.report)
     folders.decision.mkdir()
     (folders.decision / "report.html").write_text("<h1>Before and after</h1>", encoding="utf-8")

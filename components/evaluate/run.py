@@ -1,4 +1,4 @@
-"""Evaluate in a child process, against the model that is in production."""
+"""Evaluate in a child process, against the model that it would replace in production."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 
 from components.process import run_process
 from components.registry import place_of
+from drtune.contracts import TunedModel
 from drtune.errors import UserError
-from drtune.publishing.registry import PRODUCTION, Registry
+from drtune.publishing.registry import Registry
 
 NVIDIA = Path("/dev/nvidiactl")
 """There wherever a container has a GPU of NVIDIA's."""
@@ -43,8 +44,8 @@ def evaluate_model(
     with tempfile.TemporaryDirectory() as scratch:
         champion = Path(scratch) / "champion"
         published = Registry(place_of(registry))
-        if published.production(name) is not None:
-            entry = published.pull(name, PRODUCTION, champion)
+        if entry := published.champion(name, TunedModel.load(model)):
+            published.pull(name, entry.version, champion)
             print(f"champion: {entry.name} {entry.version}", flush=True)
             options += ["--champion", str(champion)]
         run_process([*command, *options])

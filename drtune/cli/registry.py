@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from drtune.cli.console import OVERWRITE, PATH
+
+if TYPE_CHECKING:
+    from drtune.contracts import RegistryEntry
 
 REGISTRY = click.option(
     "--registry",
@@ -45,6 +50,7 @@ def list_versions(name: str | None, uri: str) -> None:
 
     for entry in Registry(uri).list(name):
         click.echo(f"{entry.name} {entry.version} {entry.uri}")
+        _tell_covered(entry)
 
 
 @registry.command()
@@ -55,7 +61,9 @@ def show(name: str, version: str, uri: str) -> None:
     """Print the manifest of a VERSION of NAME (default: the one in production)."""
     from drtune.publishing.registry import Registry
 
-    click.echo(Registry(uri).show(name, version).manifest(), nl=False)
+    entry = Registry(uri).show(name, version)
+    click.echo(entry.manifest(), nl=False)
+    _tell_covered(entry)
 
 
 @registry.command()
@@ -82,3 +90,29 @@ def pull(name: str, version: str, out: Path, uri: str, overwrite: bool) -> None:
 
     entry = Registry(uri).pull(name, version, out, overwrite=overwrite)
     click.echo(f"pulled: {entry.name} {entry.version} to {out}")
+    _tell_covered(entry)
+
+
+@registry.command()
+@click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
+@REGISTRY
+def clean(dry_run: bool, uri: str) -> None:
+    """Remove files of publications that died before their version was made.
+
+    Files of a version are never touched, nor those that are younger than a day: their publication may be under way.
+    """
+    from drtune.publishing.registry import Registry
+
+    orphans = Registry(uri).clean(dry_run=dry_run)
+    for orphan in orphans:
+        when = datetime.fromtimestamp(orphan.written, UTC)
+        done = "would be removed" if dry_run else "removed"
+        click.echo(f"{done}: {orphan.place}, {len(orphan.keys)} files, the newest of {when:%Y-%m-%d %H:%M} UTC")
+    if not orphans:
+        click.echo("nothing to remove")
+
+
+def _tell_covered(entry: RegistryEntry) -> None:
+    """Say so where a digest vouches for less than it does today."""
+    if entry.kind == "RegistryEntry/1":
+        click.echo(f"{entry.name} {entry.version}: its digest covers its files, not model and decision", err=True)

@@ -14,6 +14,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -79,8 +80,21 @@ class Storage(Protocol):
     def sha256(self, key: str) -> str:
         """Return the digest of what the store holds, found by reading it back."""
 
+    def written(self, folder: str = "") -> dict[str, float]:
+        """When each key below `folder` was written, at any depth, in seconds since the epoch; sorted by key.
+
+        Empty when there is no such folder.
+        """
+
     def keys(self, folder: str = "") -> list[str]:
-        """List all keys below `folder`, at any depth, sorted; none when there is no such folder."""
+        """All keys below `folder`, at any depth, sorted."""
+        return list(self.written(folder))
+
+    def clear_scratch(self, before: float) -> None:
+        """Remove what killed writers left half written and was not touched since `before`, a time as in `written`.
+
+        S3 shows no such thing: parts of uploads expire by the rules of the bucket.
+        """
 
 
 def open_storage(uri: str, environment: Mapping[str, str] = os.environ, *, patience: Patience | None = None) -> Storage:
@@ -96,11 +110,17 @@ def open_storage(uri: str, environment: Mapping[str, str] = os.environ, *, patie
     parts = urlsplit(uri)
     if not parts.scheme:
         return _FileStorage(Path(uri))
-    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+    literal = "?" not in uri and "#" not in uri  # else a part of it would be dropped
+    if literal and parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return _FileStorage(Path(unquote(parts.path)))
-    if parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc):
-        return _S3Storage(parts.netloc, parts.path.strip("/"), environment, patience or Patience())
-    raise UserError(f"storage {uri!r}: wanted a folder, file:///absolute/folder or s3://bucket/prefix")
+    prefix = parts.path.removeprefix("/").removesuffix("/")
+    literal = literal and (not prefix or {"", ".", ".."}.isdisjoint(prefix.split("/")))  # servers resolve or drop these
+    if literal and parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc):
+        return _S3Storage(parts.netloc, prefix, environment, patience or Patience())
+    raise UserError(
+        f"storage {uri!r}: wanted a folder, file:///absolute/folder or s3://bucket/prefix, with no ?, #, `.`, `..` or "
+        "empty part in it"
+    )
 
 
 def check_writable(storage: Storage) -> None:
@@ -117,7 +137,7 @@ def check_writable(storage: Storage) -> None:
     storage.delete(key)
 
 
-class _FileStorage:
+class _FileStorage(Storage):
     """A folder; it is made by the first write."""
 
     def __init__(self, root: Path) -> None:
@@ -158,20 +178,36 @@ class _FileStorage:
     def delete(self, key: str) -> None:
         with self._explained(self.root / key):
             (self.root / key).unlink(missing_ok=True)
-        with suppress(OSError):
-            (self.root / key).parent.rmdir()  # a folder with nothing in it is none in S3 either
+        self._remove_empty((self.root / key).parent)
 
     def sha256(self, key: str) -> str:
         with self._explained(self.root / key):
             return sha256_file(self.root / key)
 
-    def keys(self, folder: str = "") -> list[str]:
-        found = []
+    def written(self, folder: str = "") -> dict[str, float]:
+        found = {}
         for where, folders, names in os.walk(self.root / folder):
-            # What begins with a dot is a write under way.
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found += [(Path(where) / name).relative_to(self.root).as_posix() for name in names]
-        return sorted(found)
+            folders[:] = [name for name in folders if not _is_scratch(name)]
+            for path in (Path(where) / name for name in names):
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    found[path.relative_to(self.root).as_posix()] = path.lstat().st_mtime
+        return dict(sorted(found.items()))
+
+    def clear_scratch(self, before: float) -> None:
+        for where, folders, _ in os.walk(self.root):
+            for scratch in [Path(where) / name for name in folders if _is_scratch(name)]:
+                folders.remove(scratch.name)
+                with suppress(FileNotFoundError):  # its writer lives, and is done
+                    if max(path.lstat().st_mtime for path in (scratch, *scratch.rglob("*"))) < before:
+                        shutil.rmtree(scratch, ignore_errors=True)
+                        self._remove_empty(scratch.parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Remove folders with nothing in them, which are none in S3 either."""
+        with suppress(OSError):
+            while folder != self.root:
+                folder.rmdir()
+                folder = folder.parent
 
     @contextmanager
     def _explained(self, subject: str | Path) -> Iterator[None]:
@@ -183,7 +219,12 @@ class _FileStorage:
             raise UserError(f"storage {subject}: {error.strerror}; mend it or give another place") from None
 
 
-class _S3Storage:
+def _is_scratch(folder_name: str) -> bool:
+    """Whether a write is under way in a folder of that name; see `replacing`."""
+    return folder_name.startswith(".")
+
+
+class _S3Storage(Storage):
     """A prefix in a bucket of any S3 server."""
 
     def __init__(self, bucket: str, prefix: str, environment: Mapping[str, str], patience: Patience) -> None:
@@ -247,12 +288,18 @@ class _S3Storage:
 
         return self._streamed(key, digest)
 
-    def keys(self, folder: str = "") -> list[str]:
+    def written(self, folder: str = "") -> dict[str, float]:
         prefix = f"{self.prefix}{folder}/" if folder else self.prefix
         with self._explained(folder):
             objects = self._client.list_objects(self.bucket, prefix=prefix, recursive=True)
-            # What consoles make as a "folder" is an empty object whose name ends in a slash.
-            return sorted(cast(str, item.object_name).removeprefix(self.prefix) for item in objects if not item.is_dir)
+            return {
+                cast(str, item.object_name).removeprefix(self.prefix): cast(datetime, item.last_modified).timestamp()
+                for item in sorted(objects, key=lambda item: cast(str, item.object_name))
+                if not item.is_dir  # what consoles make as a "folder": an empty object whose name ends in a slash
+            }
+
+    def clear_scratch(self, _before: float) -> None:
+        pass
 
     def _put(self, key: str, content: bytes, headers: dict[str, str]) -> bool:
         """Store a small object in one request; False when a condition in `headers` forbids it."""

@@ -4,17 +4,20 @@
     <name>/versions/v1.json    RegistryEntry: the one atomic write that makes those files a version
     <name>/production.json     Production: the version in use and those before it; written last
 
-Only production.json is ever written twice. A publisher that dies leaves files that no version points at.
+Only production.json is ever written twice. A publisher that dies leaves files that no version points at, until `clean`.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
+import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -30,6 +33,10 @@ PRODUCTION = "production"
 REPORT = f"evaluation/{MANIFEST}"
 PICTURES = f"evaluation/{SCORES}"
 CARD = "README.md"
+ABANDONED_SECONDS = 24 * 3600.0
+"""What a publisher has not added to for so long, it never will."""
+ATTEMPTS = 20
+"""To take a version's number: each fails only when another publisher was quicker."""
 
 
 class Production(Contract):
@@ -40,6 +47,16 @@ class Production(Contract):
 
     version: str
     history: tuple[str, ...] = ()
+
+
+class Orphan(NamedTuple):
+    """Files of a publication that never became a version."""
+
+    place: str
+    """Below the registry, as in my-model/files/5d1c...."""
+    keys: tuple[str, ...]
+    written: float
+    """When the newest of them was, in seconds since the epoch."""
 
 
 class Registry:
@@ -55,12 +72,16 @@ class Registry:
     def publish(
         self, name: str, model_folder: str | Path, report_folder: str | Path, decision_folder: str | Path
     ) -> RegistryEntry:
-        """Make a model a version and put it into production; content published before is found again, not repeated.
+        """Make a model a version and put it into production.
+
+        One that has a version already keeps it, with the report that it was published on, as after a run that died just
+        behind its publication and was started again; that is told on stderr.
 
         Raises:
             UserError: the decision is against it, or model, report and decision do not belong together.
         """
         _check_name(name)
+        self.storage.clear_scratch(time.time() - ABANDONED_SECONDS)
         model, report, decision = _load(model_folder, report_folder, decision_folder)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -70,10 +91,12 @@ class Registry:
             card = render_model_card(name, model, report, decision, load_config(folder / CONFIG))
             (folder / CARD).write_text(card, encoding="utf-8")
             files = dict(sorted({**files, CARD: sha256_bytes(card.encode())}.items()))
-            entry = _with_digest(self.list(name), _digest(files))
+            entry = _version_of(model, self.list(name))
             if entry is None:
                 uri = self._upload(name, folder, files)
                 entry = self._make_visible(name, uri, files, model, decision)
+            else:
+                print(f"{name} {entry.version} is this model already: no new version is made", file=sys.stderr)
         self._point(name, entry.version)
         return entry
 
@@ -104,6 +127,17 @@ class Registry:
             raise UserError(
                 f"registry {self.storage.uri}: {_production_key(name)} is damaged; delete it and roll back to a version"
             ) from None
+
+    def champion(self, name: str, candidate: TunedModel) -> RegistryEntry | None:
+        """The version that a candidate would replace; None: there is nothing to beat.
+
+        It is the one in production. Where that is the candidate itself, published before, it is the one before it, so
+        that a run that is started again judges as it did the first time.
+        """
+        production = self.production(name)
+        versions = (production.version, *reversed(production.history)) if production else ()
+        entries = (self._entry(name, version) for version in versions)
+        return next((entry for entry in entries if _version_of(candidate, [entry]) is None), None)
 
     def rollback(self, name: str, version: str | None = None) -> RegistryEntry:
         """Put `version` into production; without one, the version that was in production before.
@@ -151,6 +185,36 @@ class Registry:
                 )
         return entry
 
+    def clean(self, *, dry_run: bool = False, now: float | None = None) -> Sequence[Orphan]:
+        """Remove the files that belong to no version and that nobody has added to for a day, and return what they were.
+
+        Such files are left by publishers that died. Younger ones may be those of a publication under way.
+
+        Args:
+            dry_run: leave them there.
+            now: the time in seconds since the epoch; None: as the clock says.
+
+        Raises:
+            UserError: a version cannot be read, so that nobody knows what it names; then nothing is removed.
+        """
+        before = (time.time() if now is None else now) - ABANDONED_SECONDS
+        sets: dict[str, dict[str, float]] = {}
+        for key, written in self.storage.written().items():
+            if match := re.match(r"[^/]+/files/[^/]+(?=/)", key):
+                sets.setdefault(match[0], {})[key] = written
+        # Read after the files were listed: what became a version in between is seen here.
+        named = {PurePosixPath(entry.uri).name for entry in self.list()}
+        orphans = [
+            Orphan(place, tuple(files), max(files.values()))
+            for place, files in sets.items()
+            if PurePosixPath(place).name not in named and max(files.values()) < before
+        ]
+        if not dry_run:
+            for key in (key for orphan in orphans for key in orphan.keys):
+                self.storage.delete(key)
+            self.storage.clear_scratch(before)
+        return orphans
+
     def _upload(self, name: str, folder: Path, files: Mapping[str, str]) -> str:
         """Store the files under a fresh id and read each of them back; returns their URI.
 
@@ -172,29 +236,26 @@ class Registry:
 
         Whoever takes a number has looked at all versions before it, so equal content never gets two.
         """
-        digest = _digest(files)
-        while True:
+        for _ in range(ATTEMPTS):
             versions = self.list(name)
-            if published := _with_digest(versions, digest):
+            if published := _version_of(model, versions):
                 return published
             newest = int(versions[-1].version.removeprefix("v")) if versions else 0
+            version = f"v{newest + 1}"
             entry = RegistryEntry(
-                name=name,
-                version=f"v{newest + 1}",
-                uri=uri,
-                digest=digest,
-                files=files,
-                model=model,
-                decision=decision,
-            )
-            if self.storage.create(_version_key(name, entry.version), entry.manifest().encode()):
+                name=name, version=version, uri=uri, files=files, model=model, decision=decision
+            ).sealed()
+            if self.storage.create(_version_key(name, version), entry.manifest().encode()):
                 return entry
+        raise OSError(
+            f"{self.storage.uri}/{_version_key(name, version)}: the storage says that it is there, and does not list it"
+        )
 
     def _entry(self, name: str, version: str) -> RegistryEntry:
         if not re.fullmatch(r"v[1-9][0-9]*", version):
             raise UserError(f"version {version!r}: wanted v1, v2, ... or {PRODUCTION}")
         try:
-            entry = RegistryEntry.model_validate_json(self.storage.read(_version_key(name, version)))
+            entry = RegistryEntry.unseal(self.storage.read(_version_key(name, version)))
         except FileNotFoundError:
             raise UserError(
                 f"registry {self.storage.uri}: {name!r} has no version {version}; {self._known(name)}"
@@ -203,8 +264,8 @@ class Registry:
             raise UserError(
                 f"registry {self.storage.uri}: {_version_key(name, version)} is not one of this version of drtune"
             ) from None
-        outside = any(path.startswith("/") or ".." in path.split("/") for path in entry.files)
-        if (entry.name, entry.version, entry.digest) != (name, version, _digest(entry.files)) or outside:
+        outside = entry and any(path.startswith("/") or ".." in path.split("/") for path in entry.files)
+        if entry is None or (entry.name, entry.version) != (name, version) or outside:
             raise UserError(
                 f"registry {self.storage.uri}: {_version_key(name, version)} was changed after publication; "
                 f"take another version"
@@ -280,13 +341,13 @@ def _check_digests(files: Mapping[str, str], model: TunedModel, report: Evaluati
         check_digest(path, files[path], sha256, owner=owner, fix="make it again")
 
 
-def _digest(files: Mapping[str, str]) -> str:
-    """Return the sha256 of what `sha256sum` prints for the files in order of their paths."""
-    return sha256_bytes("".join(f"{files[path]}  {path}\n" for path in sorted(files)).encode())
+def _version_of(model: TunedModel, entries: Iterable[RegistryEntry]) -> RegistryEntry | None:
+    """The entry of the same weights, made and deployed by the same configuration."""
 
+    def identity(of: TunedModel) -> tuple[str | None, ...]:
+        return of.weights_sha256, of.config_sha256, of.base_revision
 
-def _with_digest(entries: Iterable[RegistryEntry], digest: str) -> RegistryEntry | None:
-    return next((entry for entry in entries if entry.digest == digest), None)
+    return next((entry for entry in entries if identity(entry.model) == identity(model)), None)
 
 
 def _check_name(name: str) -> None:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from drtune.files.storage import Storage, open_storage
 from drtune.prompts.prepare import prepare
 from tests.s3 import S3Server
+from tests.stores import store_on
 
 if TYPE_CHECKING:
     from tests.cluster_api import ClusterApi
@@ -21,6 +23,14 @@ def s3_server() -> Iterator[S3Server]:
     """One S3 server for all tests of a worker; each test takes a prefix of its own."""
     with S3Server() as server:
         yield server
+
+
+@pytest.fixture(params=["file", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty store of either kind."""
+    if request.param == "file":
+        return open_storage((tmp_path / "registry").as_uri())
+    return store_on(request.getfixturevalue("s3_server"))
 
 
 @pytest.fixture

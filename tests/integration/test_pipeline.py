@@ -79,13 +79,16 @@ def test_two_processes_make_a_published_model_that_can_be_followed_back(publishe
 
 
 @pytest.mark.slow
-def test_the_same_run_again_meets_its_own_model_as_champion(published: Path, prompts: Path, tmp_path: Path) -> None:
+def test_the_same_run_again_finds_its_own_version(published: Path, prompts: Path, tmp_path: Path) -> None:
+    """As after a kill between the publication and the end of the run."""
     shutil.copytree(published / "registry", tmp_path / "registry")
-    assert "champion: tried v1" in run_in_two_processes(tmp_path, prompts)
+    run_in_two_processes(tmp_path, prompts)
     out = tmp_path / "run"
-    scores = EvaluationReport.load(out / "report").scores
-    assert {score.gain for score in scores if score.opponent == "champion"} == {0}  # the same run made the same model
-    assert RegistryEntry.load(out / "entry").version == "v2"  # its evaluation had one more opponent
+    contestants = EvaluationReport.load(out / "report").contestants
+    assert [one.role for one in contestants] == ["candidate", "base"]  # its champion would be itself
+    assert "tried v1 is this model already: no new version is made" in (out / "pipeline.log").read_text("utf-8")
+    assert RegistryEntry.load(out / "entry") == Registry(str(tmp_path / "registry")).show("tried", "v1")
+    assert [entry.version for entry in Registry(str(tmp_path / "registry")).list()] == ["v1"]
 
 
 @pytest.mark.slow

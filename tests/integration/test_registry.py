@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -16,37 +14,10 @@ from drtune.files.local import sha256_folder
 from drtune.files.storage import Storage, open_storage
 from drtune.publishing.registry import Registry
 from tests.folders import make_folders
-from tests.s3 import BUCKET, S3Server
+from tests.s3 import S3Server
+from tests.stores import HookedStorage, store_on
 
 NAME = "my-model"
-
-
-@pytest.fixture(params=["file", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """An empty store of either kind."""
-    if request.param == "file":
-        return open_storage((tmp_path / "registry").as_uri())
-    server: S3Server = request.getfixturevalue("s3_server")
-    return _on(server)
-
-
-def _on(server: S3Server, **changes: str) -> Storage:
-    return open_storage(f"s3://{BUCKET}/{uuid4().hex}", server.environment | changes)
-
-
-class HookedStorage:
-    """A storage that calls `hook` before each upload, with the number of uploads done."""
-
-    def __init__(self, storage: Storage, hook: Callable[[int], None]) -> None:
-        self.storage, self.hook, self.uploads = storage, hook, 0
-        self.uri, self.patience = storage.uri, storage.patience
-        self.write, self.create, self.read = storage.write, storage.create, storage.read
-        self.download, self.sha256, self.keys = storage.download, storage.sha256, storage.keys
-
-    def upload(self, key: str, source: Path) -> None:
-        self.hook(self.uploads)
-        self.storage.upload(key, source)
-        self.uploads += 1
 
 
 def test_of_many_creators_of_one_key_exactly_one_succeeds(storage: Storage) -> None:
@@ -119,6 +90,45 @@ def test_rollback_walks_back_and_can_be_undone(storage: Storage, tmp_path: Path)
     assert registry.show(NAME).version == "v2"
 
 
+def test_a_model_that_has_a_version_keeps_it_with_its_report(
+    storage: Storage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that died behind its publication is started again, and evaluates on another machine."""
+    registry = Registry(storage)
+    registry.publish(NAME, *make_folders(tmp_path / "before", content=b"weights zero"))
+    made, again = make_folders(tmp_path / "made"), make_folders(tmp_path / "again", seed=8)
+    first = registry.publish(NAME, *made)
+    assert capsys.readouterr().err == ""
+    assert registry.publish(NAME, *again) == first
+    assert capsys.readouterr().err == f"{NAME} v2 is this model already: no new version is made\n"
+    assert [entry.version for entry in registry.list()] == ["v1", "v2"]
+
+    assert storage.read(f"{NAME}/production.json") == b'{\n  "version": "v2",\n  "history": [\n    "v1"\n  ]\n}\n'
+    storage.write(f"{NAME}/production.json", b'{"version": "v1"}')  # the publisher died before its last step
+    assert registry.publish(NAME, *again) == first
+    assert registry.show(NAME) == first
+
+    other_settings = make_folders(tmp_path / "other", settings=("evaluation.sampler.steps=9",))
+    assert registry.publish(NAME, *other_settings).version == "v3"
+
+
+def test_the_champion_is_what_a_candidate_would_replace_and_never_itself(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    one, two, new = (make_folders(tmp_path / name, content=name.encode()) for name in ("one", "two", "new"))
+    models = [TunedModel.load(folders.model) for folders in (one, two, new)]
+
+    def champions() -> list[str | None]:
+        return [entry and entry.version for entry in (registry.champion(NAME, model) for model in models)]
+
+    assert champions() == [None, None, None]
+    registry.publish(NAME, *one)
+    assert champions() == [None, "v1", "v1"]
+    registry.publish(NAME, *two)
+    assert champions() == ["v2", "v1", "v2"]
+    registry.rollback(NAME)
+    assert champions() == [None, "v1", "v1"]
+
+
 def test_a_large_model_arrives_whole(storage: Storage, tmp_path: Path) -> None:
     content = bytes(range(256)) * (12 << 12)  # 12 MiB: several parts on S3
     registry = Registry(storage)
@@ -148,18 +158,6 @@ def test_a_changed_or_missing_object_is_found_by_pull(storage: Storage, tmp_path
     with pytest.raises(UserError, match=f"{ADAPTER}: is not the one that its version names"):
         registry.pull(NAME, "v1", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_changed_manifest_is_refused(storage: Storage, tmp_path: Path) -> None:
-    registry = Registry(storage)
-    entry = registry.publish(NAME, *make_folders(tmp_path / "made"))
-    key = f"{NAME}/versions/v1.json"
-    storage.write(key, entry.model_copy(update={"files": entry.files | {"../escaped": "00"}}).manifest().encode())
-    with pytest.raises(UserError, match=f"{key} was changed after publication"):
-        registry.show(NAME)
-    storage.write(key, b"{}")
-    with pytest.raises(UserError, match=f"{key} is not one of this version"):
-        registry.pull(NAME, "v1", tmp_path / "out")
 
 
 def test_an_upload_that_arrives_changed_is_never_made_visible(storage: Storage, tmp_path: Path) -> None:
@@ -231,7 +229,7 @@ def test_a_registry_that_was_moved_stays_whole(tmp_path: Path) -> None:
 def test_wrong_secrets_are_refused_in_one_line_without_them(
     s3_server: S3Server, tmp_path: Path, changes: dict[str, str], code: str
 ) -> None:
-    registry = Registry(_on(s3_server, **changes))
+    registry = Registry(store_on(s3_server, **changes))
     with pytest.raises(UserError, match=rf"refuses the credentials \({code}\)") as refusal:
         registry.publish(NAME, *make_folders(tmp_path / "made"))
     message = str(refusal.value)
@@ -252,7 +250,7 @@ def test_a_missing_bucket_is_named(s3_server: S3Server, tmp_path: Path) -> None:
 def test_a_server_that_dies_in_mid_upload_leaves_nothing_visible(tmp_path: Path) -> None:
     one, two = make_folders(tmp_path / "one"), make_folders(tmp_path / "two", content=b"weights two")
     with S3Server() as server:
-        storage = _on(server)
+        storage = store_on(server)
         registry = Registry(storage)
         first = registry.publish(NAME, *one)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from pathlib import Path
@@ -24,7 +25,12 @@ def test_a_bare_path_and_a_file_uri_name_the_same_folder(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "uri", ["http://somewhere/x", "file://relative/x", "s3://", "s3://Bad_Bucket/x", "s3://a/x", "gs://bucket/x"]
+    "uri",
+    [
+        *("http://somewhere/x", "file://relative/x", "s3://", "s3://Bad_Bucket/x", "s3://a/x", "gs://bucket/x"),
+        *("s3://models//a//b", "s3://models/a//b", "s3://models/a//", "s3://models/a/../b", "s3://models/./a"),
+        *("s3://models/a?b", "s3://models?", "s3://models/a#b", "file:///models/a?b", "file:///models#a"),
+    ],
 )
 def test_a_uri_of_another_kind_is_refused_by_its_value(uri: str) -> None:
     with pytest.raises(UserError, match="wanted a folder, file:///absolute/folder or s3://bucket/prefix") as refusal:
@@ -33,9 +39,14 @@ def test_a_uri_of_another_kind_is_refused_by_its_value(uri: str) -> None:
 
 
 @settings(deadline=None)
-@given(key=st.text("abcdefghijklmnopqrstuvwxyz0123456789-_/", min_size=1).filter(lambda key: "//" not in key))
-def test_a_bucket_with_any_prefix_has_a_uri_without_slashes_at_the_end(key: str) -> None:
-    assert open_storage(f"s3://bucket/{key}", KEYS).uri == f"s3://bucket/{key.strip('/')}".rstrip("/")
+@given(key=st.text("abcdefghijklmnopqrstuvwxyz0123456789-_./"))
+def test_a_prefix_is_taken_as_it_stands_or_not_at_all(key: str) -> None:
+    parts = key.removesuffix("/").split("/")
+    if key in ("", "/") or not {"", ".", ".."} & set(parts):
+        assert open_storage(f"s3://bucket/{key}", KEYS).uri == "/".join(["s3://bucket", *filter(None, parts)])
+    else:
+        with pytest.raises(UserError, match="or empty part in it"):
+            open_storage(f"s3://bucket/{key}", KEYS)
 
 
 def test_missing_secrets_are_named() -> None:
@@ -62,6 +73,30 @@ def test_keys_are_listed_below_a_folder_and_writes_under_way_are_not(tmp_path: P
     assert storage.keys() == ["a/1/x", "a/10", "ab", "b/2"]
     assert storage.keys("a") == ["a/1/x", "a/10"]
     assert storage.keys("none") == []
+
+
+def test_of_scratch_only_what_a_killed_writer_left_long_ago_is_removed(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    storage.write("production.json", b"{}")
+    for scratch, touched in ((".production.json.dead", 1000), ("a/b/.x.dead", 1000), ("c/.y.alive", 3000)):
+        (tmp_path / scratch / "replaced").mkdir(parents=True)
+        (tmp_path / scratch / "replaced" / "file").touch()
+        for path in (tmp_path / scratch, *(tmp_path / scratch).rglob("*")):
+            os.utime(path, (touched, touched))
+    os.utime(tmp_path / "c/.y.alive", (1000, 1000))  # its folder is old, what is being written in it is not
+    storage.clear_scratch(2000)
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == ["c", "c/.y.alive", "c/.y.alive/replaced", "c/.y.alive/replaced/file", "production.json"]
+
+
+def test_a_folder_that_was_emptied_is_gone_with_those_around_it(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "store"))
+    for key in ("a/b/c/file", "a/d/file"):
+        storage.write(key, b"")
+    storage.delete("a/b/c/file")
+    assert not (tmp_path / "store/a/b").exists()
+    storage.delete("a/d/file")
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 def test_reading_what_is_not_there_is_told_apart_from_trouble(tmp_path: Path) -> None:

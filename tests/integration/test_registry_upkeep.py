@@ -1,0 +1,145 @@
+"""What a registry says of its own versions, and what is cleared away in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from drtune.cli.main import main
+from drtune.errors import UserError
+from drtune.files.local import sha256_bytes
+from drtune.files.storage import Storage, open_storage
+from drtune.publishing.registry import Registry
+from tests.folders import make_folders
+from tests.stores import HookedStorage
+
+NAME = "my-model"
+TOMORROW = time.time() + 25 * 3600
+
+
+def test_files_that_belong_to_no_version_are_removed_once_they_are_old(storage: Storage, tmp_path: Path) -> None:
+    registry = Registry(storage)
+    kept = [registry.publish(NAME, *make_folders(tmp_path / name, content=name.encode())) for name in "ab"]
+    published = storage.keys()
+    assert registry.clean(now=TOMORROW) == []
+
+    class DeathError(Exception):
+        pass
+
+    def die(uploads: int) -> None:
+        if uploads == 2:
+            raise DeathError
+
+    with pytest.raises(DeathError):
+        Registry(HookedStorage(storage, die)).publish(NAME, *make_folders(tmp_path / "c", content=b"c"))
+    left = sorted({*storage.keys()} - {*published})
+    assert len(left) == 2
+    assert registry.clean() == []  # it may be a publication under way
+    for dry_run in (True, False):
+        assert len(storage.keys()) == len(published) + 2
+        (orphan,) = registry.clean(now=TOMORROW, dry_run=dry_run)
+        assert orphan.keys == tuple(left)
+        assert left[0].startswith(f"{orphan.place}/")
+        assert abs(orphan.written - time.time()) < 60
+    assert storage.keys() == published
+    assert registry.clean(now=TOMORROW) == []
+    assert registry.pull(NAME, "v1", tmp_path / "out") == kept[0]
+
+
+def test_nothing_is_removed_while_a_version_cannot_be_read(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "registry"))
+    Registry(storage).publish(NAME, *make_folders(tmp_path / "made"))
+    storage.write(f"another/files/{'0' * 32}/README.md", b"")
+    storage.write("another/versions/v1.json", b"{}")
+    before = storage.keys()
+    with pytest.raises(UserError, match=r"another/versions/v1.json is not one of this version of drtune"):
+        Registry(storage).clean(now=TOMORROW)
+    assert storage.keys() == before
+
+
+def test_a_publication_removes_what_a_killed_one_left_half_written(tmp_path: Path) -> None:
+    root = tmp_path / "registry"
+    for scratch, touched in ((".production.json.dead", 1000.0), (".production.json.alive", time.time())):
+        (root / NAME / scratch).mkdir(parents=True)
+        (root / NAME / scratch / "production.json").touch()
+        for path in ((root / NAME / scratch / "production.json"), (root / NAME / scratch)):
+            os.utime(path, (touched, touched))
+    Registry(str(root)).publish(NAME, *make_folders(tmp_path / "made"))
+    assert [path.name for path in (root / NAME).glob(".*")] == [".production.json.alive"]
+
+
+def test_a_storage_that_does_not_list_what_it_has_ends_the_publication(tmp_path: Path) -> None:
+    """As a server does that stores `a//b` as `a/b`, and is asked for what stands below `a//b`."""
+
+    storage = open_storage(str(tmp_path / "registry"))
+    forgetful = HookedStorage(storage, lambda _: None)
+    forgetful.keys = lambda _="": []
+    Registry(storage).publish(NAME, *make_folders(tmp_path / "one"))
+    with pytest.raises(OSError, match=r"versions/v1\.json: the storage says that it is there, and does not list it"):
+        Registry(forgetful).publish(NAME, *make_folders(tmp_path / "two", content=b"two"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../escaped": "00"}},
+        {"uri": "s3://elsewhere/my-model/files/00"},
+        {"model": {"step": 81}},
+        {"decision": {"policy_sha256": "00"}},
+        {"name": "another"},
+        {"kind": "RegistryEntry/1"},
+    ],
+)
+def test_a_changed_manifest_is_refused_whatever_was_changed(tmp_path: Path, change: dict[str, Any]) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    registry.publish(NAME, *make_folders(tmp_path / "made"))
+    path = tmp_path / "registry" / NAME / "versions" / "v1.json"
+    content = json.loads(path.read_text())
+    for key, value in change.items():
+        content[key] = content[key] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"{NAME}/versions/v1.json was changed after publication"):
+        registry.show(NAME)
+
+
+def test_a_manifest_of_another_kind_is_refused(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    registry.publish(NAME, *make_folders(tmp_path / "made"))
+    registry.storage.write(f"{NAME}/versions/v1.json", b"{}")
+    with pytest.raises(UserError, match=r"versions/v1.json is not one of this version"):
+        registry.pull(NAME, "v1", tmp_path / "out")
+
+
+def test_a_version_of_before_is_read_and_says_that_its_digest_covers_less(tmp_path: Path) -> None:
+    place = str(tmp_path / "registry")
+    registry = Registry(place)
+    entry = registry.publish(NAME, *make_folders(tmp_path / "made"))
+    # As it was written: the digest of what `sha256sum` prints for the files in order of their paths.
+    listing = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(entry.files.items()))
+    old = entry.model_copy(update={"kind": "RegistryEntry/1", "digest": sha256_bytes(listing.encode())})
+    registry.storage.write(f"{NAME}/versions/v1.json", old.manifest().encode())
+
+    assert registry.pull(NAME, "v1", tmp_path / "out") == old
+    assert registry.publish(NAME, *make_folders(tmp_path / "again")) == old
+    registry.publish(NAME, *make_folders(tmp_path / "new", content=b"new"))
+    shown = CliRunner().invoke(main, ["registry", "list", "--registry", place])
+    assert [line.split()[:2] for line in shown.stdout.splitlines()] == [[NAME, "v1"], [NAME, "v2"]]
+    assert shown.stderr == f"{NAME} v1: its digest covers its files, not model and decision\n"
+
+
+def test_what_clean_removes_is_told(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "registry"))
+    key = f"{NAME}/files/{'0' * 32}/README.md"
+    storage.write(key, b"")
+    os.utime(tmp_path / "registry" / key, (0, 0))
+    command = ["registry", "clean", "--registry", str(tmp_path / "registry")]
+    about = f"{NAME}/files/{'0' * 32}, 1 files, the newest of 1970-01-01 00:00 UTC\n"
+    assert CliRunner().invoke(main, [*command, "--dry-run"]).output == f"would be removed: {about}"
+    assert CliRunner().invoke(main, command).output == f"removed: {about}"
+    assert CliRunner().invoke(main, command).output == "nothing to remove\n"

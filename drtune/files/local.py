@@ -91,11 +91,35 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def files_below(folder: str | Path) -> list[Path]:
+    """Every file below `folder`, at any depth, sorted; none when there is no such folder.
+
+    Raises:
+        OSError: a folder cannot be read. `Path.rglob` and a bare `os.walk` would leave out what is in it.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # one that is gone meanwhile
+            raise error
+
+    walked = os.walk(folder, onerror=refuse)
+    return sorted(path for where, _, names in walked for name in names if (path := Path(where) / name).is_file())
+
+
+def check_key(uri: str, key: str) -> str:
+    """The key of a store, if a file of its name can stand below a folder, and nowhere else.
+
+    Raises:
+        UserError: it is absolute, holds `..`, `.`, `//` or NUL, or is empty.
+    """
+    if "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise UserError(f"storage {uri}: the key {key!r} is no path below it; delete or rename what it names")
+    return key
+
+
 def sha256_folder(folder: str | Path) -> dict[str, str]:
     """The digest of every file below `folder`, by its path relative to it with forward slashes, in sorted order."""
-    folder = Path(folder)
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files}
+    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files_below(folder)}
 
 
 def check_sha256(path: str | Path, named: str, *, owner: str, fix: str, shown: str | None = None) -> None:

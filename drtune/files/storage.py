@@ -1,6 +1,7 @@
 """Where published files live: a folder or an S3 bucket behind one small interface.
 
-Keys are relative paths with forward slashes. Every write is whole or absent, on both kinds of store.
+Keys are relative paths with forward slashes, and stay so: one that leads elsewhere, asked for or listed by a server, is
+refused. Every write is whole or absent, on both kinds of store.
 The secrets of S3 come from the environment, under the names that every S3 client knows.
 """
 
@@ -21,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from xml.etree.ElementTree import ParseError
 
 from drtune.errors import AwayError, UserError
-from drtune.files.local import replacing, sha256_file
+from drtune.files.local import check_key, files_below, replacing, sha256_file
 from drtune.files.patience import OutOfPatienceError, Patience, PatientPool
 from drtune.files.progress import spell
 
@@ -47,8 +48,8 @@ class Storage(Protocol):
     """Files below one URI.
 
     Every method raises UserError for what the user can mend (secrets, a missing bucket, a server out of reach, a full
-    or read-only disk) and OSError for the rest, each with one line. Reading a key that is not there raises
-    FileNotFoundError.
+    or read-only disk, a key that is no path below the URI) and OSError for the rest, each with one line. Reading a key
+    that is not there raises FileNotFoundError.
     """
 
     uri: str
@@ -146,16 +147,15 @@ class _FileStorage(Storage):
         self.patience = Patience()
 
     def upload(self, key: str, source: Path) -> None:
-        with self._explained(self.root / key), replacing(self.root / key) as written:
+        with self._explained(path := self._path(key)), replacing(path) as written:
             shutil.copyfile(source, written)
 
     def write(self, key: str, content: bytes) -> None:
-        with self._explained(self.root / key), replacing(self.root / key) as written:
+        with self._explained(path := self._path(key)), replacing(path) as written:
             written.write_bytes(content)
 
     def create(self, key: str, content: bytes) -> bool:
-        path = self.root / key
-        with self._explained(path):
+        with self._explained(path := self._path(key)):
             path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
                 written = Path(scratch) / path.name
@@ -168,29 +168,31 @@ class _FileStorage(Storage):
         return True
 
     def read(self, key: str) -> bytes:
-        with self._explained(self.root / key):
-            return (self.root / key).read_bytes()
+        with self._explained(path := self._path(key)):
+            return path.read_bytes()
 
     def download(self, key: str, target: Path) -> None:
-        with self._explained(f"{self.root / key} to {target}"):
-            shutil.copyfile(self.root / key, target)
+        with self._explained(f"{(path := self._path(key))} to {target}"):
+            shutil.copyfile(path, target)
 
     def delete(self, key: str) -> None:
-        with self._explained(self.root / key):
-            (self.root / key).unlink(missing_ok=True)
-        self._remove_empty((self.root / key).parent)
+        with self._explained(path := self._path(key)):
+            path.unlink(missing_ok=True)
+        self._remove_empty(path.parent)
 
     def sha256(self, key: str) -> str:
-        with self._explained(self.root / key):
-            return sha256_file(self.root / key)
+        with self._explained(path := self._path(key)):
+            return sha256_file(path)
 
     def written(self, folder: str = "") -> dict[str, float]:
+        top = self._path(folder) if folder else self.root
         found = {}
-        for where, folders, names in os.walk(self.root / folder):
-            folders[:] = [name for name in folders if not _is_scratch(name)]
-            for path in (Path(where) / name for name in names):
+        with self._explained(top):
+            for path in files_below(top):
+                key = path.relative_to(self.root)
                 with suppress(FileNotFoundError):  # removed since it was listed
-                    found[path.relative_to(self.root).as_posix()] = path.lstat().st_mtime
+                    if not any(map(_is_scratch, key.parts[:-1])):
+                        found[key.as_posix()] = path.lstat().st_mtime
         return dict(sorted(found.items()))
 
     def clear_scratch(self, before: float) -> None:
@@ -208,6 +210,9 @@ class _FileStorage(Storage):
             while folder != self.root:
                 folder.rmdir()
                 folder = folder.parent
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(self.uri, key)
 
     @contextmanager
     def _explained(self, subject: str | Path) -> Iterator[None]:
@@ -252,12 +257,12 @@ class _S3Storage(Storage):
 
         with self._explained(key):
             try:
-                self._client.fput_object(self.bucket, self.prefix + key, str(source))
+                self._client.fput_object(self.bucket, self._name(key), str(source))
             except S3Error as error:
                 if error.code != "NoSuchUpload":
                     raise
                 # The answer to the completion was lost, and the upload, asked for again, was over: send it once more.
-                self._client.fput_object(self.bucket, self.prefix + key, str(source))
+                self._client.fput_object(self.bucket, self._name(key), str(source))
 
     def write(self, key: str, content: bytes) -> None:
         self._put(key, content, {})
@@ -277,7 +282,7 @@ class _S3Storage(Storage):
 
     def delete(self, key: str) -> None:
         with self._explained(key):
-            self._client.remove_object(self.bucket, self.prefix + key)
+            self._client.remove_object(self.bucket, self._name(key))
 
     def sha256(self, key: str) -> str:
         def digest(stream: BinaryIO) -> str:
@@ -289,17 +294,27 @@ class _S3Storage(Storage):
         return self._streamed(key, digest)
 
     def written(self, folder: str = "") -> dict[str, float]:
-        prefix = f"{self.prefix}{folder}/" if folder else self.prefix
+        prefix = f"{self._name(folder)}/" if folder else self.prefix
         with self._explained(folder):
             objects = self._client.list_objects(self.bucket, prefix=prefix, recursive=True)
             return {
-                cast(str, item.object_name).removeprefix(self.prefix): cast(datetime, item.last_modified).timestamp()
+                self._key(cast(str, item.object_name), prefix): cast(datetime, item.last_modified).timestamp()
                 for item in sorted(objects, key=lambda item: cast(str, item.object_name))
                 if not item.is_dir  # what consoles make as a "folder": an empty object whose name ends in a slash
             }
 
     def clear_scratch(self, _before: float) -> None:
         pass
+
+    def _name(self, key: str) -> str:
+        """What the bucket calls it."""
+        return self.prefix + check_key(self.uri, key)
+
+    def _key(self, name: str, asked: str) -> str:
+        """`_name` undone; the name is what the server lists when it is asked for a prefix."""
+        if not name.startswith(asked):
+            raise UserError(f"storage {self.uri}: {self.endpoint} lists {name!r}, which is not below it; use another")
+        return check_key(self.uri, name.removeprefix(self.prefix))
 
     def _put(self, key: str, content: bytes, headers: dict[str, str]) -> bool:
         """Store a small object in one request; False when a condition in `headers` forbids it."""
@@ -308,7 +323,7 @@ class _S3Storage(Storage):
         with self._explained(key):
             try:
                 # The public put_object turns every header into metadata, so a condition has to go in one floor below.
-                self._client._put_object(self.bucket, self.prefix + key, content, {**headers})
+                self._client._put_object(self.bucket, self._name(key), content, {**headers})
             except S3Error as error:
                 if error.code in _TAKEN:
                     return False
@@ -319,7 +334,7 @@ class _S3Storage(Storage):
         """What `use` makes of an object, from its beginning again when the stream breaks."""
 
         def once() -> Result:
-            response = self._client.get_object(self.bucket, self.prefix + key)
+            response = self._client.get_object(self.bucket, self._name(key))
             try:
                 return use(cast(BinaryIO, response))
             finally:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from drtune.contracts import MANIFEST
 from drtune.errors import UserError
-from drtune.files.local import replacing
+from drtune.files.local import files_below, replacing
 from drtune.files.storage import Storage
 
 REQUEST, MODEL, LAUNCHER = "request", "model", "launcher"
@@ -103,8 +103,7 @@ class Mirror:
             self.storage.download(key, written)
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        paths = [path for path in self.folder.rglob("*") if path.is_file()]
-        relative = {path.relative_to(self.folder): path.stat() for path in paths}
+        relative = {path.relative_to(self.folder): path.stat() for path in files_below(self.folder)}
         return {
             path.as_posix(): (stat.st_size, stat.st_mtime_ns)
             for path, stat in relative.items()

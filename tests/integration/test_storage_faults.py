@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from minio import Minio
 from urllib3.exceptions import ProtocolError
 
 from drtune.errors import UserError
@@ -116,7 +118,10 @@ def test_what_asking_again_cannot_mend_fails_at_once(s3_server: S3Server) -> Non
 
 def test_what_a_console_makes_as_a_folder_is_no_file(s3_server: S3Server) -> None:
     storage = open_storage(f"s3://{BUCKET}/{uuid4().hex}", s3_server.environment)
-    storage.write("pictures/", b"")
+    console = Minio(
+        s3_server.environment["AWS_ENDPOINT_URL"].removeprefix("http://"), "test-key", "test-secret", secure=False
+    )
+    console.put_object(BUCKET, f"{storage.uri.rpartition('/')[2]}/pictures/", io.BytesIO(), 0)
     storage.write("pictures/a.png", b"picture")
     assert storage.keys() == ["pictures/a.png"]
 

@@ -3,15 +3,21 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.train.request import fetch_model
 from drtune.errors import UserError
+from drtune.evaluation.references import opened
 from drtune.files.patience import PATIENCE_SECONDS, Patience
 from drtune.files.storage import open_storage
+from drtune.training.mirror import Mirror
+from tests.web import Web
 
 KEYS = {"AWS_ACCESS_KEY_ID": "some-key", "AWS_SECRET_ACCESS_KEY": "some-secret"}
 
@@ -152,3 +158,82 @@ def test_a_web_server_that_is_not_s3_is_told_apart() -> None:
         with pytest.raises(UserError, match="is not S3"):
             storage.keys()
         thread.join()
+
+
+ELSEWHERE = ["/tmp/x", "../x", "a/../../x", "a//x", "a/", "./x", "a/.", "..", "", "a\0b"]
+
+
+@pytest.mark.parametrize("key", ELSEWHERE)
+def test_a_key_that_leads_elsewhere_is_refused_by_every_store_before_anything_is_done(key: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("not of the store")
+    source = tmp_path / "x"
+    for storage in (open_storage(str(tmp_path / "store")), open_storage("s3://bucket/run", KEYS)):
+        for call in (
+            lambda storage=storage: storage.upload(key, source),
+            lambda storage=storage: storage.write(key, b""),
+            lambda storage=storage: storage.create(key, b""),
+            lambda storage=storage: storage.read(key),
+            lambda storage=storage: storage.download(key, tmp_path / "fetched"),
+            lambda storage=storage: storage.delete(key),
+            lambda storage=storage: storage.sha256(key),
+            *([lambda storage=storage: storage.keys(key)] if key else []),
+        ):
+            with pytest.raises(UserError, match="is no path below it") as refusal:
+                call()
+            assert repr(key) in str(refusal.value)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"x": "not of the store"}
+
+
+def listing(*names: str) -> str:
+    """What a server answers to ListObjectsV2 (docs.aws.amazon.com/AmazonS3/latest/API/API_ListObjectsV2.html)."""
+    contents = "".join(
+        f"<Contents><Key>{quote(name)}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        f"<ETag>&quot;900150983cd24fb0d6963f7d28e17f72&quot;</ETag><Size>3</Size></Contents>"
+        for name in names
+    )
+    return (
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bucket</Name><Prefix>run/</Prefix>'
+        f"<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
+    )
+
+
+@pytest.fixture
+def lying() -> Iterator[tuple[Web, dict[str, str]]]:
+    """A server whose bucket `bucket` holds what a test says it does, and what S3 needs to reach it."""
+    with Web() as web:
+        yield web, KEYS | {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": web.url}
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("run//tmp/x", "/tmp/x"),
+        ("run/../../x", "../../x"),
+        ("run/a/./b", "a/./b"),
+        ("run/a\0b", "a\\x00b"),
+        ("other/x", "other/x"),
+        ("/etc/x", "/etc/x"),
+    ],
+)
+def test_a_key_that_a_server_lists_never_becomes_a_path_elsewhere(
+    lying: tuple[Web, dict[str, str]], name: str, shown: str, tmp_path: Path
+) -> None:
+    web, environment = lying
+    web.answers = {"/bucket": (200, listing("run/good", name)), "/bucket/run/good": (200, "abc")}
+    storage = open_storage("s3://bucket/run", environment)
+    work = tmp_path / "a" / "b"
+    with pytest.raises(UserError, match="below it") as refusal:
+        Mirror(work / "out", storage).fetch()
+    with pytest.raises(UserError, match="below it"), opened("mj", "s3://bucket/run", environment):
+        pass
+    with pytest.raises(UserError, match="below it"):
+        fetch_model(open_storage("s3://bucket", environment), work / "model")
+    assert f"'{shown}'" in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "store"))
+    storage.write("file", b"")
+    with pytest.raises(UserError, match="Not a directory; mend it"):
+        storage.keys("file")

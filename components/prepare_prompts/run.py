@@ -1,4 +1,4 @@
-"""Prepare prompts from a plain file, or from a folder under DVC at the version that its pointer (data.dvc) states."""
+"""Prepare prompts from a plain file, or from one under DVC at the version that its pointer (data.dvc) states."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import sha256_file
+from drtune.files.local import is_text, sha256_file
 from drtune.prompts.prepare import prepare
 
 
 def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
     """Write the PromptSet of the file at `prompts` into `out`, which is the step's own and is replaced.
 
-    A file in a folder that DVC tracks (data/ beside data.dvc) is checked against the md5 that data.dvc states, and
-    where it came from is written into the PromptSet. The files at hand are fetched with `dvc pull` if they are missing
-    or belong to another version; an edit that DVC has not stored is never replaced. A repository that cannot be written
-    to, as in an image, is cloned first, since DVC writes into it.
+    A file that DVC tracks (by prompts.txt.dvc beside it), or in a folder that it tracks (data/ beside data.dvc), is
+    checked against the md5 that is stated there, and where it came from is written into the PromptSet. The files at
+    hand are fetched with `dvc pull` if they are missing or belong to another version; an edit that DVC has not stored
+    is never replaced. A repository that cannot be written to, as in an image, is cloned first, since DVC writes to it.
 
     Args:
         prompts: Path of the file; a relative one starts at the working directory.
@@ -48,92 +49,122 @@ def refuse_absent(prompts: str) -> None:
     Raises:
         UserError: it is not.
     """
-    if not Path(prompts).exists() and _pointer(Path(prompts).resolve()) is None:
+    if not is_text(prompts):
+        raise UserError(f"prompts {prompts!a}: no file can have such a name; give the path of a file")
+    if not Path(prompts).exists() and _tracked(prompts) is None:
         raise UserError(f"prompts {prompts}: not there; give the path of a file")
 
 
-def _pointer(path: Path) -> Path | None:
-    """The file by which DVC tracks the folder of a prompts file, if it does."""
-    return next((file for folder in path.parents if (file := Path(f"{folder}.dvc")).is_file()), None)
+@dataclass(frozen=True)
+class _Tracked:
+    """A file under DVC."""
+
+    root: Path
+    """Of the repository."""
+    name: str
+    """The file's path in it, with forward slashes."""
+    pointer: str
+    """Likewise of what states its version: data.dvc, or prompts.txt.dvc."""
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.name
+
+    @property
+    def out(self) -> str:
+        """What DVC tracks: the file, or the folder that it is in."""
+        return self.pointer.removesuffix(".dvc")
+
+
+def _tracked(prompts: str) -> _Tracked | None:
+    """The prompts file as DVC tracks it, if it does."""
+    beside = Path(prompts).absolute()
+    # DVC can put links into its cache where files were, and the user a link to a file that DVC tracks.
+    for path in (Path(os.path.realpath(beside.parent)) / beside.name, Path(os.path.realpath(beside))):
+        for pointer in (Path(f"{out}.dvc") for out in (path, *path.parents)):
+            if pointer.is_file():
+                root = next((folder for folder in pointer.parents if (folder / ".dvc").is_dir()), pointer.parent)
+                return _Tracked(root, *(file.relative_to(root).as_posix() for file in (path, pointer)))
+    return None
 
 
 def _prepare(prompts: str, data_revision: str, out: Path) -> PromptSet:
-    path = Path(prompts).resolve()
-    pointer = _pointer(path)
-    if pointer is None:
+    refuse_absent(prompts)
+    file = _tracked(prompts)
+    if file is None:
         if data_revision:
-            raise UserError(f"data_revision={data_revision!r}: {prompts} is in no folder under DVC; leave it empty")
+            raise UserError(f"data_revision={data_revision!r}: {prompts} is not under DVC; leave it empty")
         return prepare(Path(prompts), out, overwrite=True)
-    if not os.access(pointer.parent, os.W_OK):
+    if not os.access(file.root, os.W_OK):
         with tempfile.TemporaryDirectory() as scratch:
-            return prepare_prompts(str(_clone(path, pointer, Path(scratch))), data_revision, out)
+            return prepare_prompts(str(_clone(file, Path(scratch))), data_revision, out)
     if not data_revision:
-        return prepare(path, out, data=_check_out(path, pointer), overwrite=True)
+        return prepare(file.path, out, data=_check_out(file), overwrite=True)
     with tempfile.TemporaryDirectory() as scratch:
-        fetched = Path(scratch) / path.name
-        return prepare(fetched, out, data=_fetch(path, pointer, data_revision, fetched), overwrite=True)
+        fetched = Path(scratch) / file.path.name
+        return prepare(fetched, out, data=_fetch(file, data_revision, fetched), overwrite=True)
 
 
-def _clone(path: Path, pointer: Path, scratch: Path) -> Path:
-    """Clone the repository around `pointer` and return where `path` is, or will be, in the clone."""
-    root = _git(pointer.parent, "rev-parse", "--show-toplevel")
+def _clone(file: _Tracked, scratch: Path) -> Path:
+    """Clone the repository of a file and return where it is, or will be, in the clone."""
+    root = _git(file.root, "rev-parse", "--show-toplevel")
     if root is None or _git(scratch, "clone", "--quiet", root, "repository") is None:
         raise UserError(
-            f"prompts {path}: {pointer.parent} can neither be written to, as DVC must, nor cloned with git; "
+            f"prompts {file.path}: {file.root} can neither be written to, as DVC must, nor cloned with git; "
             "give it to the user who runs this"
         )
-    return scratch / "repository" / path.relative_to(root)
+    return scratch / "repository" / file.path.relative_to(root)
 
 
-def _check_out(path: Path, pointer: Path) -> DataSource:
-    """See to it that `path` is what the working tree's `pointer` states."""
-    root, name = pointer.parent, path.relative_to(pointer.parent).as_posix()
-    md5 = _stated_md5(root, name)
-    if not path.is_file() or _md5(path) != md5:
+def _check_out(file: _Tracked) -> DataSource:
+    """See to it that a file is what the working tree's pointer states."""
+    md5 = _stated_md5(file)
+    if not file.path.is_file() or _md5(file.path) != md5:
         try:
-            _dvc(root, "pull", pointer.name)
+            _dvc(file.root, "pull", file.pointer)
         except UserError as error:
             raise UserError(
-                f"prompts {name}: not the version that {pointer.name} states, and {error}; if you edited it, run "
-                f"`dvc add {pointer.stem}` to keep that or `dvc pull --force {pointer.name}` to undo it"
+                f"prompts {file.name}: not the version that {file.pointer} states, and {error}; if you edited it, run "
+                f"`dvc add {file.out}` to keep that or `dvc pull --force {file.pointer}` to undo it"
             ) from None
-    stated = pointer.read_text(encoding="utf-8")
-    commit = _git(root, "rev-parse", "HEAD")
-    if commit and _git(root, "show", f"{commit}:./{pointer.name}") != stated.strip():
+    stated = (file.root / file.pointer).read_text(encoding="utf-8")
+    commit = _git(file.root, "rev-parse", "HEAD")
+    if commit and _git(file.root, "show", f"{commit}:./{file.pointer}") != stated.strip():
         commit = None  # this version of the data was not committed yet
-    return _source(path, md5, name, stated, commit)
+    return _source(file.path, md5, file.name, stated, commit)
 
 
-def _fetch(path: Path, pointer: Path, revision: str, fetched: Path) -> DataSource:
-    """Write `path` as `pointer` stated it at a git revision to `fetched`."""
-    root, name = pointer.parent, path.relative_to(pointer.parent).as_posix()
-    commit = _git(root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-    stated = commit and _git(root, "show", f"{commit}:./{pointer.name}")
+def _fetch(file: _Tracked, revision: str, fetched: Path) -> DataSource:
+    """Write a file as its pointer stated it at a git revision to `fetched`."""
+    commit = _git(file.root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    stated = commit and _git(file.root, "show", f"{commit}:./{file.pointer}")
     if not stated:
         raise UserError(
-            f"data_revision={revision!r}: no commit, branch or tag with a {pointer.name} in {root}; "
-            f"`git log {pointer.name}` lists those that changed it"
+            f"data_revision={revision!r}: no commit, branch or tag with a {file.pointer} in {file.root}; "
+            f"`git log {file.pointer}` lists those that changed it"
         )
-    md5 = _stated_md5(root, name, f"--rev={commit}")
-    _dvc(root, "get", ".", name, f"--rev={commit}", f"--out={fetched}")
-    return _source(fetched, md5, name, stated, commit)
+    md5 = _stated_md5(file, f"--rev={commit}")
+    _dvc(file.root, "get", ".", file.name, f"--rev={commit}", f"--out={fetched}")
+    return _source(fetched, md5, file.name, stated, commit)
 
 
-def _stated_md5(root: Path, name: str, *revision: str) -> str:
+def _stated_md5(file: _Tracked, *revision: str) -> str:
     """Ask DVC which md5 it states for a file."""
-    folder = name.split("/")[0]
     try:
-        [entry] = json.loads(_dvc(root, "ls", ".", name, "--show-hash", "--json", *revision))
+        listed = json.loads(_dvc(file.root, "ls", ".", file.name, "--show-hash", "--json", *revision))
     except UserError as error:
         raise UserError(
-            f"prompts {name}: not found in what {folder}.dvc states ({error}); `dvc ls . {folder}` lists what is there"
+            f"prompts {file.name}: not found in what {file.pointer} states ({error}); `dvc ls . {file.out}` lists what "
+            "is there"
         ) from None
-    if entry["md5"] is None:
+    if [entry["path"] for entry in listed] != [file.path.name] or file.path.is_dir():
+        raise UserError(f"prompts {file.name}: is a folder; give the path of a file in it")
+    if listed[0]["md5"] is None:
         raise UserError(
-            f"prompts {name}: not in the version that {folder}.dvc states; add it with `dvc add {folder}`, "
-            f"or move it out of {folder}/"
+            f"prompts {file.name}: not in the version that {file.pointer} states; add it with `dvc add {file.out}`, "
+            f"or move it out of {file.out}/"
         )
-    return str(entry["md5"])
+    return str(listed[0]["md5"])
 
 
 def _source(file: Path, md5: str, name: str, stated: str, commit: str | None) -> DataSource:
@@ -143,7 +174,7 @@ def _source(file: Path, md5: str, name: str, stated: str, commit: str | None) ->
         path=name,
         sha256=sha256_file(file),
         git_revision=commit,
-        dvc_md5=yaml.safe_load(stated)["outs"][0]["md5"],
+        dvc_md5=yaml.safe_load(stated)["outs"][0].get("md5", md5),  # a remote with versions has one for each file
     )
 
 

@@ -27,9 +27,9 @@ class DataSource(Contract):
     path: str
     sha256: str
     git_revision: str | None = None
-    """Commit whose data.dvc was read; None outside of version control."""
+    """Commit whose data.dvc, or other file of DVC, was read; None outside of version control."""
     dvc_md5: str | None = None
-    """The md5 that data.dvc states and that the files were checked against; None for a file not under DVC."""
+    """The md5 that it states and that the files were checked against; None for a file not under DVC."""
 
 
 class PromptSet(Contract):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -40,15 +41,20 @@ def commit(folder: Path, message: str) -> str:
 
 @pytest.fixture(scope="module")
 def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository whose data has two versions, tagged first and second; the second is checked out."""
+    """A repository whose data has two versions, tagged first and second; the second is checked out.
+
+    DVC tracks the folders data/ and more/data/, and the file more/own.jsonl by itself.
+    """
     repository = tmp_path_factory.mktemp("two_versions")
     run(repository, "git", "init")
     dvc(repository, "init")
     dvc(repository, "remote", "add", "--default", "store", "store")
     for tag, text in {"first": FIRST, "second": SECOND}.items():
-        (repository / "data").mkdir(exist_ok=True)
-        (repository / "data/prompts.jsonl").write_text(text)
-        dvc(repository, "add", "data")
+        for folder in ("data/sub", "more/data"):
+            (repository / folder).mkdir(exist_ok=True, parents=True)
+        for name in ("data/prompts.jsonl", "data/sub/prompts.jsonl", "more/data/prompts.jsonl", "more/own.jsonl"):
+            (repository / name).write_text(text)
+        dvc(repository, "add", "data", "more/data", "more/own.jsonl")
         dvc(repository, "push")  # into the commit, as the repository holds its own data
         commit(repository, tag)
         run(repository, "git", "tag", tag)
@@ -77,7 +83,7 @@ def test_a_relative_path_starts_at_the_working_directory(tmp_path: Path, monkeyp
 def test_a_plain_file_has_no_revision(tmp_path: Path) -> None:
     source = tmp_path / "prompts.jsonl"
     source.write_text(FIRST)
-    with pytest.raises(UserError, match=r"data_revision='v1': .* is in no folder under DVC; leave it empty"):
+    with pytest.raises(UserError, match=r"data_revision='v1': .* is not under DVC; leave it empty"):
         prepare_prompts(str(source), "v1", tmp_path / "out")
 
 
@@ -89,12 +95,13 @@ def test_the_step_states_commit_and_md5_of_what_is_checked_out(repository: Path,
     assert f"md5: {prepared.source.dvc_md5}\n" in (repository / "data.dvc").read_text()
 
 
-def test_an_edited_file_is_refused_and_left_alone(repository: Path, tmp_path: Path) -> None:
-    edited = repository / "data/prompts.jsonl"
+@pytest.mark.parametrize(("name", "out"), [("data/prompts.jsonl", "data"), ("more/own.jsonl", "more/own.jsonl")])
+def test_an_edited_file_is_refused_and_left_alone(repository: Path, tmp_path: Path, name: str, out: str) -> None:
+    edited = repository / name
     edited.write_text("mine")
-    with pytest.raises(UserError, match=r"data/prompts\.jsonl: not the version that data\.dvc states") as raised:
+    with pytest.raises(UserError, match=f"{name}: not the version that {out}.dvc states") as raised:
         prepare_prompts(str(edited), "", tmp_path / "out")
-    assert "`dvc add data` to keep that or `dvc pull --force data.dvc` to undo it" in str(raised.value)
+    assert f"`dvc add {out}` to keep that or `dvc pull --force {out}.dvc` to undo it" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert edited.read_text() == "mine"
     assert not (tmp_path / "out").exists()
@@ -139,6 +146,55 @@ def test_a_revision_is_taken_without_touching_the_working_tree(repository: Path,
     assert open_prompts(tmp_path / "out").train == (Prompt("a cat", ""),)
     assert edited.read_text() == "mine"
     assert run(repository, "git", "status", "--porcelain") == status
+
+
+@pytest.mark.parametrize("name", ["more/data/prompts.jsonl", "more/own.jsonl"])
+def test_a_file_by_itself_or_deeper_down_is_taken_at_any_version(repository: Path, tmp_path: Path, name: str) -> None:
+    now = prepare_prompts(str(repository / name), "", tmp_path / "now")
+    then = prepare_prompts(str(repository / name), "first", tmp_path / "then")
+    assert (now.num_train, then.num_train) == (2, 1)
+    assert (now.source.path, then.source.path) == (name, name)
+    assert [then.source.git_revision, now.source.git_revision] == [
+        run(repository, "git", "rev-parse", tag) for tag in ("first", "second")
+    ]
+    pointer = "more/data.dvc" if "data" in name else "more/own.jsonl.dvc"
+    assert f"md5: {now.source.dvc_md5}\n" in (repository / pointer).read_text()
+    assert f"md5: {then.source.dvc_md5}\n" in run(repository, "git", "show", f"first:{pointer}") + "\n"
+
+
+@pytest.mark.parametrize(("name", "data_revision"), [("data", ""), ("data/sub", ""), ("data/sub", "first")])
+def test_a_folder_under_dvc_is_refused(repository: Path, tmp_path: Path, name: str, data_revision: str) -> None:
+    with pytest.raises(UserError, match=f"prompts {name}: is a folder; give the path of a file in it"):
+        prepare_prompts(str(repository / name), data_revision, tmp_path / "out")
+
+
+def test_a_link_to_the_file_or_one_that_dvc_put_in_its_place_is_still_under_dvc(
+    repository: Path, tmp_path: Path
+) -> None:
+    own = repository / "more/own.jsonl"
+    (tmp_path / "mine.jsonl").symlink_to(own)
+    linked = prepare_prompts(str(tmp_path / "mine.jsonl"), "", tmp_path / "linked")
+    dvc(repository, "config", "cache.type", "symlink")
+    dvc(repository, "checkout", "--relink", "more/own.jsonl.dvc")
+    assert own.is_symlink()
+    assert prepare_prompts(str(own), "", tmp_path / "out").source == linked.source
+    assert (linked.source.path, linked.source.dvc_md5 is not None) == ("more/own.jsonl", True)
+
+
+def test_a_remote_with_versions_states_the_md5_of_each_file(tmp_path: Path) -> None:
+    dvc(tmp_path, "init", "--no-scm")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/prompts.jsonl").write_text(FIRST)
+    md5 = hashlib.md5(FIRST.encode()).hexdigest()
+    # As `dvc push` of 3.67 leaves it with `version_aware = true`.
+    (tmp_path / "data.dvc").write_text(
+        f"outs:\n- hash: md5\n  path: data\n  files:\n  - relpath: prompts.jsonl\n    md5: {md5}\n    size: 71\n"
+        f"    cloud:\n      store:\n        etag: {md5}\n        version_id: 6713a778ed66009227b4c6eaabe4e11a\n"
+    )
+    assert prepare_prompts(str(tmp_path / "data/prompts.jsonl"), "", tmp_path / "out").source.dvc_md5 == md5
+    (tmp_path / "data/prompts.jsonl").write_text(SECOND)
+    with pytest.raises(UserError, match=r"data/prompts\.jsonl: not the version that data\.dvc states"):
+        prepare_prompts(str(tmp_path / "data/prompts.jsonl"), "", tmp_path / "out")
 
 
 @pytest.mark.parametrize("revision", ["nonsense", "--help"])

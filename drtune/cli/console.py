@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,17 @@ OVERRIDES = click.option(
     multiple=True,
     help="Change one key of the configuration, as in method.trained_steps=2. Repeatable.",
 )
+
+
+class Number(click.FloatRange):
+    """A finite number; nan and inf would pass click's own range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 class CommandGroup(click.Group):

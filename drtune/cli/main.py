@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drtune.cli import evaluation, registry, score, study
-from drtune.cli.console import OVERRIDES, OVERWRITE, PATH, CommandGroup
+from drtune.cli.console import OVERRIDES, OVERWRITE, PATH, CommandGroup, Number
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import claim, sha256_file, write_text
 
@@ -100,7 +100,7 @@ def train(
     if (resume or mirror) and overwrite:
         raise click.UsageError("--resume and --mirror keep what stands at the output, --overwrite replaces it")
     if rewards:  # before the others, which may bend them
-        overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)))}", *overrides)
+        overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)), ensure_ascii=False)}", *overrides)
     settings = load_config(config, overrides)
     claim(out, overwrite=resume or mirror is not None or overwrite, inputs=[prompts])
     prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model, overwrite=overwrite)
@@ -210,10 +210,12 @@ def plan(
 @click.option("--prompts", type=PATH, help="A file with prompts, in any format of `drtune prompts`.")
 @click.option("--out", type=PATH, default="runs/samples", show_default=True, help="Folder for the pictures.")
 @click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of the noise.")
-@click.option("--count", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures of each prompt.")
+@click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures of each prompt.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampler steps.  [default: as in the model's evaluation]")
-@click.option("--guidance-scale", type=click.FloatRange(min=0), help="Guidance.  [default: likewise]")
-@click.option("--lora-scale", type=float, default=1.0, show_default=True, help="0 is the base, 1 the tuned model.")
+@click.option("--guidance-scale", type=Number(min=0), help="Guidance.  [default: likewise]")
+@click.option(
+    "--lora-scale", type=Number(-10, 10), default=1.0, show_default=True, help="0 is the base, 1 the tuned model."
+)
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="[default: as it was tuned]")
 @click.option("--compare", is_flag=True, help="Draw with the base as well, and put both side by side in OUT/grid.png.")
 @click.option("--grid", is_flag=True, help="Put all pictures on one sheet, OUT/grid.png.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from drtune.cli.console import OVERWRITE, PATH
+from drtune.cli.console import OVERWRITE, PATH, Number
 from drtune.evaluation.study.defaults import CONTESTANTS, COUNT, QUESTION, REPEAT, SEED, SIDE, TIES
 
 
@@ -33,7 +33,7 @@ def study() -> None:
 @click.option("--seed", type=click.IntRange(0, 2**62), default=SEED, show_default=True, help="Of what is drawn by lot.")
 @click.option(
     "--repeat",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=REPEAT,
     show_default=True,
     help="Share of the questions that is asked twice, with the sides swapped.",
@@ -41,7 +41,7 @@ def study() -> None:
 @click.option("--question", default=QUESTION, show_default=True, help="What the raters are asked.")
 @click.option("--ties/--no-ties", default=TIES, show_default=True, help="Whether `no difference` is an answer.")
 @click.option(
-    "--side", type=click.IntRange(min=32), default=SIDE, show_default=True, help="Of the pictures, in pixels."
+    "--side", type=click.IntRange(32, 4096), default=SIDE, show_default=True, help="Of the pictures, in pixels."
 )
 @OVERWRITE
 def make(

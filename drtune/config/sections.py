@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeGuard, TypeVar, get_args, get_origin
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
+from drtune.config.text import Unquoted, read_yaml
 from drtune.errors import UserError
 
-Kind = TypeVar("Kind", bound=BaseModel)
+Kind = TypeVar("Kind", bound="Section")
+SHOWN = 80
+"""Characters of a key or a value that a message shows."""
 
 
 class Section(BaseModel):
-    """A part of such a tree: frozen, with unknown keys refused."""
+    """A part of such a tree: frozen, with unknown keys refused, and its scalars read by the type of their field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    short_for: ClassVar[str | None] = None
+    """The field that is meant where a single value stands in place of the section."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spelt_out(cls, value: Any) -> Any:
+        is_short = cls.short_for and not isinstance(value, Mapping | cls)
+        return {cls.short_for: value} if is_short else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _by_its_field(cls, value: Any, info: ValidationInfo) -> Any:
+        """Texts and numbers are what pydantic reads from a str; it would take `yes` and `1` for true, and no null."""
+        if not isinstance(value, str) or info.field_name is None:
+            return value
+        annotation = cls.model_fields[info.field_name].annotation
+        if value == "null" and isinstance(value, Unquoted) and type(None) in get_args(annotation):
+            return None
+        if annotation is bool:
+            if value.lower() not in ("true", "false"):
+                raise ValueError("Input should be true or false")
+            return value.lower() == "true"
+        return value
 
 
 class PolicyFile(Section):
@@ -44,13 +72,15 @@ def read_tree(what: str, path: str | Path) -> dict[str, Any]:
         UserError: it cannot be read, or holds something else; `what` says what it should have been.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = read_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{what} {path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{what} {path}: not valid YAML: {' '.join(str(error).split())}; correct it there") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{what} {path}: not valid YAML: {error}; correct it there") from None
+    except ValueError as error:
+        raise UserError(f"{what} {path}: {error}; correct it there") from None
     if not isinstance(tree, dict | None):
-        raise UserError(f"{what} {path}: holds {type(tree).__name__}, wanted keys with values")
+        raise UserError(f"{what} {path}: holds {shown(tree)}, wanted keys with values")
     return tree or {}
 
 
@@ -66,31 +96,63 @@ def validated(kind: type[Kind], tree: Mapping[str, Any]) -> Kind:
         raise UserError("; ".join(_one_line(problem, kind) for problem in error.errors())) from None
 
 
-def _one_line(problem: Any, kind: type[BaseModel]) -> str:
+def fields_of(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field of a tree by its dotted key, in their order; of a mapping of sections their fields below `<name>`."""
+    for name, field in kind.model_fields.items():
+        below = section_in(field.annotation)
+        if below is None:
+            yield f"{prefix}{name}", field
+        else:
+            is_mapping = get_origin(plain(field.annotation)) is dict
+            yield from fields_of(below, f"{prefix}{name}.<name>." if is_mapping else f"{prefix}{name}.")
+
+
+def plain(annotation: Any) -> Any:
+    """The type in `Annotated[type, ...]` and `type | None`."""
+    if get_origin(annotation) is Annotated:
+        return plain(get_args(annotation)[0])
+    kinds = get_args(annotation)
+    return plain(next(kind for kind in kinds if kind is not type(None))) if type(None) in kinds else annotation
+
+
+def is_section(kind: Any) -> TypeGuard[type[Section]]:
+    """Whether a type is a section."""
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section in `Section`, `Section | None`, `dict[str, Section]` or `tuple[Section, ...]`."""
+    if is_section(annotation):
+        return annotation
+    return next(filter(None, map(section_in, get_args(annotation))), None)
+
+
+def _one_line(problem: Any, kind: type[Section]) -> str:
     """A pydantic error as one line: the key, what is wrong, the value that was given."""
     loc, message = problem["loc"], problem["msg"].removeprefix("Value error, ")
     if loc[-1:] == ("[key]",):
         return f"{loc[0]}: {message}"
-    key = ".".join(map(str, loc))
-    key = key if key.isprintable() else repr(key)
+    key = shown(Unquoted(".".join(map(str, loc))))
     if problem["type"] == "missing":
         return f"{key}: is missing"
     if problem["type"] == "extra_forbidden":
-        return f"{key}: no such key; the keys are {', '.join(_keys_beside(kind, loc))}"
-    return f"{key}={problem['input']!r}: {message}" if key else message
+        return f"{key}: no such key; {_instead(kind, loc)}"
+    return f"{key}={shown(problem['input'])}: {message}" if loc else message
 
 
-def _keys_beside(kind: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
-    """The legal keys of the section in which an unknown key was found."""
+def shown(value: Any) -> str:
+    """A value as its user wrote it, in one line of bounded length."""
+    text = str(value) if isinstance(value, Unquoted) and value.isprintable() else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+def _instead(kind: type[Section], loc: Sequence[str | int]) -> str:
+    """What may have been meant by an unknown key: one beside it that is spelt alike, one of its name elsewhere."""
     section = kind
     for name in map(str, loc[:-1]):
         if name in section.model_fields:  # else it is the key of a mapping or a number in a list, of such sections
-            section = _section_in(section.model_fields[name].annotation) or section
-    return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section in `Section`, `Section | None`, `dict[str, Section]` or `tuple[Section, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_section_in, get_args(annotation))), None)
+            section = section_in(section.model_fields[name].annotation) or section
+    given, beside = str(loc[-1]), list(section.model_fields)
+    near = difflib.get_close_matches(given[:SHOWN], beside, n=1)
+    near += [key for key, _ in fields_of(kind) if key.rpartition(".")[2] == given]
+    return f"did you mean {near[0]}?" if near else f"the keys are {', '.join(beside)}"

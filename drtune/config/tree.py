@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from drtune.config.sections import Section
 from drtune.files.local import sha256_bytes
@@ -31,6 +31,10 @@ def reward_name(name: str) -> str:
 
 
 RewardName = Annotated[str, AfterValidator(reward_name)]
+
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of things that are made or gone through one by one; more is a slip of the hand, and would never end."""
 
 
 class SamplerConfig(Section):
@@ -66,7 +70,7 @@ class MethodConfig(Section):
     alignprop."""
     early_stop: int = Field(default=3, ge=1)
     """m: drtune and refl stop at one of the last m steps, direct_align re-noises to one of the m before the last."""
-    renoised: int = Field(default=2, ge=1)
+    renoised: Count = 2
     """n: how many times draft_lv re-noises the image for its last step."""
     alpha: float | None = Field(default=None, ge=0, le=1)
     """How much gradient passes through the network's input, 0 detaches it; None: as the method is published."""
@@ -74,6 +78,8 @@ class MethodConfig(Section):
 
 class RewardTerm(Section):
     """One reward in the sum that is maximised: weight * r, where r may be bent by one of the other settings."""
+
+    short_for: ClassVar[str | None] = "weight"
 
     weight: float = 1.0
     hinge: float | None = None
@@ -152,9 +158,9 @@ class EvaluationConfig(Section):
     """How the tuned model is compared with its base and others."""
 
     rewards: tuple[RewardName, ...] = ("symmetry", "preference", "compressibility", "brightness")
-    max_prompts: int = Field(default=192, ge=1)
+    max_prompts: Count = 192
     """At most so many held-out prompts, the first of each category in turn."""
-    pictures_per_prompt: int = Field(default=2, ge=1)
+    pictures_per_prompt: int = Field(default=2, ge=1, le=1000)
     """Each from noise of its own; with one alone the diversity within a prompt is not measured."""
     features: Literal["auto", "preference", "clipscore", "none"] = "auto"
     """The reward in whose image embeddings diversity and drift are measured; auto: `preference` for the miniature,
@@ -162,11 +168,7 @@ class EvaluationConfig(Section):
     sampler: SamplerConfig = SamplerConfig(steps=12, guidance_scale=3.0)
     """Deployment settings: pictures as users will make them."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    batch_size: int = Field(default=32, ge=1)
-
-
-def _as_term(value: Any) -> Any:
-    return {"weight": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+    batch_size: Count = 32
 
 
 class Config(Section):
@@ -181,19 +183,17 @@ class Config(Section):
     width: int | None = Field(default=None, ge=8)
     weights: Literal["lora", "full"] = "lora"
     """What trains: an adapter, or every weight of the denoiser."""
-    rewards: dict[RewardName, Annotated[RewardTerm, BeforeValidator(_as_term)]] = Field(
-        default={"symmetry": RewardTerm()}
-    )
+    rewards: dict[RewardName, RewardTerm] = Field(default={"symmetry": RewardTerm()})
     """The sum that is maximised: for each reward its weight, or its weight and how it is bent."""
     reward_antialias: bool = True
     """Whether rewards resize with antialias, in tuning and evaluation alike: scores with and without do not compare."""
     base_penalty: float = Field(default=0.0, ge=0)
     """Weight of the mean squared distance of the denoiser's outputs from those of the base, at the trained steps."""
-    steps: int = Field(default=80, ge=1)
+    steps: Count = 80
     """Optimizer updates."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: Count = 8
     """Prompts an update, over all processes together."""
-    processes: int = Field(default=1, ge=1)
+    processes: Count = 1
     """Data-parallel processes on this machine."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     sampler: TuningSamplerConfig = TuningSamplerConfig()

@@ -77,10 +77,15 @@ class Updates:
 
     def _encode_prompts(self) -> None:
         """Encode what this process will show to the network, beside `out`, and free the text encoders."""
-        steps = range(1, self.config.steps + 1)
-        shown = sorted({self.draws.prompt(step, slot) for step in steps for slot in self.slots})
+        shown: set[int] = set()
+        for step in range(1, self.config.steps + 1):
+            shown |= {self.draws.prompt(step, slot) for slot in self.slots}
+            if len(shown) == len(self.texts):  # a long run shows them all, again and again
+                break
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.conditions = EncodedPrompts(self.base, {index: self.texts[index] for index in shown}, self.out.parent)
+        self.conditions = EncodedPrompts(
+            self.base, {index: self.texts[index] for index in sorted(shown)}, self.out.parent
+        )
         self.negative = self.base.encode_negative(self.config.sampler.negative_prompt)
         self.base.free_text_encoders()
 

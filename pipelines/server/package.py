@@ -137,7 +137,8 @@ class Package:
             return text
         try:
             value = json.loads(text)
-        except ValueError:
+            json.dumps(value, allow_nan=False)  # Python reads NaN and Infinity, which are no JSON
+        except (ValueError, RecursionError):
             value = None
         # bool is a kind of int to Python, not to KFP
         if not isinstance(value, _KINDS[kind]) or (isinstance(value, bool) and kind != "BOOLEAN"):

@@ -35,6 +35,28 @@ def test_every_command_of_the_pipeline_explains_itself(path: tuple[str, ...]) ->
     _check_help(pipelines.cli.main.main, path)
 
 
+def _numeric_options(group: click.Group) -> Iterator[tuple[tuple[str, ...], click.Option]]:
+    for path in _commands(group):
+        command: click.Command = group
+        for name in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        for option in command.params:
+            if isinstance(option, click.Option) and isinstance(option.type, click.types.FloatParamType):
+                yield path, option
+
+
+@pytest.mark.parametrize("group", [drtune.cli.main.main, pipelines.cli.main.main], ids=["drtune", "drtune-pipeline"])
+def test_no_option_takes_a_number_that_is_none(group: click.Group) -> None:
+    options = list(_numeric_options(group))
+    assert len(options) == (3 if group is drtune.cli.main.main else 0)
+    for path, option in options:
+        for text in ("nan", "inf", "-inf", "1e999"):
+            result = CliRunner().invoke(group, [*path, f"{option.opts[0]}={text}"])
+            assert result.exit_code == 2
+            assert f"'{option.opts[0]}'" in result.stderr
+
+
 def _check_help(main: click.Group, path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(main, [*path, "--help"])
     assert result.exit_code == 0

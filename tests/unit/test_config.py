@@ -10,46 +10,57 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from drtune.config import Config, RewardTerm, differences, load_config
+from drtune.config import Config, HeldOut, RewardTerm, differences, load_config
 from drtune.errors import UserError
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("stpes=8", "stpes: no such key; the keys are base_model, "),
+        ("stpes=8", "stpes: no such key; did you mean steps?"),
+        ("learning_rate=1e-4", "learning_rate: no such key; did you mean optimizer.learning_rate?"),
+        ("frob=8", "frob: no such key; the keys are base_model, "),
         ("method.k=2", "method.k: no such key; the keys are name, trained_steps, early_stop"),
         ("rewards.symmetry.k=2", "rewards.symmetry.k: no such key; the keys are weight, hinge, target"),
-        ("steps=many", "steps='many': Input should be a valid integer"),
+        ("steps=many", "steps=many: Input should be a valid integer"),
+        ("steps=true", "steps=true: Input should be a valid integer"),
+        ("steps=1:30", "steps=1:30: Input should be a valid integer"),
+        ("steps=null", "steps=null: Input should be a valid integer"),
+        ("steps=100000000", "steps=100000000: Input should be less than or equal to 1000000"),
+        ("steps=" + "9" * 5000, f"steps={80 * '9'}... (5000 characters): Unable to parse"),
+        ("compute.compile=yes", "compute.compile=yes: Input should be true or false"),
         ("steps=2.5", "steps=2.5: Input should be a valid integer"),
         ("steps=0", "steps=0: Input should be greater than or equal to 1"),
-        ("steps.a=1", "steps="),
+        ("steps.a=1", "--set 'steps.a=1': steps is a single value and has no a"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1: Input should be greater than 0"),
-        ("optimizer.learning_rate=.nan", "optimizer.learning_rate=nan: Input should be a finite number"),
+        ("rewards.symmetry=inf", "rewards.symmetry.weight=inf: Input should be a finite number"),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate=nan: Input should be a finite number"),
         ("sampler.guidance_scale=0.5", "sampler.guidance_scale=0.5: "),
         ("method.trained_steps=13", "method.trained_steps=13 is more than sampler.steps=12: give at most 12"),
         ("method.early_stop=13", "method.early_stop=13 is more than sampler.steps=12: give at most 12"),
         ("method.trained_steps=11", "method.trained_steps=11 does not fit into the 10 steps"),
-        ("method.name=magic", "method.name='magic': Input should be 'drtune', 'refl', "),
+        ("method.name=magic", "method.name=magic: Input should be 'drtune', 'refl', "),
         ("method={name: draft_k, trained_steps: 13}", "method.trained_steps=13 is more than sampler.steps=12"),
         ("method={name: refl, early_stop: 13}", "method.early_stop=13 is more than sampler.steps=12"),
         ("method={name: direct_align, early_stop: 12}", "method.early_stop=12 must be less than sampler.steps=12"),
         ("sampler={name: euler, eta: 0.5}", "sampler.eta=0.5 needs sampler.name=ddim, not euler"),
         (
             "rewards.symmetry={hinge: 1, target: 1}",
-            "rewards.symmetry={'hinge': 1, 'target': 1}: hinge and",
+            "rewards.symmetry={'hinge': '1', 'target': '1'}: hinge and",
         ),
         ("rewards.symmetry={praise: a}", "rewards.symmetry={'praise': 'a'}: a relative reward needs both"),
-        ("rewards.symmetry=true", "rewards.symmetry=True: "),
+        ("rewards.symmetry=true", "rewards.symmetry.weight=true: Input should be a valid number"),
         ("held_out.reward=symmetry", "held_out.max_drop: is missing"),
-        ("held_out={reward: beauty, max_drop: 0.1}", "held_out.reward='beauty': no reward 'beauty'; "),
+        ("held_out={reward: beauty, max_drop: 0.1}", "held_out.reward=beauty: no reward 'beauty'; "),
         ("held_out={reward: symmetry, max_drop: 1, a: 1}", "held_out.a: no such key; the keys are reward, max_drop"),
         ("rewards.beauty=1", "rewards: no reward 'beauty'; there are symmetry, "),
         ("rewards={}", "rewards is empty"),
-        ("evaluation.rewards=[beauty]", "evaluation.rewards.0='beauty': "),
+        ("evaluation.rewards=[beauty]", "evaluation.rewards.0=beauty: "),
         ("processes=3", "batch_size=8 cannot be shared evenly by processes=3: give a multiple of 3"),
         ("steps", "--set 'steps': wanted key=value"),
-        ("steps={", "--set 'steps={': '{' is not a YAML value"),
+        ("sampler={", "--set 'sampler={': not valid YAML: "),
+        ("sampler={steps: 3, steps: 4}", "--set 'sampler={steps: 3, steps: 4}': line 1: steps is given twice"),
+        ("rewards=" + "[" * 5000, f"--set 'rewards={71 * '['}... (5010 characters): nested too deeply"),
     ],
 )
 def test_a_mistake_is_refused_in_one_line_that_names_it(override: str, message: str) -> None:
@@ -77,12 +88,97 @@ def test_whole_floats_are_integers_as_kubeflow_sends_them() -> None:
     assert load_config(None, ["steps=50.0"]).steps == 50
 
 
-@pytest.mark.parametrize("content", ["- a list", "steps: [", "\xff\xfe"])
-def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("- a list", r"holds \['a list'\], wanted keys with values"),
+        ("steps: [", "not valid YAML: "),
+        ("\xff\xfe", "not valid YAML: "),
+        ("steps: 3\nsteps: 4", "line 2: steps is given twice"),
+        ("sampler:\n  steps: 20\n  steps: 20", "line 3: steps is given twice"),
+        ("[a]: 1", "line 1: a key must be a text"),
+        ("steps: !!python/name:os.system 3", "line 1: the tag tag:yaml.org,2002:python/name:os.system means nothing"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "line 1: an anchor cannot be used again"),
+        ("a: " + 100_000 * "[", "nested too deeply"),
+        ("\n".join(f"{level * ' '}a:" for level in range(2000)), "nested too deeply"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match=r"run\.yaml: "):
+    with pytest.raises(UserError, match=rf"run\.yaml: {message}"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("sampler.negative_prompt", "blurry # bad", "blurry # bad"),
+        ("sampler.negative_prompt", "no", "no"),
+        ("sampler.negative_prompt", "", ""),
+        ("sampler.negative_prompt", " {a: 1} ", " {a: 1} "),
+        ("base_revision", "1234567", "1234567"),
+        ("base_revision", "null", None),
+        ("wandb_project", "~", "~"),
+        ("steps", "010", 10),
+        ("steps", "1_000", 1000),
+        ("optimizer.learning_rate", "1e-1", 0.1),
+        ("optimizer.learning_rate", "1_0.5", 10.5),
+        ("compute.compile", "true", True),
+        ("compute.compile", "False", False),
+        ("height", "null", None),
+        ("rewards.symmetry.weight", "1e-1", 0.1),
+        ("rewards.my.py:fn.hinge", "0.3", 0.3),
+        ("rewards../of.mine/my.py:fn.weight", "2", 2.0),
+    ],
+)
+def test_a_value_is_read_by_its_field(key: str, text: str, value: object) -> None:
+    config = load_config(None, ["base_model=some/base", f"{key}={text}"]).model_dump()
+    if key.startswith("rewards."):
+        name, field = key.removeprefix("rewards.").rsplit(".", 1)
+        assert config["rewards"] == {name: RewardTerm().model_dump() | {field: value}}
+    else:
+        *parents, last = key.split(".")
+        for parent in parents:
+            config = config[parent]
+        assert (config[last], type(config[last])) == (value, type(value))
+
+
+def test_a_scalar_in_a_file_is_read_by_its_field_too(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "base_model: 2024\nbase_revision: 010\nwandb_project:\nheight: ~\nsteps: 010\ncompute: {compile: true}\n"
+        "sampler: {negative_prompt: no, guidance_scale: 1e1}\nlora: {targets: [to_q, 1, null]}\n"
+        "rewards: {my.py:fn: 1e-1, hps: {praise: 'null', blame: yes}}\n"
+    )
+    config = load_config(path)
+    assert (config.base_model, config.base_revision, config.wandb_project) == ("2024", "010", None)
+    assert (config.height, config.steps, config.compute.compile) == (None, 10, True)
+    assert (config.sampler.negative_prompt, config.sampler.guidance_scale) == ("no", 10.0)
+    assert config.lora.targets == ("to_q", "1", "null")
+    assert config.rewards == {"my.py:fn": RewardTerm(weight=0.1), "hps": RewardTerm(praise="null", blame="yes")}
+
+
+def test_what_a_file_gives_in_short_can_be_bent(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("rewards: {my.py:fn: 0.5}\nheld_out: null\n")
+    config = load_config(path, ["rewards.my.py:fn.hinge=0.3", "held_out.reward=hps", "held_out.max_drop=0.1"])
+    assert config.rewards == {"my.py:fn": RewardTerm(weight=0.5, hinge=0.3)}
+    assert config.held_out == HeldOut(reward="hps", max_drop=0.1)
+
+
+@given(st.text())
+def test_any_text_given_to_a_text_field_comes_back(text: str) -> None:
+    assert load_config(None, [f"sampler.negative_prompt={text}"]).sampler.negative_prompt == text
+
+
+@given(st.integers(0, 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False))
+def test_the_repr_of_any_number_comes_back(seed: int, weight: float) -> None:
+    config = load_config(None, [f"seed={seed!r}", f"rewards.symmetry={weight!r}"])
+    assert (config.seed, config.rewards["symmetry"].weight) == (seed, weight)
+
+
+TEXTS = st.text() | st.sampled_from(["null", "~", "", "no", "010", "1:30", "1e-1", "<<", "*a", "# x", "a: b"])
 
 
 @given(
@@ -91,9 +187,14 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str
         steps=st.integers(1, 10**6),
         seed=st.integers(0, 2**40),
         ema_decay=st.floats(0, 0.9999),
-        base_model=st.text(max_size=40),
+        base_model=st.text(max_size=40).filter(lambda name: name != "miniature"),
+        base_revision=st.none() | TEXTS,
+        wandb_project=st.none() | TEXTS,
+        sampler=st.builds(dict, negative_prompt=TEXTS),
         rewards=st.dictionaries(
-            st.sampled_from(["symmetry", "preference"]), st.floats(allow_nan=False, allow_infinity=False), min_size=1
+            st.sampled_from(["hps", "preference", "my.py:fn", "? #.py:fn", "1.py:f"]),
+            st.builds(dict, weight=st.floats(allow_nan=False, allow_infinity=False), praise=TEXTS, blame=TEXTS),
+            min_size=1,
         ),
     )
 )
@@ -138,9 +239,13 @@ def test_any_settings_are_parsed_or_refused_in_one_line(chosen: dict[str, object
         assert parse(config.model_dump()) == (config, "")
 
 
+def as_typed(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def parse(values: dict[str, object]) -> tuple[Config | None, str]:
     try:
-        return load_config(None, [f"{key}={json.dumps(value)}" for key, value in values.items()]), ""
+        return load_config(None, [f"{key}={as_typed(value)}" for key, value in values.items()]), ""
     except UserError as error:
         return None, str(error)
 

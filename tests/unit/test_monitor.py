@@ -245,7 +245,7 @@ def test_samples_and_refused_records_are_told() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"min_promts": 3}, "min_promts: no such key; the keys are min_prompts, "),
+        ({"min_promts": 3}, r"min_promts: no such key; did you mean min_prompts\?"),
         ({"max_prompts": 50}, "max_prompts: 50 is less than min_prompts, 200"),
         ({"thresholds": {}}, "thresholds={}: holds no threshold: give one of characters"),
         ({"thresholds": {"text_domain": 0.5}}, "thresholds.text_domain=0.5: .*greater than 0.5"),

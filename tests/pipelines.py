@@ -20,6 +20,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from torch import Tensor
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -68,6 +69,16 @@ def save_pipeline(kind: str, folder: Path, seed: int = 0) -> Path:
     """The pipeline as a folder that loads by its path."""
     make_pipeline(kind, seed).save_pretrained(folder)
     return folder
+
+
+def pictures(pipeline: DiffusionPipeline) -> Tensor:
+    """A small picture (1, 3, 16, 16) of plain diffusers."""
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    images: Tensor = pipeline(
+        "a red circle", num_inference_steps=4, height=16, width=16, generator=generator, output_type="pt"
+    ).images
+    return images
 
 
 def open_base(folder: Path, *, precision: str = "fp32", height: int = SIDE, width: int = SIDE) -> Base:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
@@ -15,7 +16,7 @@ from torch import Tensor
 from drtune.config import LoraSection
 from drtune.errors import UserError
 from drtune.models.base import Base
-from drtune.models.tensors import to_bytes
+from drtune.models.tensors import load_tensors, to_bytes
 
 
 def add_adapter(base: Base, lora: LoraSection, seed: int) -> dict[str, torch.nn.Parameter]:
@@ -50,14 +51,33 @@ def without_adapter(base: Base) -> Iterator[None]:
 
 
 def save_adapter(base: Base, folder: Path) -> None:
-    """Write `folder/ADAPTER_FILE` in diffusers' format. Its metadata keep alpha, which the format alone would lose."""
+    """Write `folder/ADAPTER_FILE` in diffusers' format, with its scale in the weights."""
     settings = base.network.peft_config["default"].to_dict()
     settings["target_modules"] = sorted(settings["target_modules"])  # a set, ordered differently in every process
-    about = json.dumps({f"{base.network_name}.{key}": value for key, value in settings.items()}, sort_keys=True)
+    about = {f"{base.network_name}.{key}": value for key, value in settings.items()}
 
     def write(tensors: dict[str, Tensor], path: str) -> None:
-        # One entry alone: safetensors writes several in an order that chance decides, and equal adapters would differ.
-        Path(path).write_bytes(to_bytes(tensors, {LORA_ADAPTER_METADATA_KEY: about}))
+        Path(path).write_bytes(adapter_bytes(tensors, about))
 
     layers = {f"{base.network_name}_lora_layers": get_peft_model_state_dict(base.network)}
     base.pipeline_class.save_lora_weights(folder, **layers, save_function=write)
+
+
+def adapter_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bytes:
+    """The content of an adapter's file, in which alpha is the rank: the scale, alpha / rank, is in the outer matrices.
+
+    Readers look for alpha in the metadata, in a tensor beside each layer, or nowhere; on a scale of 1 they all agree.
+    """
+    (network,) = {key.partition(".")[0] for key in about}
+    rank = about[f"{network}.r"]
+    scale = about[f"{network}.lora_alpha"] / rank
+    scaled = {name: tensor * scale if ".lora_B." in name else tensor for name, tensor in tensors.items()}
+    settings = json.dumps({**about, f"{network}.lora_alpha": float(rank)}, sort_keys=True)
+    # One entry alone: safetensors writes several in an order that chance decides, and equal adapters would differ.
+    return to_bytes(scaled, {LORA_ADAPTER_METADATA_KEY: settings})
+
+
+def load_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a saved adapter and its settings by name, as `adapter_bytes` takes them."""
+    tensors, about = load_tensors(path)
+    return tensors, json.loads(about[LORA_ADAPTER_METADATA_KEY])

@@ -6,23 +6,32 @@ import json
 import shutil
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, FluxTransformer2DModel, UNet2DConditionModel
+from safetensors.torch import load
 
 from drtune.config import Config
 from drtune.contracts import CONFIG, TunedModel
 from drtune.errors import UserError
 from drtune.files.local import claim, replacing
-from drtune.models.kohya import flux_to_kohya, unet_to_kohya
+from drtune.models.adapter import adapter_bytes, load_adapter
+from drtune.models.kohya import (
+    STABLE_DIFFUSION_XL,
+    flux,
+    flux_to_kohya,
+    metadata_of_kind,
+    stable_diffusion,
+    unet_to_kohya,
+)
 from drtune.models.loading import DTYPES, load_base, quiet_libraries
 from drtune.models.miniature import CHECKPOINT
-from drtune.models.tensors import load_tensors, save_tensors
+from drtune.models.tensors import stream_tensors
 from drtune.models.tuned import open_tuned, put_on
 
 
 def export(model_folder: Path, form: str, out: Path, *, overwrite: bool = False) -> None:
     """Write a TunedModel to `out` in another format.
 
-    - `diffusers`: its LoRA as one file for `load_lora_weights`, with alpha in the metadata.
+    - `diffusers`: its LoRA as one file for `load_lora_weights`.
     - `kohya`: its LoRA as one file with kohya's names, for ComfyUI and others.
     - `merged`: the pipeline with the tuned weights in it, as a folder for `DiffusionPipeline.from_pretrained`.
 
@@ -39,39 +48,44 @@ def export(model_folder: Path, form: str, out: Path, *, overwrite: bool = False)
         raise UserError(f"format {form}: holds a LoRA, and {model_folder} has full weights; give --format merged")
     if out.suffix != ".safetensors":
         raise UserError(f"output {out}: format {form} is one file; give a name that ends in .safetensors")
-    source = model_folder / model.weights_file
+    adapter = adapter_bytes(*load_adapter(model_folder / model.weights_file))
     if form == "kohya":
-        _save_kohya(source, model, config, out)
+        _save_kohya(adapter, model, config, out)
     else:
         with replacing(out) as written:
-            shutil.copyfile(source, written)
+            written.write_bytes(adapter)
 
 
-def _save_kohya(source: Path, model: TunedModel, config: Config, out: Path) -> None:
-    tensors, _ = load_tensors(source)
-    rank, alpha = config.lora.rank, config.lora.alpha
-    match _pipeline_of(model):
-        case "StableDiffusionPipeline" | "StableDiffusionXLPipeline":
-            named = unet_to_kohya(tensors, alpha)
-        case "FluxPipeline":
-            named = flux_to_kohya(tensors, alpha)
-        case kind:
-            raise UserError(
-                f"format kohya: diffusers reads none for a {kind}, so that it could not be checked; "
-                "give --format diffusers, which ComfyUI reads as well"
-            )
-    about = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
-    save_tensors(out, named, about)
-
-
-def _pipeline_of(model: TunedModel) -> str:
-    """The class of the base's pipeline, from its index alone."""
-    source = CHECKPOINT if model.base_model == "miniature" else model.base_model
+def _save_kohya(adapter: bytes, model: TunedModel, config: Config, out: Path) -> None:
+    source = str(CHECKPOINT) if model.base_model == "miniature" else model.base_model
+    where = {"revision": model.base_revision}
+    tensors = load(adapter)
     try:
-        kind: str = DiffusionPipeline.load_config(source, revision=model.base_revision)["_class_name"]
+        match DiffusionPipeline.load_config(source, **where)["_class_name"]:
+            case "StableDiffusionPipeline":
+                network = UNet2DConditionModel.load_config(source, subfolder="unet", **where)
+                sampler = DDIMScheduler.load_config(source, subfolder="scheduler", **where)
+                kind, named = stable_diffusion(network, sampler), unet_to_kohya(tensors)
+            case "StableDiffusionXLPipeline":
+                kind, named = STABLE_DIFFUSION_XL, unet_to_kohya(tensors)
+            case "FluxPipeline":
+                network = FluxTransformer2DModel.load_config(source, subfolder="transformer", **where)
+                kind, named = flux(network), flux_to_kohya(tensors)
+            case other:
+                raise UserError(
+                    f"format kohya: diffusers reads none for a {other}, so that it could not be checked; "
+                    "give --format diffusers, which ComfyUI reads as well"
+                )
     except OSError as error:
         raise UserError(f"base_model={model.base_model!r}: cannot be read ({str(error).splitlines()[0]})") from None
-    return kind
+    about = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(config.lora.rank),
+        "ss_network_alpha": str(float(config.lora.rank)),
+        **metadata_of_kind(kind, named, out.stem, width=config.width, height=config.height),
+        "modelspec.description": f"{model.base_model}, tuned by {config.method.name} on {', '.join(config.rewards)}",
+    }
+    stream_tensors(out, named, about)
 
 
 def _merge(model_folder: Path, model: TunedModel, config: Config, out: Path) -> None:

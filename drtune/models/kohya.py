@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from torch import Tensor
 
 from drtune.errors import UserError
+from drtune.files.local import sha256_bytes
+from drtune.models.tensors import to_bytes
 
 DOUBLE_BLOCK = {
     "img_attn_qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -31,17 +34,71 @@ SINGLE_BLOCK = {
 """FLUX.1's layers as its authors named them, each one or several of diffusers' side by side."""
 
 
-def unet_to_kohya(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+class Kind(NamedTuple):
+    """What a base is called by those who look for adapters to it."""
+
+    version: str
+    """As sd-scripts has it, in `ss_base_model_version`."""
+    architecture: str
+    """As ModelSpec has it, https://github.com/Stability-AI/ModelSpec; an adapter's is this and `/lora`."""
+    implementation: str
+    """Whose names the layers have."""
+    side: int
+    """Pixels of the images that it was made for."""
+    prediction: str | None
+    """`epsilon`, `v` or, for a flow, none."""
+
+
+STABLE_DIFFUSION_XL = Kind("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "diffusers", 1024, "epsilon")
+
+
+def stable_diffusion(network: Mapping[str, Any], sampler: Mapping[str, Any]) -> Kind:
+    """Which Stable Diffusion 1 or 2, from the configurations of its UNet and its scheduler."""
+    if not network["use_linear_projection"]:
+        return Kind("sd_v1", "stable-diffusion-v1", "diffusers", 512, "epsilon")
+    if sampler["prediction_type"] == "epsilon":
+        return Kind("sd_v2", "stable-diffusion-v2-512", "diffusers", 512, "epsilon")
+    return Kind("sd_v2_v", "stable-diffusion-v2-768-v", "diffusers", 768, "v")
+
+
+def flux(network: Mapping[str, Any]) -> Kind:
+    """Which FLUX.1, from the configuration of its transformer."""
+    name = "flux-1-dev" if network["guidance_embeds"] else "flux-1-schnell"
+    return Kind("flux1", name, "https://github.com/black-forest-labs/flux", 1024, None)
+
+
+def metadata_of_kind(
+    kind: Kind, named: Mapping[str, Tensor], title: str, *, width: int | None, height: int | None
+) -> dict[str, str]:
+    """What a file of an adapter says of itself: its base as sd-scripts calls it, and what ModelSpec 1.0.1 asks for.
+
+    The hash is that of all tensors as they lie in the file, without its header.
+    """
+    content = to_bytes(named, {})
+    header = 8 + int.from_bytes(content[:8], "little")
+    about = {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{kind.architecture}/lora",
+        "implementation": kind.implementation,
+        "title": title,
+        "resolution": f"{width or kind.side}x{height or kind.side}",
+        "hash_sha256": f"0x{sha256_bytes(content[header:])}",
+        **({"prediction_type": kind.prediction} if kind.prediction else {}),
+    }
+    return {"ss_base_model_version": kind.version} | {f"modelspec.{key}": value for key, value in about.items()}
+
+
+def unet_to_kohya(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The adapter of a UNet: `unet.<layer>.lora_A.weight` becomes `lora_unet_<layer>.lora_down.weight`, and so on.
 
-    Every layer gets its `alpha`, by which the reader scales it: alpha / rank.
+    Every layer gets its `alpha`, by which a reader scales it, alpha / rank: the rank, for a scale of 1.
     """
     named: dict[str, Tensor] = convert_state_dict_to_kohya(dict(tensors))
-    return named | {name: torch.tensor(alpha) for name in named if name.endswith(".alpha")}
+    return {name: tensor.float() if name.endswith(".alpha") else tensor for name, tensor in named.items()}
 
 
-def flux_to_kohya(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """The adapter of FLUX.1: layers that its authors have in one are fused, with as many times the rank and alpha.
+def flux_to_kohya(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The adapter of FLUX.1: layers that its authors have in one are fused, with as many times the rank.
 
     Raises:
         UserError: a layer has no place there, or only some of those that are fused have an adapter.
@@ -63,7 +120,7 @@ def flux_to_kohya(tensors: Mapping[str, Tensor], alpha: float) -> dict[str, Tens
                         f"{', '.join(present)} {'has' if len(present) == 1 else 'have'} an adapter; "
                         "give --format diffusers"
                     )
-                named |= _fused(f"lora_unet_{block}_{name}", [adapters.pop(part) for part in parts], alpha)
+                named |= _fused(f"lora_unet_{block}_{name}", [adapters.pop(part) for part in parts])
         if adapters:
             raise UserError(
                 f"lora.targets: kohya's format has no {next(iter(adapters))} of {block}; give --format diffusers"
@@ -79,11 +136,12 @@ def _placed(layer: str) -> tuple[str, str]:
     return f"{'single' if match[1] else 'double'}_blocks_{match[2]}", match[3]
 
 
-def _fused(name: str, adapters: Sequence[tuple[Tensor, Tensor]], alpha: float) -> dict[str, Tensor]:
+def _fused(name: str, adapters: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """Adapters side by side as one: their outputs laid end to end."""
     downs, ups = zip(*adapters, strict=True)
+    down = torch.cat(downs)
     return {
-        f"{name}.lora_down.weight": torch.cat(downs),
+        f"{name}.lora_down.weight": down,
         f"{name}.lora_up.weight": torch.block_diag(*ups),
-        f"{name}.alpha": torch.tensor(alpha * len(adapters)),
+        f"{name}.alpha": torch.tensor(float(len(down))),
     }

@@ -13,20 +13,19 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 from components.endings import by_address, mistake_in
 from drtune.errors import UserError
+from drtune.lifetime import GRACE_SECONDS, mortal
 
-GRACE_SECONDS = 20.0
-"""How long a child may take to end after SIGTERM before it is killed."""
 LINES_KEPT = 15
 
 
 def run_process(command: Sequence[str]) -> None:
     """Run `command` to its end, passing on each line that it writes (to standard error too) as it comes.
 
-    The child ends with this process: SIGTERM, Ctrl-C and a reader that went away are passed on to it.
+    The child ends with this process: SIGTERM, Ctrl-C and a reader that went away are passed on to it. A command of
+    drtune also ends by itself when this process is killed (drtune/lifetime.py).
 
     Raises:
         UserError: the child ended with the exit code of a user's mistake; the message is its error line.
@@ -34,6 +33,7 @@ def run_process(command: Sequence[str]) -> None:
     """
     line, last = b"\n", deque[str](maxlen=LINES_KEPT)
     with (
+        mortal(),
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -67,12 +67,7 @@ def _with_addresses(line: bytes) -> bytes:
 
 @contextmanager
 def _ending_with_us(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the child when the block ends by an exception, and make SIGTERM one."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, stop)
+    """End the child when the block ends by an exception."""
     try:
         yield
     except BaseException:
@@ -82,5 +77,3 @@ def _ending_with_us(child: subprocess.Popen[bytes]) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             child.kill()
         raise
-    finally:
-        signal.signal(signal.SIGTERM, previous)

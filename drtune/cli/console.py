@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from drtune.errors import as_command
+from drtune.lifetime import as_command
 
 PATH = click.Path(path_type=Path)
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what stands at the output.")

@@ -31,8 +31,8 @@ def main() -> None:
     The steps in their order are prompts, train, evaluate, decide and publish; the output of one is by default the input
     of the next. `drtune-pipeline run` does them all.
 
-    Exit codes: 0 done, 1 failed, 2 something given cannot be used; a training that was told to end by SIGTERM or Ctrl-C
-    saves its state first and gives 143 or 130.
+    Exit codes: 0 done, 1 failed, 2 something given cannot be used, 143 or 130 ended by SIGTERM or Ctrl-C; a training
+    saves its state first.
     """
 
 

@@ -24,8 +24,9 @@ from pathlib import Path
 import click
 
 from drtune.contracts import CONFIG
-from drtune.errors import AwayError, InterruptionError, UserError, as_command
+from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.storage import Storage, open_storage
+from drtune.lifetime import as_command
 from drtune.prompts.prepare import open_prompts
 from drtune.training.mirror import LAUNCHER, MODEL, REQUEST, Mirror
 from drtune.training.torchrun import ProcessesFailedError, run_workers
@@ -47,7 +48,6 @@ def main(
     uri: str, work: Path, processes: int, grace_seconds: int, alone_seconds: int | None, join_seconds: int
 ) -> None:
     """Train what is asked at URI, as one of the nodes that do."""
-    signal.signal(signal.SIGTERM, _end)  # the first process of a container has no default
     # torch reads these when it is imported. A node that loses another would else write 35 lines of C++ frames for each
     # of its processes (torch 2.13 TCPStore.cpp, a warning), behind the line of the other node that says why.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -124,10 +124,6 @@ def _listen(storage: Storage, alone_seconds: int, is_alone: threading.Event) -> 
     print(f"the launcher was not heard of for {alone_seconds} s: nobody waits for this training", file=sys.stderr)
     is_alone.set()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _end(number: int, _frame: object) -> None:
-    raise InterruptionError(f"stopped by {signal.Signals(number).name} before the training began", number)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from drtune.errors import as_command
+from drtune.lifetime import as_command
 
 PATH = click.Path(path_type=Path)
 
@@ -25,7 +25,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--mirror", metavar="URI", help="Keep OUT there too, for nodes that share no disk. It implies --resume.")
 def main(config: Path, prompts: Path, out: Path, resume: bool, overwrite: bool, mirror: str | None) -> None:
     """Take one process's share of a run; torchrun starts this in each."""
-    with as_command():
+    with as_command(with_parent=True):  # torchrun, which cannot pass on that it was killed
         from drtune.config import load_config
 
         settings = load_config(config)

@@ -20,7 +20,8 @@ PACKAGE = Path(__file__).parents[1] / "tune.yaml"
 def main() -> None:
     """Run the pipeline here, or on a Kubeflow server: prepare prompts, train, evaluate, decide, publish.
 
-    Exit codes: 0 done (published or not), 1 a step or run failed, 2 something given cannot be used; `monitor` has more.
+    Exit codes: 0 done (published or not), 1 a step or run failed, 2 something given cannot be used, 143 or 130 ended by
+    SIGTERM or Ctrl-C; `monitor` has more.
     """
 
 

@@ -68,6 +68,8 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
         self._redirection.__exit__(None, None, None)
         logging.getLogger().removeFilter(self._hear)
         self._close_line()
+        if self._step:
+            self._say(f"{time.strftime('%H:%M:%S')}  {self._step.name} stopped, and all that it had started")
 
     def write(self, text: str) -> int:
         """Take what a step wrote, in pieces of any size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def run_into(
     started = time.monotonic()
     with (out / LOG).open("w", encoding="utf-8") as log:
         failure = run_here(pipeline, out / STEPS, arguments, sys.stdout, log)
-    _link_artifacts(out)
+    _link_artifacts(out, pipeline.name)
     if failure:
         click.echo(f"error: step {failure.step}: {failure.reason}", err=True)
         click.echo(f"(everything it wrote: {out / LOG})", err=True)
@@ -71,9 +72,9 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
         shutil.rmtree(out / STEPS)
 
 
-def _link_artifacts(out: Path) -> None:
+def _link_artifacts(out: Path, pipeline: str) -> None:
     """Make `out`/<artifact> lead to where kfp.local put it: steps/<pipeline and time>/<step>/<artifact>."""
-    for artifact in (out / STEPS).glob("*/*/*"):
+    for artifact in (out / STEPS).glob(f"{pipeline}-*/*/*"):
         if artifact.is_dir():
             (out / artifact.name).symlink_to(artifact.relative_to(out), target_is_directory=True)
 
@@ -92,19 +93,36 @@ def run_here(
 
     Returns:
         What stopped the run; None when it went through, whatever it came to.
+
+    Raises:
+        InterruptionError: a signal ended this process, and the step that ran has ended too.
     """
     with warnings.catch_warnings():
         # kfp warns of every image without "python" in its name; the images are not used here.
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.filterwarnings("ignore", "Task .*: settings .* have no effect")  # what pods get does not count here
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-        with _without_retries(pipeline.pipeline_spec), Display(terminal, log) as display:
+        with _scratch(root), _without_retries(pipeline.pipeline_spec), Display(terminal, log) as display:
             try:
                 pipeline(**arguments)
             except RuntimeError:
                 if display.failure is None:  # kfp itself failed, not a step
                     raise
     return display.failure
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[None]:
+    """Where the steps put what is temporary: kfp leaves the code of each there."""
+    root.mkdir(parents=True, exist_ok=True)
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=root.resolve()) as folder:
+        os.environ["TMPDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["TMPDIR"]
+            os.environ |= {"TMPDIR": before} if before else {}
 
 
 @contextmanager

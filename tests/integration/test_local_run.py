@@ -2,12 +2,19 @@
 
 import io
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import pytest
 from kfp import dsl
 
 from pipelines.local.display import Failure
 from pipelines.local.run import run_here
+from tests.lives import wait_until_gone
 
 
 class Terminal(io.StringIO):
@@ -97,3 +104,48 @@ def test_a_traceback_that_a_step_survives_is_shown(tmp_path: Path) -> None:
     assert failure is None
     assert "ZeroDivisionError: division by zero" in screen.getvalue()
     assert "went on" in screen.getvalue()
+
+
+ENDLESS = """
+import os, pathlib, sys
+from components.process import run_process
+code = "import os, pathlib, sys, time\\nfrom drtune.lifetime import mortal\\nwith mortal():\\n"
+code += "    pathlib.Path(sys.argv[1]).write_text(f'{os.getppid()} {os.getpid()}')\\n    time.sleep(600)"
+run_process([sys.executable, "-c", code, os.environ["STARTED"]])
+"""
+"""A step whose work says nothing, and so never notices by itself that nobody listens."""
+
+RUN = """
+import signal, sys
+from drtune.lifetime import as_command
+from tests.integration.test_local_run import ENDLESS, run, Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+with as_command():
+    run(Path(sys.argv[1]), "go on", ENDLESS, sys.stdout)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_pipeline_alone_ends_its_step_and_what_that_started(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    started = tmp_path / "started"
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", RUN, str(tmp_path)],
+        env=os.environ | {"STARTED": str(started)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as pipeline:
+        while not (started.exists() and len(started.read_text().split()) == 2):
+            assert pipeline.poll() is None, pipeline.communicate()
+            time.sleep(0.02)
+        pipeline.send_signal(number)
+        shown, said = pipeline.communicate()
+    if number == signal.SIGKILL:
+        assert pipeline.returncode == -number
+    else:
+        assert (pipeline.returncode, said) == (128 + number, f"stopped by {number.name}\n")
+        assert shown.splitlines()[-1].endswith("fail stopped, and all that it had started")
+        assert [path.name for path in (tmp_path / "steps").iterdir() if path.name.startswith("tmp-")] == []
+    wait_until_gone(*map(int, started.read_text().split()))

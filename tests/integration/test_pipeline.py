@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from drtune.contracts import Decision, EvaluationReport, PromptSet, RegistryEntry, TunedModel
 from drtune.files.local import sha256_file
 from drtune.publishing.registry import Registry
+from tests.lives import pids_of, wait_until_gone
 from tests.metadata import check_metadata
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +42,15 @@ def policy(tmp_path: Path, min_gain: float) -> Path:
     return path
 
 
-def run(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
+def command_of(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> list[str]:
     """`drtune-pipeline run` into tmp_path / "run"; paths in the configuration are those of the repository."""
     command = [sys.executable, "-m", "pipelines.cli.main", "run", "--prompts", str(prompts), *options]
     command += ["--out", str(tmp_path / "run"), "--registry", str(tmp_path / "registry"), "--name", "tried"]
-    command += [f"--set={override}" for override in overrides]
+    return [*command, *(f"--set={override}" for override in overrides)]
+
+
+def run(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
+    command = command_of(tmp_path, prompts, *options, overrides=overrides)
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -108,6 +115,28 @@ def test_a_step_that_fails_is_named_and_nothing_is_published(tmp_path: Path, pro
     assert result.stderr.startswith("error: step train: ")
     assert "Traceback" not in result.stdout + result.stderr
     assert not (tmp_path / "registry").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_pipeline_alone_ends_its_training_which_saves_its_state(
+    tmp_path: Path, prompts: Path, number: signal.Signals
+) -> None:
+    command = command_of(
+        tmp_path, prompts, overrides=[*FEW_STEPS, "steps=5000", "checkpoint_every=5000", "processes=2"]
+    )
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as pipeline:
+        while not any(log.read_text() for log in tmp_path.glob("run/steps/tune-*/train/model/metrics.jsonl")):
+            assert pipeline.poll() is None, pipeline.communicate()
+            time.sleep(0.1)
+        started = pids_of(str(tmp_path))
+        assert len(started) >= 6  # pipeline, shell, step, torchrun, two processes
+        pipeline.send_signal(number)
+        pipeline.communicate()
+    assert pipeline.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    wait_until_gone(*started)
+    assert pids_of(str(tmp_path)) == []
+    assert len(list(tmp_path.glob("run/steps/tune-*/train/model/checkpoints/step-*.safetensors"))) == 1
 
 
 def no_prompts(tmp_path: Path) -> Path:

@@ -27,6 +27,7 @@ from drtune.prompts.prepare import open_prompts
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
 from drtune.training.trainer import train
+from tests.lives import pids_of, wait_until_gone
 from tests.pipelines import save_pipeline
 from tests.together import together
 
@@ -292,6 +293,24 @@ def tune_in_two(prompts: Path, out: Path, config: Config) -> subprocess.Complete
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_started_them_even_if_it_is_killed(
+    prompts: Path, bases: Path, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "config.yaml", tmp_path / "out"
+    file.write_text(config_of(bases / "sdxl", "steps=5000", "checkpoint_every=5000", "processes=2").to_yaml())
+    command = [sys.executable, "-m", "drtune.cli.main", "train", f"--config={file}", f"--prompts={prompts}"]
+    with subprocess.Popen([*command, f"--out={out}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text()):
+            assert run.poll() is None
+            time.sleep(0.1)
+        started = pids_of(str(out))
+        assert len(started) == 3
+        run.kill()
+    wait_until_gone(*started)
+    assert len(list(out.glob("checkpoints/step-*.safetensors"))) == 1
 
 
 @pytest.mark.slow

@@ -1,4 +1,3 @@
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 from components.process import LINES_KEPT, run_process
 from components.train.run import tell_addresses
 from drtune.errors import UserError
+from tests.lives import wait_until_gone
 
 
 def python(code: str) -> list[str]:
@@ -53,16 +53,25 @@ def test_a_mistake_of_the_user_stays_one() -> None:
         run_process(python("print('reading'); print('error: steps=0: give at least 1'); raise SystemExit(2)"))
 
 
-def _start_and_wait_for_the_grandchild(tmp_path: Path) -> tuple[subprocess.Popen[bytes], int]:
+# Whoever runs the tests in the background has SIGINT ignored, and so would their children.
+DEFAULT_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+TALKING = "while True: print('.', flush=True); time.sleep(0.02)"
+SILENT = "from drtune.lifetime import mortal\nwith mortal(): started(); time.sleep(600)"
+
+
+def _start_and_wait_for_the_grandchild(tmp_path: Path, work: str = TALKING) -> tuple[subprocess.Popen[bytes], int]:
+    """A process that runs another by `run_process`, and the other's number, once it is at `work`."""
     pid_file = tmp_path / "pid"
     child = (
-        f"import os, pathlib, time\npathlib.Path({str(tmp_path / 'new')!r}).write_text(str(os.getpid()))\n"
-        f"os.rename({str(tmp_path / 'new')!r}, {str(pid_file)!r})\nwhile True: print('.', flush=True); time.sleep(0.02)"
+        "import os, pathlib, time\n"
+        "def started():\n"
+        f"    pathlib.Path({str(tmp_path / 'new')!r}).write_text(str(os.getpid()))\n"
+        f"    os.rename({str(tmp_path / 'new')!r}, {str(pid_file)!r})\n"
+        f"{'' if 'started()' in work else 'started()'}\n{work}"
     )
-    # Whoever runs the tests in the background has SIGINT ignored, and so would their children.
     parent = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
+        DEFAULT_SIGINT
+        + f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
     )
     process = subprocess.Popen(python(parent), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     while not pid_file.exists():
@@ -70,36 +79,26 @@ def _start_and_wait_for_the_grandchild(tmp_path: Path) -> tuple[subprocess.Popen
     return process, int(pid_file.read_text())
 
 
-def _wait_until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    pytest.fail("the child outlived its parent")
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_child_too(tmp_path: Path, number: signal.Signals) -> None:
-    process, pid = _start_and_wait_for_the_grandchild(tmp_path)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("work", [TALKING, SILENT], ids=["talking", "silent"])
+def test_a_signal_ends_the_child_too(tmp_path: Path, number: signal.Signals, work: str) -> None:
+    process, pid = _start_and_wait_for_the_grandchild(tmp_path, work)
     with process:
         process.send_signal(number)
         assert process.stdout is not None
         process.stdout.read()
-    assert process.returncode != 0
-    _wait_until_gone(pid)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    wait_until_gone(pid)
 
 
-def test_a_reader_that_goes_away_ends_the_child_too(tmp_path: Path) -> None:
-    process, pid = _start_and_wait_for_the_grandchild(tmp_path)
+@pytest.mark.parametrize("work", [TALKING, SILENT], ids=["talking", "silent"])
+def test_a_reader_that_goes_away_ends_the_child_too(tmp_path: Path, work: str) -> None:
+    process, pid = _start_and_wait_for_the_grandchild(tmp_path, work)
     with process:
         assert process.stdout is not None
         process.stdout.close()
     assert process.returncode != 0
-    _wait_until_gone(pid)
+    wait_until_gone(pid)
 
 
 def test_in_a_pod_artifacts_are_called_by_their_addresses(

@@ -12,7 +12,8 @@ from drtune.prompts.prepare import Prompt, prepare
 from tests.pipelines import SIDE, save_pipeline
 from tests.tuned import make_tuned
 
-PROMPTS = [Prompt(f"a {colour} circle", colour[0]) for colour in ("red", "blue", "black", "green", "grey", "rose")]
+COLOURS = ("red", "blue", "black", "green", "grey", "rose", "brown", "gold")
+PROMPTS = [Prompt(f"a {colour} circle", colour[0]) for colour in COLOURS]
 REWARDS = "[symmetry, brightness]"
 OVERRIDES = [
     "evaluation.sampler={steps: 2, guidance_scale: 2.0, negative_prompt: a star}",

@@ -9,6 +9,10 @@ from pydantic import Field
 from drtune.contracts.base import Contract
 from drtune.contracts.model import TunedModel
 
+MIN_PROMPTS = 8
+"""On fewer, nothing is said of chance: no interval, effect or p-value. With five, intervals of skewed scores miss the
+truth twice as often as they say, and no p-value can fall below 0.06; with eight it reaches 0.008, which outlives the
+correction for six comparisons (docs/evaluation.md)."""
 SCORES = "scores.parquet"
 """The file of a report with a row for each picture."""
 DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS = (
@@ -59,7 +63,7 @@ class Measure(Contract):
 
 
 class Standing(Contract):
-    """One measure of one contestant by itself; the interval is a 95 % bootstrap over prompts.
+    """One measure of one contestant by itself; the interval is a 95 % one over prompts, None on fewer than MIN_PROMPTS.
 
     >>> Standing(contestant="base", measure="symmetry", category=None, num_prompts=256, mean=0.56, low=0.54, high=0.58,
     ...          deviation=0.16)
@@ -71,14 +75,16 @@ class Standing(Contract):
     """None: over all prompts."""
     num_prompts: int
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     deviation: float
     """Standard deviation over the prompts."""
 
 
 class Score(Contract):
     """One measure of the candidate against an opponent, on the prompts that both have; intervals are 95 %.
+
+    What says how sure it is, intervals, effect and p-value, is None on fewer than MIN_PROMPTS prompts.
 
     >>> Score(measure="symmetry", opponent="base", category=None, num_prompts=256, opponent_mean=0.56,
     ...       candidate_mean=0.83, gain=0.27, gain_low=0.25, gain_high=0.29, effect=1.7, p_value=0.001,
@@ -93,17 +99,17 @@ class Score(Contract):
     opponent_mean: float
     candidate_mean: float
     gain: float
-    """Mean of candidate minus opponent, paired by prompt; its interval is a bootstrap over prompts."""
-    gain_low: float
-    gain_high: float
-    effect: float
+    """Mean of candidate minus opponent, paired by prompt."""
+    gain_low: float | None
+    gain_high: float | None
+    effect: float | None
     """The gain in standard deviations of the opponent's prompts: comparable between measures."""
-    p_value: float
+    p_value: float | None
     """Of "no difference", two-sided, after Holm's correction for all comparisons of the same table."""
     win_rate: float
     """Fraction of prompts on which the candidate is higher, a tie counts one half; in [0, 1], Wilson's interval."""
-    win_low: float
-    win_high: float
+    win_low: float | None
+    win_high: float | None
 
 
 class BenchmarkRow(Contract):
@@ -144,7 +150,7 @@ class EvaluationReport(Contract):
     ...                  scores_sha256="ab12...", code_revision="4a1b...", versions={"torch": "2.13.0"})
     """
 
-    kind: Literal["EvaluationReport/2"] = "EvaluationReport/2"
+    kind: Literal["EvaluationReport/3"] = "EvaluationReport/3"
     model: TunedModel
     contestants: tuple[Contestant, ...]
     """The candidate first, then its opponents."""

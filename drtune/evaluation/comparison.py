@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, Measure, Score, Standing
-from drtune.evaluation.statistics import bootstrap, compare_paired, holm
+from drtune.contracts import (
+    DIVERSITY_ACROSS,
+    DIVERSITY_WITHIN,
+    DRIFT,
+    DRIFT_PIXELS,
+    MIN_PROMPTS,
+    Measure,
+    Score,
+    Standing,
+)
+from drtune.evaluation.statistics import compare_paired, holm, mean_interval, pseudo_values
 
 BASE, CANDIDATE = "base", "candidate"
 
@@ -53,12 +63,18 @@ def _spread(rows: pd.DataFrame, features_ND: NDArray[np.float64]) -> pd.DataFram
 
 
 def per_prompt(table: pd.DataFrame, measures: Sequence[Measure]) -> dict[str, pd.DataFrame]:
-    """For each contestant the means over the pictures of a prompt: a row a prompt, a column a measure that it has."""
+    """For each contestant the means over the pictures of a prompt: a row a prompt, a column a measure that it has.
+
+    Diversity across prompts, of which each prompt's number holds all other prompts too, is given as its pseudo-values.
+    """
     names = [measure.name for measure in measures]
     means = {}
     for contestant, rows in table.groupby("contestant", sort=False):
         grouped = rows.groupby("index")
-        means[str(contestant)] = grouped[names].mean().dropna(axis=1).assign(category=grouped["category"].first())
+        columns = grouped[names].mean().dropna(axis=1)
+        if DIVERSITY_ACROSS in columns:
+            columns[DIVERSITY_ACROSS] = pseudo_values(columns[DIVERSITY_ACROSS])
+        means[str(contestant)] = columns.assign(category=grouped["category"].first())
     return means
 
 
@@ -68,7 +84,7 @@ def standings(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) 
     for contestant, means in prompts.items():
         for category, rows, names in _tables(means, means, measures):
             values_NM = rows[names].to_numpy()
-            low, high = bootstrap(values_NM)
+            low, high = mean_interval(values_NM) if len(rows) >= MIN_PROMPTS else (None, None)
             for column, name in enumerate(names):
                 made.append(
                     Standing(
@@ -77,8 +93,8 @@ def standings(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) 
                         category=category,
                         num_prompts=len(rows),
                         mean=float(values_NM[:, column].mean()),
-                        low=float(low[column]),
-                        high=float(high[column]),
+                        low=None if low is None else float(low[column]),
+                        high=None if high is None else float(high[column]),
                         deviation=float(values_NM[:, column].std()),
                     )
                 )
@@ -99,7 +115,10 @@ def scores(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> 
         for category, rows, names in _tables(ours.loc[common], theirs.loc[common], measures):
             opponent_NM, candidate_NM = theirs.loc[rows.index, names].to_numpy(), rows[names].to_numpy()
             paired = compare_paired(opponent_NM, candidate_NM)
-            columns = {field: values.tolist() for field, values in vars(paired).items()}
+            columns: dict[str, list[Any]] = {
+                field: [None] * len(names) if values is None else values.tolist()
+                for field, values in vars(paired).items()
+            }
             for column, name in enumerate(names):
                 made.append(
                     Score(
@@ -133,7 +152,7 @@ def _corrected(made: Sequence[Score], rewards: frozenset[str]) -> list[Score]:
         families.setdefault((score.measure in rewards, score.category is None), []).append(place)
     corrected = list(made)
     for places in families.values():
-        p_values = holm([made[place].p_value for place in places])
-        for place, p_value in zip(places, p_values, strict=True):
+        tested = {place: p_value for place in places if (p_value := made[place].p_value) is not None}
+        for place, p_value in zip(tested, holm(list(tested.values())), strict=True):
             corrected[place] = made[place].model_copy(update={"p_value": p_value})
     return corrected

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from drtune.config import Config
 from drtune.config.sections import PolicyFile, Section
-from drtune.contracts import Check, Decision, EvaluationReport, Score, StudyResult
+from drtune.contracts import MIN_PROMPTS, Check, Decision, EvaluationReport, Score, StudyResult
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 
@@ -30,7 +30,7 @@ class Rules(Section):
     max_drop: float | None = Field(default=None, ge=0)
     """The mean gain must not lie below minus this."""
     max_drop_in_category: float | None = Field(default=None, ge=0)
-    """The same for the mean gain in each category; without categories all prompts count as one."""
+    """The same for the mean gain in each category of enough prompts; without one, all prompts count as one."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -65,8 +65,11 @@ class StudyRules(Section):
 class Policy(PolicyFile):
     """When a tuned model may be published."""
 
-    min_prompts: int = Field(ge=1)
-    """The report must rest on at least so many prompts."""
+    min_prompts: int = Field(ge=MIN_PROMPTS)
+    """The report must rest on at least so many prompts; on a handful an interval misses the truth more often than it
+    says."""
+    min_prompts_in_category: int = Field(default=MIN_PROMPTS, ge=MIN_PROMPTS)
+    """A category of fewer is not judged by itself, since its mean is noise."""
     against: dict[str, dict[str, Rules]] = Field(min_length=1)
     """Rules by opponent and reward. An opponent or a reward that the report lacks fails; only `champion` may be absent,
     as it is until something is published."""
@@ -102,7 +105,7 @@ def refuse_unmeasured(policy: Policy, config: Config) -> None:
 def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None = None) -> Decision:
     """Publish when every rule of the policy passes. Pure; a number that is NaN never passes.
 
-    A candidate that is at least as good in every number is never refused where a worse one was published.
+    A candidate that is at least as good in every number of the report is never refused where a worse one was published.
 
     Args:
         report: the evaluation.
@@ -125,7 +128,7 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
         *(
             check
             for opponent, rewards in policy.against.items()
-            for check in _against(opponent, rewards, report, policy.min_prompts)
+            for check in _against(opponent, rewards, report, policy)
         ),
         *_limits(policy.limits, report),
         *(_study(policy.study, study) if policy.study else []),
@@ -139,7 +142,7 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
     )
 
 
-def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport, min_prompts: int) -> Iterator[Check]:
+def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport, policy: Policy) -> Iterator[Check]:
     """The checks against one opponent, in the order of its rules."""
     if opponent not in {contestant.name for contestant in report.contestants}:
         if opponent == "champion":
@@ -153,8 +156,8 @@ def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport,
         if overall is None:
             reason = f"{name} against {opponent}: not in the report; add it to evaluation.rewards"
             yield Check(passed=False, reason=reason)
-        elif overall.num_prompts < min_prompts:  # a reference may share a few prompts only
-            reason = f"{name} against {opponent}: {overall.num_prompts} common prompts, at least {min_prompts} wanted"
+        elif (count := overall.num_prompts) < policy.min_prompts:  # a reference may share a few prompts only
+            reason = f"{name} against {opponent}: {count} common prompts, at least {policy.min_prompts} wanted"
             yield Check(passed=False, reason=reason)
         else:
             categories = [
@@ -162,26 +165,39 @@ def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport,
                 for score in report.scores
                 if (score.measure, score.opponent) == (name, opponent) and score.category is not None
             ]
-            yield from _reward(f"{name} against {opponent}", rules, overall, categories)
+            large = [score for score in categories if score.num_prompts >= policy.min_prompts_in_category]
+            yield from _reward(f"{name} against {opponent}", rules, overall, large, len(categories) - len(large))
 
 
-def _reward(name: str, rules: Rules, overall: Score, categories: Sequence[Score]) -> Iterator[Check]:
+def _reward(name: str, rules: Rules, overall: Score, categories: Sequence[Score], num_small: int) -> Iterator[Check]:
+    """The checks of one reward; `num_small` categories have too few prompts to be among `categories`."""
     if (bound := rules.min_gain) is not None:
-        interval = f"95 % interval {overall.gain_low:.4f} to {overall.gain_high:.4f}"
+        low, interval = _interval(overall.gain_low, overall.gain_high)
         reason = f"{name}: gain {overall.gain:.4f} ({interval}), at least {bound:g} wanted at its low end"
-        yield Check(passed=overall.gain_low >= bound, reason=reason)
+        yield Check(passed=low >= bound, reason=reason)
     if (bound := rules.min_win_rate) is not None:
-        interval = f"95 % interval {overall.win_low:.4f} to {overall.win_high:.4f}"
+        low, interval = _interval(overall.win_low, overall.win_high)
         reason = f"{name}: win rate {overall.win_rate:.4f} ({interval}), at least {bound:g} wanted at its low end"
-        yield Check(passed=overall.win_low >= bound, reason=reason)
+        yield Check(passed=low >= bound, reason=reason)
     if (bound := rules.max_drop) is not None:
         reason = f"{name}: mean gain {overall.gain:.4f}, at least {-bound:g} wanted"
         yield Check(passed=overall.gain >= -bound, reason=reason)
     if (bound := rules.max_drop_in_category) is not None:
         worst = _lowest(categories or [overall], [score.gain for score in categories or [overall]])
         where = "all prompts" if worst.category is None else f"category {worst.category!r}"
-        reason = f"{name}: mean gain {worst.gain:.4f} in {where}, the worst, at least {-bound:g} wanted"
+        left_out = f"; {num_small} with too few prompts not judged" if num_small else ""
+        reason = f"{name}: mean gain {worst.gain:.4f} in {where}, the worst, at least {-bound:g} wanted{left_out}"
         yield Check(passed=worst.gain >= -bound, reason=reason)
+
+
+def _known(number: float | None) -> float:
+    """NaN, which passes no check, for what is not known on so few prompts."""
+    return math.nan if number is None else number
+
+
+def _interval(low: float | None, high: float | None) -> tuple[float, str]:
+    """The low end, and the interval in words."""
+    return _known(low), f"95 % interval {_known(low):.4f} to {_known(high):.4f}"
 
 
 def _lowest(scores: Sequence[Score], numbers: Sequence[float]) -> Score:
@@ -197,8 +213,9 @@ def _limits(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
             reason = "held-out rewards: the report has none; add one that was not tuned on to evaluation.rewards"
             yield Check(passed=False, reason=reason)
         for score in held_out:
-            reason = f"{score.measure}, not tuned on: gain {score.effect:.2f} deviations, at least {-bound:g} wanted"
-            yield Check(passed=score.effect >= -bound, reason=reason)
+            effect = _known(score.effect)
+            reason = f"{score.measure}, not tuned on: gain {effect:.2f} deviations, at least {-bound:g} wanted"
+            yield Check(passed=effect >= -bound, reason=reason)
     if (bound := limits.min_diversity) is not None:
         diversity = _of_kind(report, "diversity")
         if not diversity:
@@ -216,8 +233,9 @@ def _limits(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
             yield Check(passed=drift.mean <= bound, reason=reason)
     if (bound := limits.max_look_change) is not None:
         for score in _of_kind(report, "look"):
-            reason = f"{score.measure}: moved by {score.effect:+.2f} deviations, at most {bound:g} either way wanted"
-            yield Check(passed=abs(score.effect) <= bound, reason=reason)
+            effect = _known(score.effect)
+            reason = f"{score.measure}: moved by {effect:+.2f} deviations, at most {bound:g} either way wanted"
+            yield Check(passed=abs(effect) <= bound, reason=reason)
 
 
 def _of_kind(report: EvaluationReport, kind: str) -> list[Score]:

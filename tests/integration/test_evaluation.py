@@ -54,7 +54,7 @@ def pixels(report: Path, contestant: str, name: str) -> np.ndarray:
 def test_a_report_is_whole(whole: Path) -> None:
     report = EvaluationReport.load(whole)
     assert [one.name for one in report.contestants] == ["candidate", "base"]
-    assert (report.num_prompts, report.contestants[0].num_pictures) == (6, 12)
+    assert (report.num_prompts, report.contestants[0].num_pictures) == (8, 16)
     assert (report.pipeline, report.scheduler) == ("StableDiffusionXLPipeline", "DDIMScheduler")
     assert [(one.name, one.kind) for one in report.measures] == [
         ("symmetry", "trained"),
@@ -83,7 +83,7 @@ def test_a_report_is_whole(whole: Path) -> None:
         "thumbnails",
     }
     assert sha256_file(whole / "scores.parquet") == report.scores_sha256
-    assert len(report.gained) == len(report.lost) == 3
+    assert len(report.gained) == len(report.lost) == 4
 
 
 def test_the_numbers_of_a_report_follow_from_its_table_and_the_table_from_the_pictures(whole: Path) -> None:
@@ -160,7 +160,9 @@ def test_an_adapter_that_changes_nothing_gains_exactly_nothing(
     size = (f"height={SIDE}", f"width={2 * SIDE}")
     folder = make_tuned(tmp_path / "model", base_model, *OVERRIDES, *size, strength=0.0)
     report = evaluate(folder, prompts_folder, tmp_path / "report")
-    assert {(score.gain, score.gain_low, score.gain_high, score.p_value) for score in report.scores} == {(0, 0, 0, 1)}
+    overall = [score for score in report.scores if score.category is None]
+    assert {(score.gain, score.gain_low, score.gain_high, score.p_value) for score in overall} == {(0, 0, 0, 1)}
+    assert {score.gain for score in report.scores} == {0}
     assert [standing.mean for standing in report.standings if standing.measure == "drift_pixels"] == [0]
 
 
@@ -344,7 +346,7 @@ def test_an_existing_report_is_kept_unless_overwritten(
 ) -> None:
     out = tmp_path / "report"
     out.mkdir()
-    (out / "manifest.json").write_text('{"kind": "EvaluationReport/2"}')
+    (out / "manifest.json").write_text('{"kind": "EvaluationReport/3"}')
     (out / "mine.txt").touch()
     with pytest.raises(UserError, match="exists already"):
         evaluate(model_folder, prompts_folder, out)

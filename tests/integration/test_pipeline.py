@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
 FEW_STEPS = ["steps=2", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2"]
-FEW_PROMPTS = ["evaluation.max_prompts=4", "evaluation.sampler.steps=2"]
+FEW_PROMPTS = ["evaluation.max_prompts=8", "evaluation.sampler.steps=2"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def policy(tmp_path: Path, min_gain: float) -> Path:
     path = tmp_path / f"at least {min_gain}.yaml"
     against = {name: {"symmetry": {"min_gain": min_gain}} for name in ("base", "champion")}
-    path.write_text(json.dumps({"min_prompts": 4, "against": against}), encoding="utf-8")
+    path.write_text(json.dumps({"min_prompts": 8, "against": against}), encoding="utf-8")
     return path
 
 

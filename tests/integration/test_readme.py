@@ -22,10 +22,10 @@ sampler: {steps: 2}
 method: {trained_steps: 1, early_stop: 1}
 checkpoint_every: 60
 sample_every: 200
-evaluation: {max_prompts: 4, sampler: {steps: 2}, rewards: [symmetry, preference]}
+evaluation: {max_prompts: 8, sampler: {steps: 2}, rewards: [symmetry, preference]}
 """
 LENIENT_POLICY = """
-min_prompts: 1
+min_prompts: 8
 against: {base: {symmetry: {max_drop: 1.0}}}
 """
 
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "configs" / "miniature.yaml").write_text(SMALL_CONFIG)
     (tmp_path / "configs" / "gate.yaml").write_text(LENIENT_POLICY)
-    (tmp_path / "prompts.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
+    (tmp_path / "prompts.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=200)))
     return tmp_path
 
 

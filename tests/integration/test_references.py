@@ -45,7 +45,8 @@ def test_champion_and_references_are_compared_on_the_prompts_that_both_have(
     ]
     for score in report.scores:
         if score.opponent == "champion":  # it is the candidate itself
-            assert (score.gain, score.win_rate, score.p_value) == (0, 0.5, 1)
+            assert (score.gain, score.win_rate) == (0, 0.5)
+            assert score.p_value == (1 if score.category is None else None)  # categories have too few prompts
     for measure in ("symmetry", "brightness", "diversity_across"):
         mine, packed = report.score(measure, "mj"), report.score(measure, "zipped")
         assert mine is not None
@@ -56,7 +57,7 @@ def test_champion_and_references_are_compared_on_the_prompts_that_both_have(
     for prompt, (red, green, blue) in zip(PROMPTS[:4], RGB, strict=True):
         assert brightness[prompt.text] == pytest.approx((0.299 * red + 0.587 * green + 0.114 * blue) / 255, abs=1e-6)
     assert report.standing("drift", "mj") is None  # it was not drawn from our noise
-    assert report.contestants[3].problems == {"no picture": 2}
+    assert report.contestants[3].problems == {"no picture": 4}
 
 
 RGB = [(255, 0, 0), (0, 0, 255), (10, 10, 10), (0, 128, 0)]
@@ -81,7 +82,7 @@ def zipped(folder: Path) -> Path:
 def test_every_picture_of_a_reference_that_is_not_used_is_named_and_counted(
     model_of: ModelOf, prompts_folder: Path, tmp_path: Path
 ) -> None:
-    texts = [prompt.text for prompt in PROMPTS]
+    texts = [prompt.text for prompt in PROMPTS[:6]]
     folder = write_reference(tmp_path / "mj", dict(zip(texts, [*RGB, (1, 2, 3), (4, 5, 6)], strict=True)))
     (folder / "1.webp").write_bytes(b"no picture")
     (folder / "2.webp").unlink()
@@ -100,8 +101,7 @@ def test_every_picture_of_a_reference_that_is_not_used_is_named_and_counted(
         ("4.webp", "duplicate"),
         ("", "no image named in line 10"),
         ("nobody.png", "surplus"),
-        ("", "no picture"),
-        ("", "no picture"),
+        *[("", "no picture")] * 4,
         ("0001-0.webp", "corrupt"),
     ]
     assert report.contestants[-1].problems == {
@@ -109,7 +109,7 @@ def test_every_picture_of_a_reference_that_is_not_used_is_named_and_counted(
         "duplicate": 2,
         "missing": 1,
         "no image named in line 10": 1,
-        "no picture": 2,
+        "no picture": 4,
         "not evaluated": 1,
         "surplus": 1,
     }
@@ -207,6 +207,6 @@ def test_what_drtune_sample_draws_can_be_a_reference(model_of: ModelOf, prompts_
     texts = [prompt.text for prompt in PROMPTS]
     write_sample_set(texts, tmp_path / "drawn", SampleSettings(steps=1, count=2), base_model="miniature")
     report = evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={"mini": tmp_path / "drawn"})
-    assert report.contestants[-1].num_pictures == 12
+    assert report.contestants[-1].num_pictures == 16
     assert report.contestants[-1].problems == {}
     assert report.standing("diversity_within", "mini") is not None

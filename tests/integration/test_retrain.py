@@ -17,7 +17,7 @@ from tests.metadata import check_metadata
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
-SMALL = ["steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "evaluation.max_prompts=4"]
+SMALL = ["steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "evaluation.max_prompts=8"]
 SMALL += ["evaluation.sampler.steps=2"]
 
 
@@ -31,7 +31,7 @@ def run(tmp_path: Path, incoming: Path, **arguments: Any) -> tuple[Failure | Non
     """Retrain for these prompts; the steps that were done, in their order."""
     trained = write(tmp_path / "trained.txt", "a {} {} above a {} ring, on a white background")
     policy = tmp_path / "policy.yaml"
-    policy.write_text(json.dumps({"min_prompts": 1, "against": {"base": {"symmetry": {"max_drop": 1.0}}}}))
+    policy.write_text(json.dumps({"min_prompts": 8, "against": {"base": {"symmetry": {"max_drop": 1.0}}}}))
     given = {"reference": trained, "incoming": incoming, "prompts": trained, "policy": policy}
     paths = {name: str(path) for name, path in given.items()}
     places = {"registry": str(tmp_path / "registry"), "name": "tried", "overrides": SMALL}

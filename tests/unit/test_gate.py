@@ -20,7 +20,7 @@ NAN = math.nan
 
 
 def verdict(rules: Rules, *scores: Score, opponent: str = "base") -> bool:
-    return decide(report_of(*scores), Policy(min_prompts=1, against={opponent: {"symmetry": rules}})).publish
+    return decide(report_of(*scores), Policy(min_prompts=8, against={opponent: {"symmetry": rules}})).publish
 
 
 @pytest.mark.parametrize(
@@ -66,17 +66,17 @@ def test_rules_hold_against_the_opponent_that_they_name() -> None:
 
 def test_only_a_champion_may_be_absent_and_it_is_said() -> None:
     assert verdict(Rules(min_gain=0.1), score(), opponent="champion")
-    policy = Policy(min_prompts=1, against={name: {"symmetry": Rules(min_gain=0.1)} for name in ("champion", "mj")})
+    policy = Policy(min_prompts=8, against={name: {"symmetry": Rules(min_gain=0.1)} for name in ("champion", "mj")})
     assert decide(report_of(score()), policy).reasons == (
         "failed: mj: not in the report; give the evaluation --reference mj=FOLDER",
-        "passed: 100 prompts, at least 1 wanted",
+        "passed: 100 prompts, at least 8 wanted",
         "passed: champion: the report has none, so there is nothing to beat",
     )
 
 
 def limited(limits: Limits, *scores: Score, drift: float | None = None) -> list[str]:
     """The reasons why a good gain in symmetry is refused by the limits."""
-    policy = Policy(min_prompts=1, against={"base": {"symmetry": Rules(min_gain=0.1)}}, limits=limits)
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(min_gain=0.1)}}, limits=limits)
     standings = [] if drift is None else [standing("drift", drift)]
     decision = decide(report_of(score(), *scores, standings=standings), policy)
     return [check.reason for check in decision.checks if not check.passed]
@@ -142,7 +142,7 @@ def test_reasons_hold_the_numbers_and_the_failed_ones_come_first() -> None:
 
 
 def test_a_reward_that_the_report_lacks_fails() -> None:
-    policy = Policy(min_prompts=1, against={"base": {"preference": Rules(max_drop=0.02)}})
+    policy = Policy(min_prompts=8, against={"base": {"preference": Rules(max_drop=0.02)}})
     decision = decide(report_of(score(gain=0.27)), policy)
     assert decision.reasons[0] == "failed: preference against base: not in the report; add it to evaluation.rewards"
 
@@ -165,7 +165,7 @@ def test_a_reward_that_the_report_lacks_fails() -> None:
 )
 def test_people_can_be_asked(rules: StudyRules, reasons: list[str]) -> None:
     report = report_of(score())
-    policy = Policy(min_prompts=1, against={"base": {"symmetry": Rules(min_gain=0.1)}}, study=rules)
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(min_gain=0.1)}}, study=rules)
     study = study_of(report)
     decision = decide(report, policy, study)
     assert [check.reason for check in decision.checks if not check.passed] == reasons
@@ -174,7 +174,7 @@ def test_people_can_be_asked(rules: StudyRules, reasons: list[str]) -> None:
 
 def test_a_study_that_is_wanted_must_be_there_and_be_of_the_same_report() -> None:
     report = report_of(score())
-    policy = Policy(min_prompts=1, against={"base": {"symmetry": Rules(min_gain=0.1)}}, study=StudyRules())
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(min_gain=0.1)}}, study=StudyRules())
     assert "none was given" in decide(report, policy).reasons[0]
     with pytest.raises(UserError, match="is of another report"):
         decide(report, policy, study_of(report_of(score(gain=0.2))))
@@ -184,13 +184,33 @@ def test_a_study_that_is_wanted_must_be_there_and_be_of_the_same_report() -> Non
 
 def test_a_comparison_on_a_few_common_prompts_publishes_nothing() -> None:
     report = report_of(score(), score(opponent="mj", num_prompts=3, margin=0.0))
-    policy = Policy(min_prompts=4, against={"mj": {"symmetry": Rules(min_gain=0.1)}})
-    assert decide(report, policy).reasons[0] == "failed: symmetry against mj: 3 common prompts, at least 4 wanted"
+    policy = Policy(min_prompts=8, against={"mj": {"symmetry": Rules(min_gain=0.1)}})
+    assert decide(report, policy).reasons[0] == "failed: symmetry against mj: 3 common prompts, at least 8 wanted"
+
+
+def test_a_category_of_a_few_prompts_refuses_nothing_by_itself() -> None:
+    scores = [score(gain=0.5), score(gain=0.9, category="anime"), score(gain=-0.3, category="photo", num_prompts=9)]
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(max_drop_in_category=0.1)}})
+    assert not decide(report_of(*scores), policy).publish
+    decision = decide(report_of(*scores), policy.model_copy(update={"min_prompts_in_category": 10}))
+    assert decision.publish
+    assert decision.reasons[1] == (
+        "passed: symmetry against base: mean gain 0.9000 in category 'anime', the worst, at least -0.1 wanted; "
+        "1 with too few prompts not judged"
+    )
+
+
+def test_what_is_not_known_of_chance_passes_no_rule() -> None:
+    unknown = dict.fromkeys(("gain_low", "gain_high", "win_low", "win_high", "effect", "p_value"))
+    scores = [score(name).model_copy(update=unknown) for name in ("symmetry", "hps", "luminance")]
+    rules, limits = Rules(min_gain=-1, min_win_rate=0), Limits(max_held_out_drop=9, max_look_change=9)
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": rules}}, limits=limits)
+    assert [check.passed for check in decide(report_of(*scores), policy).checks] == [False] * 4 + [True]
 
 
 def test_a_policy_on_rewards_that_will_not_be_measured_is_refused_before_a_training() -> None:
     rules = {"base": {"symmetry": Rules(min_gain=0.1)}, "champion": {"pickscore": Rules(max_drop=0.1)}}
-    policy = Policy(min_prompts=1, against=rules)
+    policy = Policy(min_prompts=8, against=rules)
     config = load_config(None, ["evaluation.rewards=[preference]"])
     with pytest.raises(UserError, match=r"against\.champion\.pickscore is not among .* \(preference, symmetry\)"):
         refuse_unmeasured(policy, config)
@@ -215,7 +235,7 @@ def test_a_better_candidate_is_never_refused_where_a_worse_one_passed(
 ) -> None:
     gain, margin, win_rate, drift = worse
     more, more_wins, less_drift = better_by
-    policy = Policy(min_prompts=1, against={name: {"symmetry": rules} for name in ("base", "champion")}, limits=limits)
+    policy = Policy(min_prompts=8, against={name: {"symmetry": rules} for name in ("base", "champion")}, limits=limits)
 
     def passes(gain: float, win_rate: float, drift: float) -> bool:
         scores = [
@@ -236,6 +256,14 @@ def test_a_better_candidate_is_never_refused_where_a_worse_one_passed(
             r"symmetry\.min_gains: no such key; did you mean min_gain\?",
         ),
         ("against: {base: {symmetry: {min_gain: 0.1}}}", "min_prompts: is missing"),
+        (
+            "min_prompts: 1\nagainst: {base: {a: {min_gain: 0}}}",
+            "min_prompts=1: Input should be greater than or equal to 8",
+        ),
+        (
+            "min_prompts: 64\nmin_prompts_in_category: 1\nagainst: {base: {a: {min_gain: 0}}}",
+            "min_prompts_in_category=1: Input should be greater than or equal to 8",
+        ),
         ("min_prompts: 64\nagainst: {}", "against={}: Dictionary should have at least 1 item"),
         ("min_prompts: 64\nagainst: {candidate: {a: {min_gain: 0}}}", r"against\.candidate: is who is judged"),
         ("min_prompts: 64\nagainst: {base: {}}", r"against\.base: holds no reward"),

@@ -138,6 +138,28 @@ def test_the_summary_in_markdown_says_the_same(tmp_path: Path) -> None:
     assert "<img" not in text.replace("\\<", "")
 
 
+def test_nothing_is_said_of_chance_on_too_few_prompts(tmp_path: Path) -> None:
+    report = EvaluationReport.load(write_report(tmp_path, "a red circle"))
+    unknown: dict[str, Any] = dict.fromkeys(("gain_low", "gain_high", "win_low", "win_high", "effect", "p_value"))
+    scores = tuple(one.model_copy(update=unknown | {"num_prompts": 7}) for one in report.scores)
+    standings = tuple(one.model_copy(update={"low": None, "high": None}) for one in report.standings)
+    few = report.model_copy(update={"scores": scores, "standings": standings, "num_prompts": 7})
+    few.save(tmp_path)
+    write_pages(tmp_path, tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    words = " ".join(page.text.split())
+    assert "(too few prompts for an interval)" in words
+    assert "Too few prompts to look for signs of a hacked reward." in words
+    body = [dict(attrs) for tag, attrs in page.tags if tag in ("svg", "td")]
+    assert not [attrs for attrs in body if attrs.get("class") in ("bar", "measure up", "measure down")]
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| +0.270 (too few prompts) | 90\N{NO-BREAK SPACE}% | \N{EN DASH} |\n| " in text
+    assert "Too few prompts to look for signs" in text
+    for absent in ("\N{INFINITY}", "None"):
+        assert absent not in words + text
+
+
 def test_what_people_said_stands_on_the_page(tmp_path: Path) -> None:
     report = EvaluationReport.load(write_report(tmp_path, "a red circle"))
     write_pages(tmp_path, tmp_path, decision_of(True), study_of(report))

@@ -15,7 +15,7 @@ from pathlib import Path
 import jinja2
 
 from drtune.config import RewardTerm, load_config
-from drtune.contracts import CONFIG, Decision, EvaluationReport, Score, StudyResult
+from drtune.contracts import CONFIG, MIN_PROMPTS, Decision, EvaluationReport, Score, StudyResult
 from drtune.errors import UserError
 from drtune.evaluation.report.markdown import plain
 from drtune.evaluation.report.published import CAVEAT, PUBLISHED, STYLES
@@ -42,6 +42,7 @@ def write_pages(
     report, config = EvaluationReport.load(folder), load_config(folder / CONFIG)
     values = {
         "report": report,
+        "min_prompts": MIN_PROMPTS,
         "config": config,
         "decision": decision,
         "study": study,
@@ -116,7 +117,8 @@ def scales(report: EvaluationReport) -> dict[tuple[str, str], float]:
     }
     ends: dict[str, float] = {}
     for score in report.scores:
-        reach = max(abs(score.gain_low), abs(score.gain_high), smallest) / spreads[score.opponent, score.measure]
+        ends_of_gain = (abs(end) for end in (score.gain, score.gain_low, score.gain_high) if end is not None)
+        reach = max(*ends_of_gain, smallest) / spreads[score.opponent, score.measure]
         ends[score.opponent] = max(min(reach, LONGEST_BAR), ends.get(score.opponent, 0.0))
     return {key: ends[key[0]] * spread for key, spread in spreads.items() if key[0] in ends}
 

@@ -24,28 +24,33 @@ class Sign(NamedTuple):
 
 
 def signs(report: EvaluationReport) -> list[Sign]:
-    """What the report holds against its candidate, in comparison with the base, and beyond chance."""
+    """What the report holds against its candidate, in comparison with the base, and beyond chance.
+
+    Nothing on too few prompts, where chance cannot be told.
+    """
     return list(_signs(report))
 
 
 def _signs(report: EvaluationReport) -> Iterator[Sign]:
     for measure in report.measures:
         score = report.score(measure.name)
-        if score is None:
+        if score is None or score.effect is None or score.gain_high is None:
             continue
         if measure.kind == "held_out" and score.gain_high < 0 and score.effect < -SMALL_EFFECT:
-            yield Sign(measure.name, f"{measure.name}, which was not tuned on, fell {_by(score)}")
+            yield Sign(measure.name, f"{measure.name}, which was not tuned on, fell {_by(score, score.effect)}")
         elif measure.kind == "diversity" and score.gain_high < 0 and score.gain < -LOST_DIVERSITY * score.opponent_mean:
             lost = -100 * score.gain / score.opponent_mean
             among = "of one prompt" if measure.name == "diversity_within" else "of different prompts"
             yield Sign(measure.name, f"pictures {among} are {lost:.0f} % less diverse than the base's")
         elif measure.kind == "look" and abs(score.effect) > LARGE_EFFECT:
-            yield Sign(measure.name, f"{measure.name} {'rose' if score.gain > 0 else 'fell'} {_by(score)}")
+            yield Sign(
+                measure.name, f"{measure.name} {'rose' if score.gain > 0 else 'fell'} {_by(score, score.effect)}"
+            )
 
 
-def _by(score: Score) -> str:
+def _by(score: Score, effect: float) -> str:
     """How far a measure moved."""
     return (
         f"from {score.opponent_mean:.3f} to {score.candidate_mean:.3f}, "
-        f"{abs(score.effect):.1f} standard deviations of the base's prompts"
+        f"{abs(effect):.1f} standard deviations of the base's prompts"
     )

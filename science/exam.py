@@ -12,6 +12,7 @@ from drtune.config import Config
 from drtune.contracts import DRIFT_PIXELS
 from drtune.evaluation.comparison import BASE, CANDIDATE, per_prompt, with_diversity, with_drift
 from drtune.evaluation.measures import Gauges, pixel_drift
+from drtune.files.images import to_pil, to_tensor
 from drtune.models.base import Base
 from drtune.models.drawing import draw
 from drtune.models.loading import load_base
@@ -53,7 +54,9 @@ class Exam:
         return self._means(images_NCHW, self._read(images_NCHW), guidance_scale)
 
     def _read(self, images_NCHW: Tensor) -> pd.DataFrame:
-        return pd.DataFrame(self.gauges.read(images_NCHW, self.texts, [shot.name for shot in self.shots]))
+        pictures = to_pil(images_NCHW)
+        names = [shot.name for shot in self.shots]
+        return pd.DataFrame(self.gauges.read(pictures, to_tensor(pictures), self.texts, names))
 
     def _means(self, images_NCHW: Tensor, readings: pd.DataFrame, guidance_scale: float) -> dict[str, float]:
         shots = pd.DataFrame(

@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 LETTERS = sorted(ByteLevel.alphabet())
 VOCABULARY = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+BYTES = ByteLevel(add_prefix_space=False, use_regex=False)
 CONTEXT = 77
 PROMPTS = ["A red circle", "two green squares, left of a lake", "x"]
 
@@ -33,11 +35,17 @@ def tokenize(prompts: list[str]) -> Tensor:
     number = {token: index for index, token in enumerate(VOCABULARY)}
     tokens = torch.zeros(len(prompts), CONTEXT, dtype=torch.long)
     for row, prompt in zip(tokens, prompts, strict=True):
-        words = prompt.lower().replace(",", " ,").split()
+        words = [BYTES.pre_tokenize_str(word)[0][0] for word in prompt.lower().replace(",", " ,").split()]
         spelled = [letter for word in words for letter in (*word[:-1], f"{word[-1]}</w>")]
         found = [number[token] for token in ("<|startoftext|>", *spelled, "<|endoftext|>")]
         row[: len(found)] = torch.tensor(found)
     return tokens
+
+
+def colours(pixels: Tensor) -> Tensor:
+    """What was normalised as CLIP's, in [0, 1] again."""
+    mean, deviation = (pixels.new_tensor(values)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    return pixels * deviation + mean
 
 
 def picture(width: int, height: int) -> Image.Image:

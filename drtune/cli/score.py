@@ -24,7 +24,9 @@ NAMED_AT_MOST = 20
     help="Score by this reward, or by these; your own is FILE.py:FUNCTION. Repeatable.",
 )
 @click.option("--out", type=PATH, default="runs/scores.csv", show_default=True, help="The table, .csv or .parquet.")
-@click.option("--antialias/--no-antialias", default=True, show_default=True, help="Of the rewards that resize.")
+@click.option(
+    "--antialias/--no-antialias", default=True, show_default=True, help="Of hps and preference; Pillow's is always on."
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at once.")
 @OVERWRITE
 def score(

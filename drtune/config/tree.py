@@ -186,7 +186,8 @@ class Config(Section):
     rewards: dict[RewardName, RewardTerm] = Field(default={"symmetry": RewardTerm()})
     """The sum that is maximised: for each reward its weight, or its weight and how it is bent."""
     reward_antialias: bool = True
-    """Whether rewards resize with antialias, in tuning and evaluation alike: scores with and without do not compare."""
+    """Whether rewards resize with antialias: all of them in tuning; finished pictures `hps` and `preference` alone,
+    since the others see those resized by Pillow, which always has it. Scores with and without do not compare."""
     base_penalty: float = Field(default=0.0, ge=0)
     """Weight of the mean squared distance of the denoiser's outputs from those of the base, at the trained steps."""
     steps: Count = 80

@@ -171,7 +171,8 @@ class EvaluationReport(Contract):
     guidance_scale: float
     negative_prompt: str = ""
     antialias: bool
-    """Whether rewards resized with antialias: scores with and without do not compare."""
+    """Whether the rewards that resize in floating point did so with antialias: scores with and without do not compare.
+    Each measure's `provenance` says how its pictures were resized."""
     benchmark: tuple[BenchmarkRow, ...] = ()
     """Where the prompts are those of the Human Preference Score's benchmark."""
     gained: tuple[Highlight, ...] = ()

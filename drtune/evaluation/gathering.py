@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
-from torch import Tensor
+from PIL import Image
 
 from drtune.contracts import DRIFT_PIXELS
 from drtune.errors import UserError
 from drtune.evaluation.contestants import AnyContestant
 from drtune.evaluation.measures import Gauges, pixel_drift
-from drtune.evaluation.pictures import UnusablePictureError, batches, open_picture
+from drtune.evaluation.pictures import batches
+from drtune.files.images import UnusablePictureError, open_picture, to_tensor
 from drtune.files.local import replacing, write_text
 from drtune.files.progress import Progress
 from drtune.models.loading import DEVICE
@@ -95,14 +95,14 @@ def _measured(
             place = (contestant.name, shot.index, shot.prompt.text, shot.prompt.category, shot.picture, image, "")
             rows.append(dict(zip(PLACE, place, strict=True)))
     opened = (_opened(row, folder / contestant.name) for row in rows)
-    for same_size, images_BCHW in batches(opened, len(rows)):
-        if images_BCHW is None:
+    for same_size, pictures in batches(opened, len(rows)):
+        if not pictures:
             continue
-        images_BCHW = images_BCHW.to(DEVICE)
+        images_BCHW = to_tensor(pictures).to(DEVICE)
         names = [f"{contestant.name}/{row['image']}" for row in same_size]
-        readings = gauges.read(images_BCHW, [row["prompt"] for row in same_size], names)
+        readings = gauges.read(pictures, images_BCHW, [row["prompt"] for row in same_size], names)
         if contestant.draws and contestant.role != "base":
-            base_BCHW = torch.stack([open_picture(folder / "base" / row["image"]) for row in same_size]).to(DEVICE)
+            base_BCHW = to_tensor([open_picture(folder / "base" / row["image"]) for row in same_size]).to(DEVICE)
             for reading, drift in zip(readings, pixel_drift(images_BCHW, base_BCHW), strict=True):
                 reading[DRIFT_PIXELS] = drift
         for row, reading in zip(same_size, readings, strict=True):
@@ -110,8 +110,8 @@ def _measured(
     return rows
 
 
-def _opened(row: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Tensor | None]:
-    """The row with its picture (3, H, W) in [0, 1], or without one, but with its problem."""
+def _opened(row: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Image.Image | None]:
+    """The row with its picture, or without one, but with its problem."""
     try:
         return row, open_picture(folder / row["image"])
     except UnusablePictureError as unusable:

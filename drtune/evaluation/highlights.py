@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from PIL import Image
 
 from drtune.config import Config
 from drtune.contracts import Highlight
 from drtune.evaluation.gathering import IMAGES
-from drtune.files.images import contact_sheet, resized
+from drtune.files.images import contact_sheet, open_picture, resized
 from drtune.rewards import bend
 
 NUM_SHOWN = 8
@@ -57,19 +56,14 @@ def write_grid(table: pd.DataFrame, folder: Path) -> None:
     """grid.png: the first prompts' first pictures by base and candidate, side by side."""
     images = table[(table["picture"] == 0) & (table["contestant"] == "candidate")]["image"][:PAIRS_IN_GRID]
     paths = [folder / IMAGES / contestant / image for image in images for contestant in ("base", "candidate")]
-    contact_sheet([_opened(path) for path in paths], GRID_COLUMNS).save(folder / "grid.png")
+    contact_sheet([open_picture(path).convert("RGB") for path in paths], GRID_COLUMNS).save(folder / "grid.png")
 
 
 def _thumbnail(folder: Path, picture: Path) -> str:
     """Write a small copy of a picture: PNG when it was small already, JPEG when it is reduced."""
-    image = _opened(folder / IMAGES / picture)
+    image = open_picture(folder / IMAGES / picture).convert("RGB")
     small = max(image.size) <= THUMBNAIL_SIDE
     path = Path("thumbnails") / picture.with_suffix(".png" if small else ".jpg")
     (folder / path).parent.mkdir(parents=True, exist_ok=True)
     resized(image, THUMBNAIL_SIDE).save(folder / path, **({"optimize": True} if small else {"quality": 85}))
     return path.as_posix()
-
-
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as file:
-        return file.convert("RGB")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from drtune.config import Config
@@ -21,10 +22,15 @@ from drtune.rewards.preference import MiniaturePreference
 class FeatureSpace(Protocol):
     """A reward with image embeddings."""
 
-    name: str
-    provenance: str
+    @property
+    def name(self) -> str:
+        """As `Reward`."""
 
-    def embed(self, images_BCHW: Tensor) -> Tensor:
+    @property
+    def provenance(self) -> str:
+        """As `Reward`."""
+
+    def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
         """Unit embeddings (B, D)."""
 
 
@@ -68,16 +74,20 @@ class Gauges:
         )
 
     @torch.no_grad()
-    def read(self, images_BCHW: Tensor, prompts: Sequence[str], names: Sequence[str]) -> list[dict[str, Any]]:
+    def read(
+        self, pictures: Sequence[Image.Image], images_BCHW: Tensor, prompts: Sequence[str], names: Sequence[str]
+    ) -> list[dict[str, Any]]:
         """For each picture its rewards and looks, and as `features` its unit embedding, a list, if there is a space.
+
+        `images_BCHW` are the pictures in RGB and [0, 1], on the device that measures.
 
         Raises:
             UserError: a score is not finite; the picture is named.
         """
-        columns: dict[str, list[Any]] = {**reward_columns(self.rewards, images_BCHW, prompts, names)}
+        columns: dict[str, list[Any]] = {**reward_columns(self.rewards, pictures, images_BCHW, prompts, names)}
         columns |= {name: values_B.double().tolist() for name, values_B in looks(images_BCHW).items()}
         if self.features is not None:
-            columns["features"] = self.features.embed(images_BCHW).float().tolist()
+            columns["features"] = self.features.embed(pictures, images_BCHW.device).float().tolist()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

@@ -1,7 +1,8 @@
-"""Pictures from anywhere: which belongs to which prompt, what is wrong with the others, and their pixels."""
+"""Pictures from anywhere: which belongs to which prompt, what is wrong with the others, and their scores."""
 
 from __future__ import annotations
 
+import math
 import os
 import posixpath
 import re
@@ -12,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from drtune.errors import UserError
-from drtune.files.images import MOST_PIXELS, TooLargeError, open_image
 from drtune.files.local import is_text, read_given
 from drtune.prompts.prepare import parse_pictures
+from drtune.rewards import Reward, score_finished
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
-
-    from drtune.rewards import Reward
 
 Item = TypeVar("Item")
 
@@ -37,10 +37,6 @@ class Entry:
     prompt: str = ""
     category: str = ""
     problem: str = ""
-
-
-class UnusablePictureError(Exception):
-    """A file is no picture that can be scored; the message is the reason."""
 
 
 def matched(images: Path, prompts: Path) -> list[Entry]:
@@ -90,59 +86,36 @@ def matched(images: Path, prompts: Path) -> list[Entry]:
     return entries + [Entry(image, problem="surplus") for image in present if image not in named]
 
 
-def open_picture(path: Path) -> Tensor:
-    """The picture (3, H, W) in RGB and [0, 1].
-
-    Raises:
-        UnusablePictureError: it cannot be opened, is too large, or has more than 8 bits a channel, which converting
-            would clip.
-    """
-    import numpy as np
-    import torch
-
-    try:
-        with open_image(path) as file:
-            if file.mode.startswith(("I", "F")):
-                raise UnusablePictureError("not 8 bits a channel")
-            levels = np.array(file.convert("RGB"))
-    except TooLargeError:
-        raise UnusablePictureError(f"more than {MOST_PIXELS // 10**6} megapixels") from None
-    except (OSError, SyntaxError, ValueError):  # all that Pillow has for a bad file
-        raise UnusablePictureError("corrupt") from None
-    return torch.from_numpy(levels).permute(2, 0, 1) / 255
-
-
 def batches(
-    opened: Iterable[tuple[Item, Tensor | None]], batch_size: int
-) -> Iterator[tuple[list[Item], Tensor | None]]:
-    """Items in their order with their images (B, 3, H, W), or None for items without a picture.
+    opened: Iterable[tuple[Item, Image.Image | None]], batch_size: int
+) -> Iterator[tuple[list[Item], list[Image.Image]]]:
+    """Items in their order with their pictures, or with none for items without.
 
     A batch holds pictures of one size: `batch_size` of them at most, and PIXELS_AT_ONCE, if that is not less than one.
     """
-    import torch
-
-    for shape, group in groupby(opened, key=lambda pair: None if pair[1] is None else pair[1].shape):
-        size = batch_size if shape is None else max(1, min(batch_size, PIXELS_AT_ONCE // shape[1:].numel()))
-        while batch := list(islice(group, size)):
-            items, pictures = zip(*batch, strict=True)
-            images_BCHW = None if shape is None else torch.stack(pictures)
-            del batch, pictures  # which would stay in memory while the batch is scored
-            yield list(items), images_BCHW
+    for size, group in groupby(opened, key=lambda pair: None if pair[1] is None else pair[1].size):
+        count = batch_size if size is None else max(1, min(batch_size, PIXELS_AT_ONCE // math.prod(size)))
+        while batch := list(islice(group, count)):
+            yield [item for item, _ in batch], [picture for _, picture in batch if picture is not None]
 
 
 def reward_columns(
-    rewards: Sequence[Reward], images_BCHW: Tensor, prompts: Sequence[str], pictures: Sequence[str]
+    rewards: Sequence[Reward],
+    pictures: Sequence[Image.Image],
+    images_BCHW: Tensor,
+    prompts: Sequence[str],
+    names: Sequence[str],
 ) -> dict[str, list[float]]:
-    """Scores of a batch by reward; `pictures` are its names.
+    """Scores of a batch of finished pictures by reward, as `score_finished`; `names` are the pictures'.
 
     Raises:
         UserError: a score is not finite; the picture is named.
     """
     columns = {}
     for reward in rewards:
-        scores_B = reward(images_BCHW, prompts)
+        scores_B = score_finished(reward, pictures, images_BCHW, prompts)
         if (unusable_B := ~scores_B.isfinite()).any():
-            picture = pictures[int(unusable_B.int().argmax())]
+            picture = names[int(unusable_B.int().argmax())]
             raise UserError(f"reward {reward.name}: not finite for {picture}; look at that picture, or at the reward")
         columns[reward.name] = scores_B.double().tolist()
     return columns

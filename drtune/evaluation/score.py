@@ -11,12 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from PIL import Image
 from pyarrow import parquet
-from torch import Tensor
 
 from drtune.config import reward_name
 from drtune.errors import UserError
-from drtune.evaluation.pictures import Entry, UnusablePictureError, batches, matched, open_picture, reward_columns
+from drtune.evaluation.pictures import Entry, batches, matched, reward_columns
+from drtune.files.images import UnusablePictureError, open_picture, to_tensor
 from drtune.files.local import claim, replacing
 from drtune.files.progress import Progress
 from drtune.models.loading import DEVICE
@@ -70,7 +71,7 @@ def score_pictures(
         names: of REWARDS, or your own as `file.py:function`.
         out: .csv or .parquet, with the columns image, prompt, category, one a reward, and problem: "", or why the row
             has no scores (missing, corrupt, surplus, or what is wrong with the prompt).
-        antialias: whether rewards resize with antialias.
+        antialias: whether the rewards that resize in floating point do so with antialias.
         batch_size: pictures at once; only pictures of one size are scored together, and of large ones fewer.
         overwrite: replace what stands at `out`.
 
@@ -88,11 +89,11 @@ def score_pictures(
     summary = ScoringSummary({reward.name: reward.provenance for reward in rewards}, sums=dict.fromkeys(names, 0.0))
     with (
         replacing(out) as written,
-        _table(written, names) as write,
+        _table(written, names, summary.provenance) as write,
         Progress("score", len(entries), "image") as progress,
     ):
-        for batch, images_BCHW in batches((_opened(images, entry) for entry in entries), batch_size):
-            columns = {} if images_BCHW is None else _batch_scores(rewards, images_BCHW, batch)
+        for batch, pictures in batches((_opened(images, entry) for entry in entries), batch_size):
+            columns = _batch_scores(rewards, pictures, batch) if pictures else {}
             rows = [{name: values[index] for name, values in columns.items()} for index in range(len(batch))]
             write([asdict(entry) | row for entry, row in zip(batch, rows, strict=True)])
             summary.add(batch, columns)
@@ -109,8 +110,8 @@ def _checked(name: str) -> str:
         raise UserError(f"--reward: {error}") from None
 
 
-def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:
-    """The entry and its picture (3, H, W) in [0, 1]; or the entry with its problem."""
+def _opened(folder: Path, entry: Entry) -> tuple[Entry, Image.Image | None]:
+    """The entry and its picture, or the entry with its problem."""
     if entry.problem:
         return entry, None
     try:
@@ -120,15 +121,19 @@ def _opened(folder: Path, entry: Entry) -> tuple[Entry, Tensor | None]:
 
 
 @torch.no_grad()
-def _batch_scores(rewards: Sequence[Reward], images_BCHW: Tensor, batch: Sequence[Entry]) -> dict[str, list[float]]:
+def _batch_scores(
+    rewards: Sequence[Reward], pictures: Sequence[Image.Image], batch: Sequence[Entry]
+) -> dict[str, list[float]]:
     """Scores of the batch by reward."""
-    images_BCHW = images_BCHW.to(DEVICE)
-    return reward_columns(rewards, images_BCHW, [entry.prompt for entry in batch], [entry.image for entry in batch])
+    prompts, names = [entry.prompt for entry in batch], [entry.image for entry in batch]
+    return reward_columns(rewards, pictures, to_tensor(pictures).to(DEVICE), prompts, names)
 
 
 @contextmanager
-def _table(path: Path, names: Sequence[str]) -> Iterator[Callable[[list[dict[str, Any]]], Any]]:
-    """A function that appends rows to a new .csv or .parquet file."""
+def _table(
+    path: Path, names: Sequence[str], provenance: Mapping[str, str]
+) -> Iterator[Callable[[list[dict[str, Any]]], Any]]:
+    """A function that appends rows to a new .csv or .parquet file; the latter keeps the provenance in its schema."""
     columns = ["image", "prompt", "category", *names, "problem"]
     if path.suffix == ".csv":
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -136,6 +141,7 @@ def _table(path: Path, names: Sequence[str]) -> Iterator[Callable[[list[dict[str
             writer.writeheader()
             yield writer.writerows
     else:
-        schema = pa.schema([(column, pa.float64() if column in names else pa.string()) for column in columns])
+        fields = [(column, pa.float64() if column in names else pa.string()) for column in columns]
+        schema = pa.schema(fields, metadata={f"provenance of {name}": told for name, told in provenance.items()})
         with parquet.ParquetWriter(path, schema) as writer:
             yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema))

@@ -1,4 +1,4 @@
-"""From tensors to pictures: files, grids, and thumbnails."""
+"""Pictures: read from files, made of tensors and into tensors, grids, and thumbnails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from drtune.files.local import open_given
 
@@ -42,6 +42,45 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         if image.width * image.height > MOST_PIXELS:
             raise TooLargeError
         yield image
+
+
+class UnusablePictureError(Exception):
+    """A file is no picture that can be read; the message is the reason."""
+
+
+def open_picture(path: Path) -> Image.Image:
+    """The picture in a file: its first frame, turned as its EXIF orientation says, with 8 bits a channel.
+
+    It keeps its mode (grey, palette, CMYK, alpha): an original that resizes before it converts to RGB must see it. Of
+    16 bits the upper eight count, as Pillow itself reads colours of 16 bits; it would clip greys to white.
+
+    Raises:
+        UnusablePictureError: it cannot be opened, is too large, or is of integers or floats whose white nobody has
+            told.
+    """
+    import numpy as np
+
+    try:
+        with open_image(path) as file:
+            picture = ImageOps.exif_transpose(file)  # a copy, which is loaded
+    except TooLargeError:
+        raise UnusablePictureError(f"more than {MOST_PIXELS // 10**6} megapixels") from None
+    except (OSError, SyntaxError, ValueError):  # all that Pillow has for a bad file
+        raise UnusablePictureError("corrupt") from None
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise UnusablePictureError("32 bits a channel")
+    return picture
+
+
+def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
+    """Pictures of one size as RGB images (B, 3, H, W) in [0, 1]; alpha is dropped, as the rewards' originals do."""
+    import numpy as np
+    import torch
+
+    levels_BHWC = np.stack([np.array(picture.convert("RGB")) for picture in pictures])
+    return torch.from_numpy(levels_BHWC).permute(0, 3, 1, 2) / 255
 
 
 def to_pil(images_BCHW: Tensor) -> list[Image.Image]:

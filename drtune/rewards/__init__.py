@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from drtune.config import REWARDS, RewardTerm
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 
@@ -24,7 +25,7 @@ class Reward(Protocol):
 
     @property
     def provenance(self) -> str:
-        """What its scores hang on besides images and prompts, to be told with them: digests, how it resizes; or ""."""
+        """What the scores of finished pictures hang on besides them and prompts: digests, how it resizes; or ""."""
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
         """Rewards (B,) of RGB images (B, 3, H, W) in [0, 1] made for `prompts`."""
@@ -74,6 +75,24 @@ def load_reward(
         case "imagereward":
             return imagereward.ImageReward.load(antialias=antialias)
     raise ValueError(f"reward {name!r} stands in REWARDS but is not made here")
+
+
+def score_finished(
+    reward: Reward, pictures: Sequence[Image.Image], images_BCHW: Tensor, prompts: Sequence[str]
+) -> Tensor:
+    """Rewards (B,) of finished pictures, as the reward's original scores files; the scores of all that is compared.
+
+    Args:
+        reward: the one that judges; its gradient is not wanted.
+        pictures: of one size, as `files.images.open_picture` reads them.
+        images_BCHW: the same in RGB and [0, 1], where the reward is to compute.
+        prompts: one for each picture.
+    """
+    from drtune.rewards.preprocessing import NetworkReward
+
+    if isinstance(reward, NetworkReward):
+        return reward.of_pictures(pictures, prompts, images_BCHW.device)
+    return reward(images_BCHW, prompts)
 
 
 class WeightedSum:

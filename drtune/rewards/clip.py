@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from drtune.rewards.loading import from_hub
+from drtune.rewards.preprocessing import NetworkReward, Preprocessing
 from drtune.rewards.weights import fetch
 
 
@@ -30,8 +30,9 @@ class Towers:
 
     def cosine(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosines (B,) in [-1, 1] of images (B, 3, side, side), normalised as the tower wants them, and prompts."""
+        text = self._embed_text(prompts)  # first: the weights may not move once the image's graph holds them
         image = self.embed(pixels_BCHW)
-        return (image * self._embed_text(prompts).to(image)).sum(-1)
+        return (image * text.to(image)).sum(-1)
 
     def embed(self, pixels_BCHW: Tensor) -> Tensor:
         """Unit embeddings (B, D) of such images."""
@@ -40,33 +41,45 @@ class Towers:
 
     @torch.no_grad()
     def _embed_text(self, prompts: Sequence[str]) -> Tensor:
-        """Unit text embeddings (B, D): a prompt is encoded once, without a graph, and the newest ones are kept."""
-        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.embedded]:
-            length = self.model.config.text_config.max_position_embeddings
-            encoded = self.tokenizer(new, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
-            # Padding comes after the end of the text, which causal attention cannot see: no mask is needed.
-            features = self.model.get_text_features(input_ids=encoded.input_ids.to(self.model.device)).pooler_output
-            self.embedded |= zip(new, unit(features).cpu(), strict=True)
+        """Unit text embeddings (B, D): a prompt is encoded once, without a graph, and the newest ones are kept.
+
+        By itself and in single precision: encoded with others, or as the images are, its last bits would hang on what
+        was scored before.
+        """
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self.embedded:
+                self.embedded[prompt] = self._embed_prompt(prompt)
         embeddings = torch.stack([self.embedded[prompt] for prompt in prompts])
         for oldest in list(self.embedded)[: -self.max_embedded]:
             del self.embedded[oldest]
         return embeddings
 
+    def _embed_prompt(self, prompt: str) -> Tensor:
+        self.model.to(torch.float32)
+        length = self.model.config.text_config.max_position_embeddings
+        encoded = self.tokenizer(
+            [prompt], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        )
+        # Padding comes after the end of the text, which causal attention cannot see: no mask is needed.
+        with torch.autocast(self.model.device.type, enabled=False):
+            features = self.model.get_text_features(input_ids=encoded.input_ids.to(self.model.device)).pooler_output
+        return unit(features)[0].cpu()
 
-class CLIPReward:
-    """What is computed from the two towers of a published CLIP; a score adds how its images are seen."""
 
-    name: str
+class CLIPReward(NetworkReward):
+    """What is computed from the two towers of a published CLIP; a score adds what is read of a prompt and how."""
+
     repository: ClassVar[str]
     """Of the weights, on the hub."""
     digest: ClassVar[str | None]
     """Of the weights' file, as in `fetch`; None: nobody has published one, and so the file's own is only told."""
     words: ClassVar[str]
     """Repository of the tokenizer."""
+    sees: ClassVar[type[Preprocessing]]
 
     def __init__(self, towers: Towers, weights: str, *, antialias: bool) -> None:
-        self.towers, self.antialias = towers, antialias
-        self.provenance = f"{weights}, {resized(antialias)}"
+        self.towers, self.weights = towers, weights
+        self.preprocessing = self.sees(towers.side, antialias)
 
     @classmethod
     def load(cls, *, antialias: bool) -> Self:
@@ -88,44 +101,3 @@ class CLIPReward:
 def unit(features: Tensor) -> Tensor:
     """Unit vectors in at least single precision: half of it would leave a cosine two digits."""
     return F.normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
-
-
-def letterboxed(images_BCHW: Tensor, side: int, *, antialias: bool) -> Tensor:
-    """Images (B, 3, side, side): the longer side resized to `side`, bicubic, and zeros around the shorter one."""
-    height, width = images_BCHW.shape[-2:]
-    scale = side / max(height, width)
-    rows, columns = round(height * scale), round(width * scale)
-    top, left = (side - rows) // 2, (side - columns) // 2
-    resized = resize(images_BCHW, rows, columns, antialias=antialias)
-    return F.pad(resized, (left, side - columns - left, top, side - rows - top))
-
-
-def centre_cropped(images_BCHW: Tensor, side: int, *, antialias: bool) -> Tensor:
-    """Images (B, 3, side, side) in [0, 1]: the shorter side resized to `side`, bicubic, and the centre of the longer.
-
-    Clamped after each direction, where bicubic interpolation overshoots, as Pillow's 8-bit resizing does.
-    """
-    height, width = images_BCHW.shape[-2:]
-    shorter = min(height, width)
-    rows, columns = side * height // shorter, side * width // shorter
-    top, left = (rows - side) // 2, (columns - side) // 2
-    wide = resize(images_BCHW, height, columns, antialias=antialias).clamp(0, 1)
-    resized = resize(wide, rows, columns, antialias=antialias).clamp(0, 1)
-    return resized[..., top : top + side, left : left + side]
-
-
-def resize(images_BCHW: Tensor, height: int, width: int, *, antialias: bool, mode: str = "bicubic") -> Tensor:
-    """Images (B, 3, height, width), computed in at least single precision: torch has no kernel for half of it."""
-    exact = images_BCHW.to(torch.promote_types(images_BCHW.dtype, torch.float32))
-    return F.interpolate(exact, (height, width), mode=mode, antialias=antialias).to(images_BCHW.dtype)
-
-
-def normalised(images_BCHW: Tensor) -> Tensor:
-    """Images with the mean and deviation of each colour channel of CLIP's training set taken off."""
-    mean, deviation = (images_BCHW.new_tensor(values)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    return (images_BCHW - mean) / deviation
-
-
-def resized(antialias: bool) -> str:
-    """How a reward resizes, to be told with its scores."""
-    return f"resized {'with' if antialias else 'without'} antialias"

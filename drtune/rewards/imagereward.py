@@ -12,9 +12,9 @@ from typing import Any, Self
 from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
-from drtune.rewards.clip import centre_cropped, normalised, resized
 from drtune.rewards.head import Head
 from drtune.rewards.loading import filled, from_pickle
+from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop
 from drtune.rewards.weights import digest_of, fetch
 
 HEAD_WIDTH = 64
@@ -81,7 +81,7 @@ class Network(nn.Module):
         return scores
 
 
-class ImageReward:
+class ImageReward(NetworkReward):
     """ImageReward v1.0 (Xu et al. 2023, arXiv 2304.05977): how people rank pictures for a prompt, about -2 to 2.
 
     The image's shorter side is resized to 224 pixels and the centre of the longer one is seen. The prompt is read
@@ -95,8 +95,8 @@ class ImageReward:
     words = "google-bert/bert-base-uncased"
 
     def __init__(self, network: Network, tokenizer: BertTokenizer, weights: str, *, antialias: bool) -> None:
-        self.network, self.tokenizer, self.antialias = network, tokenizer, antialias
-        self.provenance = f"{weights}, {resized(antialias)}"
+        self.network, self.tokenizer, self.weights = network, tokenizer, weights
+        self.preprocessing = TorchvisionCrop(network.vision.config.image_size, antialias)
 
     @classmethod
     def load(cls, *, antialias: bool) -> Self:
@@ -114,15 +114,13 @@ class ImageReward:
         told = f"{cls.file} sha256 {digest_of(path, 'sha256')}"
         return cls(network, BertTokenizer.from_pretrained(words), told, antialias=antialias)
 
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """Rewards (B,), as `Reward`."""
-        for tower in (self.network.vision, self.network.text):  # the head stays exact
-            tower.to(images_BCHW.device, images_BCHW.dtype)
-        side = self.network.vision.config.image_size
-        pixels_BCHW = normalised(centre_cropped(images_BCHW, side, antialias=self.antialias))
+    def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """As `NetworkReward`."""
+        for tower in (self.network.vision, self.network.text):
+            tower.to(pixels_BCHW.device, pixels_BCHW.dtype)
         read = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt"
-        ).to(images_BCHW.device)
+        ).to(pixels_BCHW.device)
         raw: Tensor = self.network(pixels_BCHW, read.input_ids, read.attention_mask)
         return (raw - MEAN) / DEVIATION
 

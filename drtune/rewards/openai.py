@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Self
 
+import torch
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
-from drtune.rewards.clip import CLIPReward, centre_cropped, normalised, resized, unit
+from drtune.rewards.clip import CLIPReward, unit
 from drtune.rewards.head import Head
 from drtune.rewards.loading import from_hub, from_pickle
+from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop, TransformersCrop
 from drtune.rewards.weights import digest_of, fetch
 
 VIT_L_14 = "openai/clip-vit-large-patch14"
@@ -25,12 +28,14 @@ class CLIPScore(CLIPReward):
     """100 times the cosine of image and prompt, about 15 to 35.
 
     The CLIPScore of Hessel et al. 2021 (arXiv 2104.08718) is 2.5 * max(cosine, 0) of a ViT-B/32 and "A photo depicts"
-    before the prompt. Here the prompt stands as it is, and nothing is clamped: a clamped score has no gradient.
+    before the prompt. Here the prompt stands as it is, and nothing is clamped: a clamped score has no gradient. Picture
+    and prompt are read as transformers' CLIPProcessor reads them, as in the CLIPScore of torchmetrics.
     """
 
     name = "clipscore"
     repository = words = VIT_L_14
     digest = DIGEST
+    sees = TransformersCrop
 
     @classmethod
     def network(cls) -> tuple[CLIPModel, str]:
@@ -38,19 +43,16 @@ class CLIPScore(CLIPReward):
         model, weights = super().network()
         return model, f"{VIT_L_14} {weights}"
 
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """Rewards (B,), as `Reward`."""
-        return 100 * self.towers.cosine(self._seen(images_BCHW), prompts)
+    def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """As `NetworkReward`."""
+        return 100 * self.towers.cosine(pixels_BCHW, prompts)
 
-    def embed(self, images_BCHW: Tensor) -> Tensor:
-        """Unit embeddings (B, D) of the images, in which those that look alike lie close together."""
-        return self.towers.embed(self._seen(images_BCHW))
-
-    def _seen(self, images_BCHW: Tensor) -> Tensor:
-        return normalised(centre_cropped(images_BCHW, self.towers.side, antialias=self.antialias))
+    def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
+        """Unit embeddings (B, D) of finished pictures, in which those that look alike lie close together."""
+        return self.towers.embed(self.preprocessing.of_pictures(pictures).to(device))
 
 
-class Aesthetic:
+class Aesthetic(NetworkReward):
     """LAION Aesthetic v2 (Schuhmann 2022, improved-aesthetic-predictor): the rating that people would give, 1 to 10.
 
     A linear head on the unit image embedding. The prompt is not read.
@@ -65,8 +67,8 @@ class Aesthetic:
     def __init__(self, model: CLIPModel, head: Head, weights: str, *, antialias: bool) -> None:
         model.eval().requires_grad_(False)
         self.vision, self.projection, self.head = model.vision_model, model.visual_projection, head  # no text tower
-        self.antialias = antialias
-        self.provenance = f"{weights}, {resized(antialias)}"
+        self.weights = weights
+        self.preprocessing = TorchvisionCrop(self.vision.config.image_size, antialias)
 
     @classmethod
     def load(cls, *, antialias: bool) -> Self:
@@ -81,11 +83,10 @@ class Aesthetic:
         told = f"{cls.file} sha256 {digest_of(path, 'sha256')} on {VIT_L_14} {weights}"
         return cls(model, head, told, antialias=antialias)
 
-    def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
-        """Rewards (B,), as `Reward`."""
-        for part in (self.vision, self.projection):  # the head stays exact
-            part.to(images_BCHW.device, images_BCHW.dtype)
-        cropped = centre_cropped(images_BCHW, self.vision.config.image_size, antialias=self.antialias)
-        embedding_BD = self.projection(self.vision(pixel_values=normalised(cropped)).pooler_output)
+    def judge(self, pixels_BCHW: Tensor, _prompts: Sequence[str]) -> Tensor:
+        """As `NetworkReward`."""
+        for part in (self.vision, self.projection):
+            part.to(pixels_BCHW.device, pixels_BCHW.dtype)
+        embedding_BD = self.projection(self.vision(pixel_values=pixels_BCHW).pooler_output)
         scores: Tensor = self.head(unit(embedding_BD))
         return scores

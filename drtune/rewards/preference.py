@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
+import ftfy
+import torch
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from drtune.models.miniature import CHECKPOINT
-from drtune.rewards.clip import CLIPReward, Towers, centre_cropped, letterboxed, normalised, resize, resized
+from drtune.rewards.clip import CLIPReward, Towers
 from drtune.rewards.loading import from_pickle
 from drtune.rewards.openclip import to_clip_model
+from drtune.rewards.preprocessing import Letterbox, NetworkReward, Squeeze, TransformersCrop
 from drtune.rewards.weights import digest_of, fetch
 
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """The CLIP from which HPS and PickScore were tuned; its tokenizer is theirs."""
 
 
-class MiniaturePreference:
+class MiniaturePreference(NetworkReward):
     """Cosine of image and caption in [-1, 1], as the Human Preference Score v2.1 is computed.
 
     The model knows the drawn world only. Pictures of another size are resized to 32 x 32, bilinear.
     """
 
     name = "preference"
+    weights = ""
 
     def __init__(self, *, antialias: bool) -> None:
         folder = CHECKPOINT / "preference"
         self.towers = Towers(CLIPModel.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder))
-        self.antialias = antialias
-        self.provenance = resized(antialias)
+        self.preprocessing = Squeeze(self.towers.side, antialias)
 
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """Rewards (B,), as `Reward`."""
-        return self.towers.cosine(self._seen(images_BCHW), prompts)
+    def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """As `NetworkReward`."""
+        return self.towers.cosine(pixels_BCHW, prompts)
 
-    def embed(self, images_BCHW: Tensor) -> Tensor:
-        """Unit embeddings (B, D) of the images, in which those that look alike lie close together."""
-        return self.towers.embed(self._seen(images_BCHW))
-
-    def _seen(self, images_BCHW: Tensor) -> Tensor:
-        side = self.towers.side
-        if images_BCHW.shape[-2:] != (side, side):
-            images_BCHW = resize(images_BCHW, side, side, antialias=self.antialias, mode="bilinear")
-        return images_BCHW * 2 - 1
+    def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
+        """Unit embeddings (B, D) of finished pictures, in which those that look alike lie close together."""
+        return self.towers.embed(self.preprocessing.of_pictures(pictures).to(device))
 
 
 class HumanPreferenceScore(CLIPReward):
     """HPS v2.1 (Wu et al. 2023, arXiv 2306.09341): cosine of image and prompt, about 0.2 to 0.4.
 
     The published benchmark prints it times 100. The image's longer side is resized to 224 pixels, and the other one
-    padded with zeros before the colours are normalised; `logit_scale` is not used.
+    padded with zeros before the colours are normalised; `logit_scale` is not used. The prompt is mended before it is
+    read, as `mended` says.
     """
 
     name = "hps"
@@ -58,6 +58,7 @@ class HumanPreferenceScore(CLIPReward):
     file = "HPS_v2.1_compressed.pt"
     digest = "md5:4067542e34ba2553a738c5ac6c1d75c0"
     words = VIT_H_14
+    sees = Letterbox
 
     @classmethod
     def network(cls) -> tuple[CLIPModel, str]:
@@ -66,10 +67,9 @@ class HumanPreferenceScore(CLIPReward):
         model = from_pickle(cls.name, path, "OpenCLIP", lambda checkpoint: to_clip_model(checkpoint["state_dict"]))
         return model, f"{cls.file} md5 {digest_of(path, 'md5')}"
 
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """Rewards (B,), as `Reward`."""
-        boxed = letterboxed(images_BCHW, self.towers.side, antialias=self.antialias)
-        return self.towers.cosine(normalised(boxed), prompts)
+    def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """As `NetworkReward`."""
+        return self.towers.cosine(pixels_BCHW, [mended(prompt) for prompt in prompts])
 
 
 class HumanPreferenceScoreV20(HumanPreferenceScore):
@@ -83,17 +83,30 @@ class HumanPreferenceScoreV20(HumanPreferenceScore):
 class PickScore(CLIPReward):
     """PickScore v1 (Kirstain et al. 2023, arXiv 2305.01569): exp(logit_scale) * cosine, about 20 to 24.
 
-    The image's shorter side is resized to 224 pixels and the centre of the longer one is seen.
+    The image's shorter side is resized to 224 pixels and the centre of the longer one is seen. The prompt is read as
+    transformers' tokenizer reads it, not mended.
     """
 
     name = "pickscore"
     repository = "yuvalkirstain/PickScore_v1"
     digest = None
     words = VIT_H_14
+    sees = TransformersCrop
 
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str], /) -> Tensor:
-        """Rewards (B,), as `Reward`."""
-        cropped = centre_cropped(images_BCHW, self.towers.side, antialias=self.antialias)
-        cosine = self.towers.cosine(normalised(cropped), prompts)
+    def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
+        """As `NetworkReward`."""
+        cosine = self.towers.cosine(pixels_BCHW, prompts)
         scale: Tensor = self.towers.model.logit_scale.exp()
         return scale.to(cosine.dtype) * cosine
+
+
+def mended(prompt: str) -> str:
+    """The prompt as OpenCLIP's tokenizer cleans it: broken encodings, quotes and HTML's entities, spaces, and case.
+
+    (tgxs002/HPSv2 at 866735e, hpsv2/src/open_clip/tokenizer.py, `basic_clean` and `whitespace_clean`.) The tokenizer of
+    transformers does the last two alone: curly quotes, full-width commas and `&amp;` would become other tokens.
+
+    >>> mended("R&amp;B singer,  “Live”")
+    'r&b singer, "live"'
+    """
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split()).lower()

@@ -34,8 +34,8 @@ ABOUT = "drtune"
 make unequal files."""
 
 
-HELD_OUT_PICTURES = "as the evaluation draws them"
-"""What the held-out rewards of a checkpoint are means over. Earlier ones are of another sampler's pictures."""
+HELD_OUT_PICTURES = "as the evaluation draws and scores them"
+"""What the held-out rewards of a checkpoint are means over. Earlier ones are of other pictures, or not in 8 bits."""
 
 
 class Checkpoints:
@@ -192,8 +192,8 @@ class Checkpoints:
             )
         if about["held_out"] and about.get("held_out_pictures") != HELD_OUT_PICTURES:
             raise UserError(
-                f"checkpoint {path}: its held-out rewards are of pictures that an earlier version of drtune drew with "
-                "another sampler, from other noise; start again with --overwrite"
+                f"checkpoint {path}: its held-out rewards are of pictures that an earlier version of drtune drew or "
+                "scored otherwise; start again with --overwrite"
             )
         if about["prompts_sha256"] != self.prompts_sha256:
             raise UserError(

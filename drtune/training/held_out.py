@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from drtune.config import Config
+from drtune.files.images import to_pil, to_tensor
 from drtune.models.base import Base, EncodedPrompts
 from drtune.models.drawing import draw
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import choose_prompts, shots_of
-from drtune.rewards import load_reward
+from drtune.rewards import load_reward, score_finished
 
 NUM_PICTURES = 16
 
@@ -54,8 +55,11 @@ class HeldOutPictures:
 
     @torch.no_grad()
     def mean_reward(self, images_NCHW: Tensor) -> Tensor | None:
-        """Mean of the held-out reward over the pictures, if there is one."""
-        return self._reward(images_NCHW, self.texts).mean() if self._reward else None
+        """Mean of the held-out reward over the pictures, if there is one, as the evaluation scores their files."""
+        if self._reward is None:
+            return None
+        pictures = to_pil(images_NCHW)
+        return score_finished(self._reward, pictures, to_tensor(pictures).to(images_NCHW.device), self.texts).mean()
 
 
 def last_passed(held_out: Mapping[int, float], max_drop: float) -> int:

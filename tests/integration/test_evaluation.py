@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -222,9 +223,9 @@ class Counting:
     def __init__(self) -> None:
         self.space, self.count = load_reward("preference", antialias=True), 0
 
-    def embed(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        self.count += len(images_BCHW)
-        return self.space.embed(images_BCHW)
+    def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> torch.Tensor:
+        self.count += len(pictures)
+        return self.space.embed(pictures, device)
 
 
 @pytest.mark.parametrize(

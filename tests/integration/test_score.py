@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from pyarrow import parquet
 
 from drtune.cli.main import main
 from drtune.errors import UserError
@@ -64,6 +65,23 @@ def test_every_picture_has_a_row_and_every_reward_a_column(folder: Path, suffix:
         assert list(table[name]) == pytest.approx(expected(name), abs=1e-6)
         assert scores.means[name] == pytest.approx(table[name].mean())
     assert scores.num_scored == 12
+
+
+def test_a_parquet_table_keeps_what_its_scores_hang_on(folder: Path) -> None:
+    score_pictures(folder / "images", folder / "prompts.txt", ["symmetry", "preference"], folder / "x.parquet")
+    metadata = parquet.read_schema(folder / "x.parquet").metadata
+    assert metadata[b"provenance of preference"] == b"resized with antialias"
+
+
+def test_photographs_that_are_stored_turned_score_as_they_are_shown(folder: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, picture in enumerate(PICTURES, start=1):
+        picture.rotate(90, expand=True).save(folder / "images" / f"{number}.png", exif=exif)
+    score_pictures(folder / "images", folder / "prompts.txt", ["symmetry", "preference"], folder / "x.parquet")
+    table = pd.read_parquet(folder / "x.parquet")
+    for name in ("symmetry", "preference"):
+        assert list(table[name]) == pytest.approx(expected(name), abs=1e-6)
 
 
 def test_missing_corrupt_surplus_and_unprompted_pictures_are_named_and_counted(folder: Path) -> None:

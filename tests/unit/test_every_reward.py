@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from drtune.config import NON_DIFFERENTIABLE, REWARDS
+from drtune.files.images import to_pil, to_tensor
 from drtune.models.miniature.world import draw, scenes
-from drtune.rewards import Reward, load_reward
+from drtune.rewards import Reward, load_reward, score_finished
 from tests.unit import test_imagereward
 from tests.unit.test_openai_rewards import mirror as openai_mirror  # noqa: F401 a fixture
 from tests.unit.test_preference_scores import mirror as openclip_mirror  # noqa: F401 a fixture
 from tests.words import PROMPTS, random_images
 
 DRAWN = scenes(seed=123, count=8)
-RESIZE = {"preference", "hps", "hps_v2", "pickscore", "clipscore", "aesthetic", "imagereward"}
+IN_FLOATS, IN_8_BITS = {"preference", "hps", "hps_v2"}, {"pickscore", "clipscore", "aesthetic", "imagereward"}
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,31 @@ def test_it_has_its_name_and_tells_in_one_line_how_it_resizes(name: str, reward:
     assert reward.name == name
     rough = load_reward(name, antialias=False)
     assert "\n" not in reward.provenance
-    if name in RESIZE:
+    if name in IN_FLOATS:
         assert reward.provenance.endswith("resized with antialias")
         assert rough.provenance == reward.provenance.replace("resized with antialias", "resized without antialias")
     else:
         assert rough.provenance == reward.provenance
         assert "antialias" not in reward.provenance
+        assert ("resized by Pillow in 8 bits" in reward.provenance) == (name in IN_8_BITS)
+
+
+@pytest.mark.parametrize("name", sorted(REWARDS))
+def test_no_reward_keeps_a_trace_of_an_earlier_call(
+    name: str, reward: Reward, weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRTUNE_REWARDS", str(weights.get(name, "nowhere")))
+    case = CASES[name]
+    fresh = load_reward(name, antialias=True)(case.images[:1], case.prompts[:1])
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        reward(case.images.to(dtype), case.prompts)  # in another precision, and the prompt among others
+    assert torch.equal(reward(case.images[:1], case.prompts[:1]), fresh)
+
+
+@pytest.mark.parametrize("name", sorted({*REWARDS} - {*NON_DIFFERENTIABLE}))
+def test_a_finished_picture_scores_about_what_it_scored_while_it_was_made(name: str, reward: Reward) -> None:
+    case = CASES[name]
+    pictures = to_pil(case.images)
+    finished = score_finished(reward, pictures, to_tensor(pictures), case.prompts)
+    made = reward(case.images, case.prompts)
+    assert (finished - made).abs().max() < 0.05 * max(1, made.abs().max().item())

@@ -12,12 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from drtune.errors import UserError
 from drtune.rewards import load_reward
-from drtune.rewards.clip import centre_cropped
 from drtune.rewards.imagereward import ImageReward, Network
+from drtune.rewards.preprocessing import TorchvisionCrop
 from tests.words import random_images
 
 BLIP, BERT = "THUDM/ImageReward", "google-bert/bert-base-uncased"
@@ -213,8 +212,7 @@ def test_the_network_is_blips() -> None:
 
 def test_the_reward_is_the_scaled_score_of_the_cropped_picture(reward: ImageReward) -> None:
     images = random_images(3, 3, 40, 56)
-    mean, deviation = (torch.tensor(values).double()[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    pixels = (centre_cropped(images, SIDE, antialias=True).double() - mean) / deviation
+    pixels = TorchvisionCrop(SIDE, True).of_images(images).double()
     tokens = tokenize(PROMPTS)
     expected = (raw_scores(pixels, tokens, tokens > 0) - 0.16717362830052426) / 1.0333394966054072
     torch.testing.assert_close(reward(images, PROMPTS).double(), expected, rtol=1e-4, atol=1e-4)
@@ -245,7 +243,7 @@ def test_nothing_of_the_network_trains(reward: ImageReward) -> None:
 def test_provenance_tells_weights_and_resizing(mirror: Path) -> None:
     digest = hashlib.sha256((mirror / BLIP / "ImageReward.pt").read_bytes()).hexdigest()
     provenance = load_reward("imagereward", antialias=False).provenance
-    assert provenance == f"ImageReward.pt sha256 {digest}, resized without antialias"
+    assert provenance == f"ImageReward.pt sha256 {digest}, resized by Pillow in 8 bits"
 
 
 @pytest.mark.parametrize(

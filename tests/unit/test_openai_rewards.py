@@ -16,9 +16,9 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from drtune.errors import UserError
 from drtune.rewards import Reward, load_reward
-from drtune.rewards.clip import centre_cropped
 from drtune.rewards.openai import Aesthetic, CLIPScore
-from tests.words import CONTEXT, PROMPTS, VOCABULARY, random_images, tokenize, write_clip_words
+from drtune.rewards.preprocessing import TorchvisionCrop, TransformersCrop
+from tests.words import CONTEXT, PROMPTS, VOCABULARY, colours, random_images, tokenize, write_clip_words
 
 WIDTH, HEADS, JOINT_WIDTH, PATCH, SIDE, LAYERS = 64, 2, 24, 14, 28, 2
 CLIP, PREDICTOR = "openai/clip-vit-large-patch14", "camenduru/improved-aesthetic-predictor"
@@ -143,7 +143,7 @@ def embed_text(weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
 
 def test_clipscore_is_a_hundred_times_the_cosine(exact: dict[str, Tensor]) -> None:
     images = random_images(3, 3, 40, 56)
-    image = embed_images(exact, centre_cropped(images, SIDE, antialias=True))
+    image = embed_images(exact, colours(TransformersCrop(SIDE, True).of_images(images)))
     expected = 100 * (image * embed_text(exact, tokenize(PROMPTS))).sum(-1)
     scores = CLIPScore.load(antialias=True)(images, PROMPTS)
     torch.testing.assert_close(scores.double(), expected, rtol=0, atol=1e-4)
@@ -152,7 +152,7 @@ def test_clipscore_is_a_hundred_times_the_cosine(exact: dict[str, Tensor]) -> No
 
 def test_aesthetic_is_five_linear_layers_on_the_unit_embedding(exact: dict[str, Tensor]) -> None:
     images = random_images(3, 3, 40, 56)
-    x = embed_images(exact, centre_cropped(images, SIDE, antialias=True))
+    x = embed_images(exact, colours(TorchvisionCrop(SIDE, True).of_images(images)))
     head = {name: tensor.double() for name, tensor in head_state().items()}
     for number in (0, 2, 4, 6, 7):
         x = x @ head[f"layers.{number}.weight"].T + head[f"layers.{number}.bias"]
@@ -187,9 +187,9 @@ def test_provenance_tells_every_file_and_the_resizing(mirrored: Path) -> None:
         for file in (f"{CLIP}/model.safetensors", f"{PREDICTOR}/{FILE}")
     )
     clip = f"{CLIP} model.safetensors sha256 {tower}"
-    assert load_reward("clipscore", antialias=False).provenance == f"{clip}, resized without antialias"
+    assert load_reward("clipscore", antialias=False).provenance == f"{clip}, resized by Pillow in 8 bits"
     assert load_reward("aesthetic", antialias=True).provenance == (
-        f"{FILE} sha256 {head} on {clip}, resized with antialias"
+        f"{FILE} sha256 {head} on {clip}, resized by Pillow in 8 bits"
     )
 
 

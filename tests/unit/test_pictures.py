@@ -1,4 +1,4 @@
-"""Pictures that somebody brings: giants and what is no file are named, and a batch is limited by its pixels."""
+"""Pictures from files: a rule for each kind; giants and what is no file are named; a batch is limited by its pixels."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from drtune.errors import UserError
-from drtune.evaluation.pictures import PIXELS_AT_ONCE, UnusablePictureError, batches, matched, open_picture
+from drtune.evaluation.pictures import PIXELS_AT_ONCE, batches, matched
+from drtune.files.images import UnusablePictureError, open_picture, to_tensor
+from tests.words import picture
+
+ORIENTATION = 0x0112
 
 
 def giant(path: Path, side: int) -> Path:
@@ -53,17 +58,74 @@ def test_a_name_that_no_table_can_hold_is_told(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_limited_by_its_pixels_and_keeps_the_order() -> None:
-    small, large, giant = torch.zeros(3, 8, 8), torch.zeros(3, 2048, 3072), torch.zeros(3, 1, 1).expand(3, 5000, 5000)
-    shapes = [small] * 5 + [None] * 3 + [large] * 5 + [giant] * 2
-    made = list(batches(enumerate(shapes), batch_size=4))
-    assert [(items, images is not None and tuple(images.shape)) for items, images in made] == [
-        ([0, 1, 2, 3], (4, 3, 8, 8)),
-        ([4], (1, 3, 8, 8)),
-        ([5, 6, 7], False),
-        ([8, 9], (2, 3, 2048, 3072)),
-        ([10, 11], (2, 3, 2048, 3072)),
-        ([12], (1, 3, 2048, 3072)),
-        ([13], (1, 3, 5000, 5000)),
-        ([14], (1, 3, 5000, 5000)),
+    small, large, giant = (Image.new("1", size) for size in ((8, 8), (2048, 3072), (5000, 5000)))
+    pictures = [small] * 5 + [None] * 3 + [large] * 5 + [giant] * 2
+    made = list(batches(enumerate(pictures), batch_size=4))
+    assert made == [
+        ([0, 1, 2, 3], [small] * 4),
+        ([4], [small]),
+        ([5, 6, 7], []),
+        ([8, 9], [large] * 2),
+        ([10, 11], [large] * 2),
+        ([12], [large]),
+        ([13], [giant]),
+        ([14], [giant]),
     ]
     assert 2 * 2048 * 3072 <= PIXELS_AT_ONCE < 3 * 2048 * 3072
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(open_picture(path).convert("RGB"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize(("orientation", "stored"), [(3, 180), (6, 90), (8, 270)])
+def test_a_photograph_is_turned_as_its_exif_says(suffix: str, orientation: int, stored: int, tmp_path: Path) -> None:
+    upright, exif = picture(40, 30), Image.Exif()
+    exif[ORIENTATION] = orientation
+    upright.rotate(stored, expand=True).save(tmp_path / f"turned.{suffix}", exif=exif, quality=100)
+    shown = open_picture(tmp_path / f"turned.{suffix}")
+    assert shown.size == (40, 30)
+    corner = np.asarray(shown)[:10, :10]
+    assert corner.min() > 200  # the white quarter, which lies at the upper left
+    if suffix in ("png", "tif"):
+        assert np.array_equal(np.asarray(shown), np.asarray(upright))
+
+
+def test_of_16_bits_the_upper_eight_count_in_greys_and_colours_alike(tmp_path: Path) -> None:
+    levels = np.array([[0, 255, 256, 30_000, 65_535]], dtype=np.uint16)
+    for name in ("grey.png", "grey.tif"):
+        Image.fromarray(levels).save(tmp_path / name)
+        assert read(tmp_path / name)[0, :, 0].tolist() == [0, 0, 1, 117, 255]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_a_picture_whose_white_nobody_has_told_is_refused(dtype: type, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), dtype=dtype)).save(tmp_path / "x.tif")
+    with pytest.raises(UnusablePictureError, match="32 bits a channel"):
+        open_picture(tmp_path / "x.tif")
+
+
+def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
+    for name in ("x.png", "x.webp"):
+        first.save(tmp_path / name, save_all=True, append_images=[second], lossless=True)
+        assert read(tmp_path / name)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_alpha_is_dropped_a_palette_looked_up_and_cmyk_mixed(tmp_path: Path) -> None:
+    Image.new("RGBA", (8, 8), (10, 20, 30, 0)).save(tmp_path / "alpha.png")
+    clear = Image.new("P", (8, 8), 1)
+    clear.putpalette([0, 0, 0, 10, 20, 30])
+    clear.save(tmp_path / "palette.png", transparency=1)
+    Image.new("CMYK", (8, 8), (245, 235, 225, 0)).save(tmp_path / "cmyk.tif")
+    for name in ("alpha.png", "palette.png", "cmyk.tif"):
+        assert read(tmp_path / name)[0, 0].tolist() == [10, 20, 30]
+        levels = to_tensor([open_picture(tmp_path / name)]) * 255
+        torch.testing.assert_close(levels[0, :, 0, 0], torch.tensor([10.0, 20.0, 30.0]))
+
+
+def test_its_own_mode_is_kept_for_an_original_that_resizes_in_it(tmp_path: Path) -> None:
+    for mode, name in (("P", "x.png"), ("RGBA", "x.png"), ("L", "x.png"), ("CMYK", "x.jpg")):
+        Image.new(mode, (8, 8)).save(tmp_path / name)
+        assert open_picture(tmp_path / name).mode == mode

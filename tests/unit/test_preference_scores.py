@@ -20,10 +20,20 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from drtune.errors import UserError
 from drtune.rewards import Reward, load_reward
-from drtune.rewards.clip import centre_cropped, letterboxed
 from drtune.rewards.openclip import to_clip_model
-from drtune.rewards.preference import HumanPreferenceScore, PickScore
-from tests.words import CONTEXT, PROMPTS, VOCABULARY, as_tensor, picture, random_images, tokenize, write_clip_words
+from drtune.rewards.preference import HumanPreferenceScore, PickScore, mended
+from drtune.rewards.preprocessing import TorchvisionCrop, TransformersCrop, letterboxed
+from tests.words import (
+    CONTEXT,
+    PROMPTS,
+    VOCABULARY,
+    as_tensor,
+    colours,
+    picture,
+    random_images,
+    tokenize,
+    write_clip_words,
+)
 
 VISION_HEADS = TEXT_HEADS = 2
 VISION_WIDTH, TEXT_WIDTH, JOINT_WIDTH, PATCH, SIDE, LAYERS = 160, 128, 48, 14, 28, 2
@@ -203,7 +213,7 @@ def test_hps_of_either_version_is_the_same_code_on_other_weights() -> None:
 @pytest.mark.usefixtures("mirrored")
 def test_pickscore_is_the_scaled_cosine_of_the_cropped_picture() -> None:
     images = random_images(3, 3, 40, 56)
-    expected = math.exp(3) * cosines(centre_cropped(images, SIDE, antialias=True), PROMPTS)
+    expected = math.exp(3) * cosines(colours(TransformersCrop(SIDE, True).of_images(images)), PROMPTS)
     torch.testing.assert_close(PickScore.load(antialias=True)(images, PROMPTS).double(), expected, rtol=0, atol=1e-5)
 
 
@@ -211,10 +221,11 @@ def test_a_prompt_is_encoded_once_and_without_a_graph(reward: Reward) -> None:
     assert isinstance(reward, HumanPreferenceScore | PickScore)
     images = random_images(2, 3, SIDE, SIDE).requires_grad_()
     reward(images, [PROMPTS[0], PROMPTS[0]]).sum().backward()
-    first = reward.towers.embedded[PROMPTS[0]]
+    read = [mended(prompt) if reward.name == "hps" else prompt for prompt in PROMPTS]
+    first = reward.towers.embedded[read[0]]
     reward(images, PROMPTS[:2])
-    assert list(reward.towers.embedded) == PROMPTS[:2]
-    assert reward.towers.embedded[PROMPTS[0]] is first
+    assert list(reward.towers.embedded) == read[:2]
+    assert reward.towers.embedded[read[0]] is first
     assert first.grad_fn is None
     assert not any(weight.requires_grad for weight in reward.towers.model.parameters())
 
@@ -225,6 +236,24 @@ def test_the_oldest_prompts_are_forgotten(reward: Reward) -> None:
     scores = reward(random_images(3, 3, SIDE, SIDE), PROMPTS)
     assert list(reward.towers.embedded) == PROMPTS[1:]
     torch.testing.assert_close(reward(random_images(3, 3, SIDE, SIDE), PROMPTS), scores)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("it\u2019s \u201ca kite\u201d \u2013 high", 'it\'s "a kite" \u2013 high'),
+        ("R&amp;B singer, full-width\uff0ccomma", "r&b singer, full-width,comma"),
+        ("a &amp;amp; b", "a & b"),
+        ("cafÃ©\u00a0 ﬁne…  ", "café fine…"),
+    ],
+)
+def test_hps_mends_the_prompt_before_it_reads_it_and_pickscore_does_not(prompt: str, read: str, mirrored: Path) -> None:
+    assert mirrored.is_dir()
+    assert mended(prompt) == read
+    images = random_images(1, 3, SIDE, SIDE)
+    hps, pickscore = HumanPreferenceScore.load(antialias=True), PickScore.load(antialias=True)
+    assert hps(images, [prompt]).item() == hps(images, [read]).item()
+    assert abs(pickscore(images, [prompt]).item() - pickscore(images, [read]).item()) > 1e-4
 
 
 def test_a_prompt_beyond_the_context_is_cut(reward: Reward) -> None:
@@ -253,7 +282,7 @@ def test_provenance_tells_weights_and_resizing(mirrored: Path) -> None:
         f"HPS_v2.1_compressed.pt md5 {hashlib.md5(hps).hexdigest()}, resized without antialias"
     )
     assert load_reward("pickscore", antialias=True).provenance == (
-        f"model.safetensors sha256 {hashlib.sha256(pickscore).hexdigest()}, resized with antialias"
+        f"model.safetensors sha256 {hashlib.sha256(pickscore).hexdigest()}, resized by Pillow in 8 bits"
     )
 
 
@@ -278,8 +307,45 @@ def test_cropping_is_clips_own_image_processor_to_a_grey_level(size: tuple[int, 
     image = picture(*size)
     processor = CLIPImageProcessorPil(do_normalize=False)
     expected = processor(image, return_tensors="pt").pixel_values
-    cropped = centre_cropped(as_tensor(image), 224, antialias=True)
+    cropped = colours(TransformersCrop(224, True).of_images(as_tensor(image)))
     assert (cropped - expected).abs().max() < 1.25 / 255  # it rounds to 8 bits, once for each direction
+
+
+SIZES = [(512, 512), (300, 517), (1216, 832), (832, 1216), (1344, 768), (100, 90), (224, 224)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "size"),
+    [*(("RGB", size) for size in SIZES), *((mode, (300, 517)) for mode in ("RGBA", "LA", "L", "P", "CMYK"))],
+)
+def test_a_finished_picture_is_cropped_bit_for_bit_as_by_transformers_and_torchvision(
+    mode: str, size: tuple[int, int]
+) -> None:
+    image = picture(*size).convert(mode)
+    if "A" in mode:
+        image.putalpha(picture(*size).convert("L").rotate(180))
+    processor = CLIPImageProcessorPil()
+    expected = processor(image.convert("RGB"), return_tensors="pt").pixel_values  # later ones put alpha on white
+    assert (TransformersCrop(224, True).of_pictures([image]) - expected).abs().max() < 1e-6
+
+    width, height = size  # torchvision's Resize and CenterCrop, then RGB
+    columns, rows = (224, int(224 * height / width)) if width <= height else (int(224 * width / height), 224)
+    left, top = round((columns - 224) / 2.0), round((rows - 224) / 2.0)
+    resized = image if size == (columns, rows) else image.resize((columns, rows), Image.Resampling.BICUBIC)
+    window = np.array(resized.crop((left, top, left + 224, top + 224)).convert("RGB"))
+    seen = colours(TorchvisionCrop(224, True).of_pictures([image]))[0]
+    assert np.abs(seen.numpy() * 255 - window.transpose(2, 0, 1)).max() < 1e-3
+
+
+@pytest.mark.parametrize(("crop", "start"), [(TransformersCrop, 51), (TorchvisionCrop, 52)])
+@pytest.mark.parametrize("size", [(1216, 832), (832, 1216)])
+def test_tuning_crops_where_the_finished_picture_is_cropped(
+    crop: type[TransformersCrop | TorchvisionCrop], start: int, size: tuple[int, int]
+) -> None:
+    image, preprocessing = picture(*size), crop(224, True)
+    apart = colours(preprocessing.of_images(as_tensor(image))) - colours(preprocessing.of_pictures([image]))
+    assert apart.abs().max() < 1.25 / 255
+    assert preprocessing._start(327) == start
 
 
 def test_without_antialias_a_fine_pattern_survives() -> None:

@@ -184,7 +184,7 @@ def test_the_benchmark_stands_beside_published_rows_that_are_marked(tmp_path: Pa
     words = " ".join(page_of(tmp_path, benchmark=(row,)).text.split())
     assert "base28.12± 0.34" in words
     assert "SDXL Base 0.9 published32.8431.3630.8627.4830.63" in words
-    assert "Here rewards resized with antialias" in words
+    assert "Here hps resized with antialias" in words
 
 
 def test_thumbnails_that_are_gone_are_named(tmp_path: Path) -> None:

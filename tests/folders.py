@@ -6,8 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from PIL import Image
+
 from drtune.config import load_config
-from drtune.contracts import CONFIG, MANIFEST, Check, DataSource, Decision, PromptSet, TunedModel
+from drtune.contracts import (
+    CONFIG,
+    MANIFEST,
+    Check,
+    DataSource,
+    Decision,
+    EvaluationReport,
+    Highlight,
+    PromptSet,
+    TunedModel,
+)
 from drtune.files.local import sha256_bytes, sha256_file
 from tests.reports import report_of, score
 
@@ -81,3 +93,18 @@ def make_folders(
         policy_sha256="c7aa" * 16,
     ).save(folders.decision)
     return folders
+
+
+def with_highlights(report: EvaluationReport, folder: Path) -> EvaluationReport:
+    """The report with four prompts that gained and two that lost, and a picture of one colour for each side of each."""
+    (folder / "thumbnails").mkdir()
+
+    def highlight(index: int) -> Highlight:
+        thumbnails = {}
+        for blue, contestant in ((0, "base"), (255, "candidate")):
+            thumbnails[contestant] = f"thumbnails/{index}-{contestant}.png"
+            Image.new("RGB", (32, 32), (index, 0, blue)).save(folder / thumbnails[contestant])
+        return Highlight(prompt=f"prompt {index}", category="", gain=0.1, values={}, thumbnails=thumbnails)
+
+    highlights = tuple(map(highlight, range(6)))
+    return report.model_copy(update={"gained": highlights[:4], "lost": highlights[4:]})

@@ -7,7 +7,7 @@ from html import escape
 from typing import Literal
 
 from drtune.contracts import DriftCheck, DriftVerdict, Observed
-from drtune.evaluation.report.markdown import plain
+from drtune.files.markdown import plain
 
 Outcome = Literal["drifted", "stable", "not enough data"]
 COLUMNS = ("check", "result", "value", "drift from", "why", "statistic")

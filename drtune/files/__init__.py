@@ -1,4 +1,4 @@
-"""The world outside the process: files that are whole or absent, their digests, S3, images, the revision of the code.
+"""The world outside the process: whole or absent files, digests, S3, images, Markdown, the revision of the code.
 
 It may know errors alone.
 """

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
+from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
 from drtune.config import Config
-from drtune.contracts import Decision, EvaluationReport, TunedModel
+from drtune.contracts import Decision, EvaluationReport, Highlight, TunedModel
+from drtune.errors import UserError
+from drtune.files.images import contact_sheet
+from drtune.files.markdown import markdown_environment
 
 
 class Method(NamedTuple):
@@ -46,6 +51,17 @@ KINDS = {
     "StableDiffusion3Pipeline": Kind("stable-diffusion-3", "transformer", "flow_euler"),
     "FluxPipeline": Kind("flux", "transformer", "flow_euler"),
 }
+LICENSES = {
+    "miniature": {"license": "apache-2.0"},
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": {"license": "creativeml-openrail-m"},
+    "stabilityai/stable-diffusion-xl-base-1.0": {"license": "openrail++"},
+    "stabilityai/stable-diffusion-3.5-medium": {"license": "other", "license_name": "stabilityai-ai-community"},
+    "stabilityai/stable-diffusion-3.5-large": {"license": "other", "license_name": "stabilityai-ai-community"},
+    "black-forest-labs/FLUX.1-dev": {"license": "other", "license_name": "flux-1-dev-non-commercial-license"},
+    "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+}
+"""Of bases, which what is made from them inherits, as their own model cards name them."""
+PICTURE = "before-after.png"
 DTYPES = {"fp32": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}
 
 
@@ -58,22 +74,24 @@ def render_model_card(
     """
     lora = model.weights == "lora"
     kind = KINDS[report.pipeline]
+    license = LICENSES.get(model.base_model, {})
+    on_a_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", model.base_model)  # hubs refuse a card with another base
+    relation = {"base_model": model.base_model, "base_model_relation": "adapter" if lora else "finetune"}
     front_matter = {
-        "base_model": model.base_model,
-        "base_model_relation": "adapter" if lora else "finetune",
+        **license,
+        **(relation if on_a_hub else {}),
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
         "tags": ["diffusers", "drtune", *(["lora"] if lora else []), "reward-tuning", kind.tag, "text-to-image"],
     }
-    environment = Environment(
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    template = environment.from_string(
-        files("drtune.publishing").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
-    )
+    source = files("drtune.publishing").joinpath("model_card.md.jinja").read_text(encoding="utf-8")
+    template = markdown_environment().from_string(source)
     return template.render(
         front_matter=yaml.safe_dump(front_matter, sort_keys=False),
         name=name,
+        license=license.get("license_name", license.get("license")),
+        picture=PICTURE,
+        shown=_shown(report),
         lora=lora,
         kind=kind,
         method=METHODS[config.method.name],
@@ -88,3 +106,28 @@ def render_model_card(
         decision=decision,
         config=config,
     )
+
+
+def draw_picture(report: EvaluationReport, report_folder: Path, out: Path) -> None:
+    """Draw PICTURE, which the card shows: above what the base made of some prompts, below what the model makes of them.
+
+    Raises:
+        UserError: a picture of the report is gone.
+    """
+    pictures = []
+    for contestant in ("base", "candidate"):
+        for _, highlight in _shown(report):
+            path = report_folder / highlight.thumbnails[contestant]
+            try:
+                with Image.open(path) as picture:
+                    pictures.append(picture.convert("RGB"))
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror}); evaluate again") from None
+    if pictures:
+        contact_sheet(pictures, columns=len(pictures) // 2).save(out)
+
+
+def _shown(report: EvaluationReport) -> list[tuple[str, Highlight]]:
+    """What a card shows of a report: not the best alone."""
+    gained = [("among the largest gains", highlight) for highlight in report.gained[:3]]
+    return [*gained, *(("the largest loss", highlight) for highlight in report.lost[:1])]

@@ -25,9 +25,9 @@ from drtune.config import load_config
 from drtune.contracts import CONFIG, MANIFEST, SCORES, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.report.pages import PAGE
-from drtune.files.local import check_digest, check_sha256, claim, replacing, sha256_bytes, sha256_folder
+from drtune.files.local import check_digest, check_sha256, claim, replacing, sha256_folder
 from drtune.files.storage import Storage, open_storage
-from drtune.publishing.model_card import render_model_card
+from drtune.publishing.model_card import PICTURE, draw_picture, render_model_card
 
 PRODUCTION = "production"
 REPORT = f"evaluation/{MANIFEST}"
@@ -86,11 +86,11 @@ class Registry:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             _gather(folder, model, Path(model_folder), Path(report_folder), Path(decision_folder))
-            files = sha256_folder(folder)
-            _check_digests(files, model, report, decision)
+            _check_digests(sha256_folder(folder), model, report, decision)
+            draw_picture(report, Path(report_folder), folder / PICTURE)
             card = render_model_card(name, model, report, decision, load_config(folder / CONFIG))
             (folder / CARD).write_text(card, encoding="utf-8")
-            files = dict(sorted({**files, CARD: sha256_bytes(card.encode())}.items()))
+            files = sha256_folder(folder)
             entry = _version_of(model, self.list(name))
             if entry is None:
                 uri = self._upload(name, folder, files)

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from drtune.config import Config, HeldOut
 from drtune.contracts import CONFIG, TunedModel
+from drtune.files.markdown import code, plain
 from drtune.training.metrics import WINDOW, UpdateMetrics
 
 SUMMARY = "summary.md"
@@ -25,7 +26,7 @@ def summarise(
 ) -> str:
     """The summary in Markdown. `updates` are all that were made, `held_out` the checks that passed, 0 for the base."""
     parts = [
-        f"# {config.base_model}, tuned on {' + '.join(config.rewards)}",
+        f"# {plain(config.base_model)}, tuned on {plain(' + '.join(config.rewards))}",
         _what_happened(model, config, updates),
         _table(config, updates),
         *([_held_out(model, config.held_out, updates, held_out)] if config.held_out else []),
@@ -73,7 +74,7 @@ def _table(config: Config, updates: Sequence[UpdateMetrics]) -> str:
 
     names = [
         "reward, the sum",
-        *(f"{name}, weight {term.weight:g}" for name, term in config.rewards.items()),
+        *(plain(f"{name}, weight {term.weight:g}") for name, term in config.rewards.items()),
         "gradient norm",
     ]
     first, last = means(updates[:count]), means(updates[-count:])
@@ -88,7 +89,7 @@ def _table(config: Config, updates: Sequence[UpdateMetrics]) -> str:
 def _held_out(
     model: TunedModel, held_out: HeldOut, updates: Sequence[UpdateMetrics], passed: Mapping[int, float]
 ) -> str:
-    lines = [f"Held-out reward {held_out.reward}, which may fall by {held_out.max_drop:g}:", ""]
+    lines = [f"Held-out reward {plain(held_out.reward)}, which may fall by {held_out.max_drop:g}:", ""]
     checks = {0: passed[0]} | {update.step: update.held_out for update in updates if update.held_out is not None}
     for step, value in checks.items():
         name = f"after update {step}" if step else "base"
@@ -99,12 +100,12 @@ def _held_out(
 def _what_now(model: TunedModel, config: Config, out: Path, prompts: Path) -> str:
     evaluate = shlex.join(["drtune", "evaluate", f"--model={out}", f"--prompts={prompts}"])
     lines = [
-        f"- The tuned weights: `{out / model.weights_file}`",
-        f"- Samples of the same prompts, before, during and after: `{out / 'samples'}`",
-        f"- Plots: `{shlex.join(['tensorboard', f'--logdir={out}'])}`",
-        f"- Compare with the base: `{evaluate}`",
+        f"- The tuned weights: {code(str(out / model.weights_file))}",
+        f"- Samples of the same prompts, before, during and after: {code(str(out / 'samples'))}",
+        f"- Plots: {code(shlex.join(['tensorboard', f'--logdir={out}']))}",
+        f"- Compare with the base: {code(evaluate)}",
     ]
     if model.step == config.steps and config.optimizer.schedule == "constant":
         more = resume_command(out, prompts, f"--set=steps={2 * config.steps}")
-        lines.append(f"- Go on from here: `{more}`")
+        lines.append(f"- Go on from here: {code(more)}")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from drtune.evaluation.report.markdown import plain
+from drtune.files.markdown import code, plain
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 MARKUP = [*"\\\\`*_[]()<>|#~!&;:-+=.1a \n{}\"'$^", "- ", "1. ", "2) ", "---", "***", "==", "<b>", "&lt;", "![x](y)"]
@@ -63,6 +63,15 @@ def test_any_text_stays_in_its_place(one: str, other: str) -> None:
         if around == "- {}, {}." or shown(one):
             assert [token.tag for token in tokens if token.nesting == 1 and not token.hidden] == tags, around
         assert {token.type for token in tokens if token.nesting == 0} <= {"inline", "text", "softbreak"}
+
+
+@example(" ")
+@example("a `` b`")
+@given(TEXTS)
+def test_any_text_is_shown_as_code(text: str) -> None:
+    html = PARSER.render(f"- before {code(text)} after")
+    inside = html.removeprefix("<ul>\n<li>before <code>").removesuffix("</code> after</li>\n</ul>\n")
+    assert unescape(inside) == (" ".join(text.splitlines()) or " ")
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import pytest
 import yaml
+from hypothesis import given, settings
+from markdown_it import MarkdownIt
+from PIL import Image
 
-from drtune.config import MethodConfig, load_config
-from drtune.contracts import Decision, EvaluationReport, TunedModel
+from drtune.config import Config, MethodConfig, RewardTerm, load_config
+from drtune.contracts import Check, DataSource, Decision, EvaluationReport, PromptSet, TunedModel
+from drtune.errors import UserError
 from drtune.models.loading import BASES
-from drtune.publishing.model_card import KINDS, METHODS, render_model_card
-from tests.folders import Folders, make_folders
+from drtune.publishing.model_card import KINDS, LICENSES, METHODS, PICTURE, draw_picture, render_model_card
+from tests.folders import Folders, make_folders, with_highlights
+from tests.reports import report_of, score, tuned_model
+from tests.unit.test_markdown import TEXTS
 
 
 def _card(folders: Folders) -> str:
@@ -36,6 +43,72 @@ def test_front_matter_is_what_a_hub_expects(tmp_path: Path) -> None:
     assert "lora" in values["tags"]
 
 
+def test_only_a_base_of_a_hub_is_named_there_and_its_licence_goes_with_it(tmp_path: Path) -> None:
+    def front_matter(base_model: str) -> dict[str, Any]:
+        card = _card(make_folders(tmp_path / base_model.replace("/", "-"), base_model=base_model))
+        values: dict[str, Any] = yaml.safe_load(card.split("---\n", 2)[1])
+        return values
+
+    assert not {"base_model", "base_model_relation"} & front_matter("/models/my base").keys()
+    assert "license" not in front_matter("owner/base")
+    sdxl = front_matter("stabilityai/stable-diffusion-xl-base-1.0")
+    assert (sdxl["license"], sdxl["base_model_relation"]) == ("openrail++", "adapter")
+    flux = front_matter("black-forest-labs/FLUX.1-dev")
+    assert (flux["license"], flux["license_name"]) == ("other", "flux-1-dev-non-commercial-license")
+
+
+def test_the_licence_of_every_base_that_a_shipped_configuration_tunes_is_known() -> None:
+    for path in (Path(__file__).parents[2] / "configs").glob("*.yaml"):
+        base_model = yaml.safe_load(path.read_text(encoding="utf-8")).get("base_model")
+        assert base_model is None or base_model in LICENSES
+
+
+def test_pictures_are_shown_with_their_prompts_the_worst_too(tmp_path: Path) -> None:
+    folders = make_folders(tmp_path)
+    report = with_highlights(EvaluationReport.load(folders.report), folders.report)
+    draw_picture(report, folders.report, tmp_path / PICTURE)
+    with Image.open(tmp_path / PICTURE) as picture:
+        assert picture.size == (4 * 256 + 3 * 4, 2 * 256 + 4)
+        columns = [[picture.getpixel((128 + 260 * column, y)) for y in (128, 388)] for column in range(4)]
+    assert columns == [[(index, 0, 0), (index, 0, 255)] for index in (0, 1, 2, 4)]  # 4 is the first of those lost
+
+    model, decision = TunedModel.load(folders.model), Decision.load(folders.decision)
+    config = load_config(folders.model / "config.yaml")
+    card = render_model_card("my-model", model, report, decision, config)
+    assert "](before-after.png)\n" in card
+    assert "\n1. prompt 0 (among the largest gains)\n" in card
+    assert "\n1. prompt 4 (the largest loss)\n" in card
+
+    (folders.report / "thumbnails" / "0-base.png").unlink()
+    with pytest.raises(UserError, match=r"0-base.png: cannot be read \(No such file or directory\); evaluate again"):
+        draw_picture(report, folders.report, tmp_path / PICTURE)
+
+
+@settings(max_examples=30)
+@given(TEXTS, TEXTS)
+def test_no_name_path_or_reason_breaks_a_table_or_becomes_markup(one: str, other: str) -> None:
+    source = DataSource(path=one, sha256="", git_revision=other, dvc_md5=one)
+    prompts = PromptSet(sha256=other, num_train=1, num_eval=1, categories={}, problems={}, source=source)
+    model = tuned_model().model_copy(
+        update={"base_model": one, "base_revision": other, "prompts": prompts, "code_revision": one}
+    )
+    report = report_of(score(one), score(other + "x"), model=model)
+    checks = (Check(passed=True, reason=one), Check(passed=True, reason=other))
+    decision = Decision(publish=True, checks=checks, report_sha256=one, policy_sha256=other)
+    config = Config().model_copy(update={"rewards": {one: RewardTerm(), other + "x": RewardTerm()}})
+    card = render_model_card("my-model", model, report, decision, config)
+    tokens = MarkdownIt("commonmark").enable("table").parse(card.split("---\n", 2)[2])
+    compile(next(token.content for token in tokens if token.type == "fence"), "snippet", "exec")
+    kinds = [token.type for token in tokens]
+    assert kinds.count("table_open") == 3
+    assert kinds.count("td_open") == 6 * len({one, other + "x"}) + 2 * (len(config.rewards) + 6 + 9)
+    assert kinds.count("heading_open") == 7
+    assert kinds.count("bullet_list_open") == 2 if any(map(str.strip, (one, other))) else 1
+    assert "html_block" not in kinds
+    inline = {child.type for token in tokens for child in token.children or []}
+    assert inline <= {"text", "softbreak", "code_inline", "link_open", "link_close"}
+
+
 def test_scores_stand_in_a_table_without_categories(tmp_path: Path) -> None:
     lines = _card(make_folders(tmp_path)).splitlines()
     row = lines.index("| Reward | Tuned on | Base | This model | Gain | Win rate |")
@@ -44,6 +117,15 @@ def test_scores_stand_in_a_table_without_categories(tmp_path: Path) -> None:
         "| brightness | no | 0.5000 | 0.4000 | -0.1000 (-0.1200 to -0.0800) | 90 % (88 to 92) |",
         "",
     ]
+
+
+def test_a_score_on_too_few_prompts_has_no_interval(tmp_path: Path) -> None:
+    folders = make_folders(tmp_path)
+    report = EvaluationReport.load(folders.report)
+    few = {"gain_low": None, "gain_high": None, "win_low": None, "win_high": None, "p_value": None}
+    scores = tuple(one.model_copy(update=few) for one in report.scores)
+    report.model_copy(update={"scores": scores}).save(folders.report)
+    assert "\n| symmetry | yes | 0.5600 | 0.8300 | +0.2700 (too few prompts) | 95 % |\n" in _card(folders)
 
 
 def test_every_table_row_has_as_many_cells_as_its_head(tmp_path: Path) -> None:
@@ -103,8 +185,8 @@ def test_the_names_of_base_method_and_settings_are_those_of_the_run(tmp_path: Pa
             "negative_prompt": 'a "bad" one',
         }
     )
-    settings = ["height=512", "width=768", "compute.precision=bf16", "method.name=alignprop"]
-    config = load_config(folders.model / "config.yaml", settings)
+    changes = ["height=512", "width=768", "compute.precision=bf16", "method.name=alignprop"]
+    config = load_config(folders.model / "config.yaml", changes)
     model, decision = TunedModel.load(folders.model), Decision.load(folders.decision)
     card = render_model_card("my-model", model, report, decision, config)
     snippet = _snippet(card)

@@ -17,10 +17,10 @@ import jinja2
 from drtune.config import RewardTerm, load_config
 from drtune.contracts import CONFIG, MIN_PROMPTS, Decision, EvaluationReport, Score, StudyResult
 from drtune.errors import UserError
-from drtune.evaluation.report.markdown import plain
 from drtune.evaluation.report.published import CAVEAT, PUBLISHED, STYLES
 from drtune.evaluation.report.signs import signs
 from drtune.files.local import write_text
+from drtune.files.markdown import markdown_environment
 
 PAGE, SUMMARY = "report.html", "report.md"
 LONGEST_BAR = 3.0
@@ -78,14 +78,18 @@ def headline_numbers(report: EvaluationReport) -> dict[str, float]:
 
 @lru_cache(maxsize=2)
 def _template(name: str) -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=name.endswith(".html.jinja"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": number, "signed": signed, "percent": percent, "p_value": p_value, "plain": plain}
+    filters = {"number": number, "signed": signed, "percent": percent, "p_value": p_value}
+    if name.endswith(".html.jinja"):
+        environment = jinja2.Environment(
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.filters |= filters
+    else:
+        environment = markdown_environment(**filters)
     return environment.from_string(resources.files("drtune.evaluation.report").joinpath(name).read_text("utf-8"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 
 from drtune.contracts import Preference, RaterResult, Strength, Study, StudyResult
-from drtune.evaluation.report.markdown import plain
+from drtune.files.markdown import code, plain
 
 
 def as_text(result: StudyResult) -> str:
@@ -39,9 +39,9 @@ def as_markdown(result: StudyResult, study: Study) -> str:
         "as there are prompts. They tell what other prompts would do to the result, not what other raters would.",
         "\n".join(
             [
-                f"- study `{study.id}`, key sha256 `{result.study_sha256}`",
-                f"- report sha256 `{result.report_sha256}`",
-                *(f"- votes of {plain(rater)} sha256 `{digest}`" for rater, digest in result.votes_sha256.items()),
+                f"- study {code(study.id)}, key sha256 {code(result.study_sha256)}",
+                f"- report sha256 {code(result.report_sha256)}",
+                *(f"- votes of {plain(rater)} sha256 {code(digest)}" for rater, digest in result.votes_sha256.items()),
             ]
         ),
     ]

@@ -275,6 +275,7 @@ for command in (
     score.score,
     study.study,
     registry.publish,
+    registry.push,
     registry.registry,
 ):
     main.add_command(command)

@@ -1,7 +1,8 @@
-"""The commands `drtune publish` and `drtune registry`."""
+"""The commands `drtune publish`, `drtune push` and `drtune registry`."""
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from drtune.cli.console import OVERWRITE, PATH
+from drtune.errors import UserError
 
 if TYPE_CHECKING:
     from drtune.contracts import RegistryEntry
@@ -34,6 +36,25 @@ def publish(model: Path, report: Path, decision: Path, name: str, uri: str) -> N
 
     entry = Registry(uri).publish(name, model, report, decision)
     click.echo(f"published: {entry.name} {entry.version} at {entry.uri}")
+
+
+@click.command()
+@click.argument("source", metavar="VERSION|RUN")
+@click.argument("repository", metavar="USER/NAME")
+@REGISTRY
+def push(source: str, repository: str, uri: str) -> None:
+    """Put a published version on the Hugging Face hub: its card, pictures and weights, in one commit.
+
+    VERSION is NAME or NAME@v3 of the registry, by default the one in production; RUN is the folder of a run of
+    `drtune-pipeline`. The token comes from HF_TOKEN, another hub than the usual from HF_ENDPOINT.
+    """
+    if not (token := os.environ.get("HF_TOKEN")):
+        raise UserError(f"HF_TOKEN: not set; export a token of the hub that may write to {repository}")
+    from huggingface_hub import HfApi
+
+    from drtune.publishing.hub import push as push_version
+
+    click.echo(f"pushed: {push_version(source, repository, HfApi(token=token), registry=uri)}")
 
 
 @click.group()

@@ -1,0 +1,150 @@
+"""A small stand-in of the Hugging Face hub: as much of its HTTP API as the client of huggingface_hub 2.4 calls to push.
+
+Each answer cites the line of the client that reads it. What is not asked for by that client is not here.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
+
+TOKEN = "hf_stand-in"
+
+
+class Hub(ThreadingHTTPServer):
+    """Listens on entry. `repositories` holds files by their paths, `commits` the messages in their order."""
+
+    daemon_threads = True
+
+    def __init__(self, *, refuse_commits: bool = False) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.refuse_commits = refuse_commits
+        self.repositories: dict[str, dict[str, bytes]] = {}
+        self.large: dict[str, bytes] = {}
+        """By sha256, as git LFS keeps them."""
+        self.commits: list[str] = []
+
+    def __enter__(self) -> Hub:
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        hub = cast(Hub, self.server)
+        body = self._body()
+        # utils/_headers.py: build_hf_headers sends "authorization: Bearer <token>".
+        if self.headers.get("authorization") != f"Bearer {TOKEN}":
+            return self._answer(401, {"error": "Invalid username or password."})
+        if self.path == "/api/repos/create":
+            return self._create(hub, json.loads(body))
+        if self.path == "/api/validate-yaml":
+            # hf_api.py, _validate_yaml: sends content and repoType; reads warnings, and errors where it is refused.
+            assert json.loads(body)["repoType"] == "model"
+            return self._answer(200, {"errors": [], "warnings": []})
+        if self.path.endswith(".git/info/lfs/objects/batch"):
+            return self._batch(hub, json.loads(body))
+        repository, _, action = self.path.removeprefix("/api/models/").rpartition("/main")[0].rpartition("/")
+        if action == "preupload":
+            return self._preupload(hub, repository, json.loads(body))
+        if action == "commit":
+            return self._commit(hub, repository, [json.loads(line) for line in body.splitlines()])
+        return self._answer(404, {"error": "Sorry, we can't find the page you are looking for."})
+
+    def do_PUT(self) -> None:
+        """The store behind the hub, which takes a signed address in place of a token: lfs.py, _upload_single_part."""
+        content = self._body()
+        oid = self.path.removeprefix("/store/")
+        assert hashlib.sha256(content).hexdigest() == oid
+        cast(Hub, self.server).large[oid] = content
+        self._answer(200, {})
+
+    def _create(self, hub: Hub, asked: dict[str, Any]) -> None:
+        """hf_api.py, create_repo: sends organization and name; with exist_ok a 409 is as good; reads `url`."""
+        repository = f"{asked['organization']}/{asked['name']}"
+        status = 409 if repository in hub.repositories else 200
+        hub.repositories.setdefault(repository, {})
+        self._answer(status, {"url": f"{hub.url}/{repository}", "name": repository})
+
+    def _preupload(self, hub: Hub, repository: str, asked: dict[str, Any]) -> None:
+        """_commit_api.py, _fetch_upload_modes: reads path, uploadMode, shouldIgnore, oid of what is there already.
+
+        The .gitattributes that the hub makes with a repository send *.safetensors and *.png to LFS.
+        """
+        there = hub.repositories[repository]
+        files = []
+        for file in asked["files"]:
+            path, large = file["path"], file["path"].endswith((".safetensors", ".png"))
+            oid = _oid(there[path], large=large) if path in there else None
+            mode = "lfs" if large else "regular"
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self._answer(200, {"files": files})
+
+    def _batch(self, hub: Hub, asked: dict[str, Any]) -> None:
+        """lfs.py, post_lfs_batch_info and lfs_upload: without `actions` the object is there already."""
+        assert (asked["operation"], asked["hash_algo"]) == ("upload", "sha256")
+        objects = []
+        for each in asked["objects"]:
+            upload = {"upload": {"href": f"{hub.url}/store/{each['oid']}"}}
+            objects.append(each if each["oid"] in hub.large else each | {"actions": upload})
+        self._answer(200, {"transfer": "basic", "objects": objects})
+
+    def _commit(self, hub: Hub, repository: str, lines: list[dict[str, Any]]) -> None:
+        """_commit_api.py, _prepare_commit_payload: a line with the header, then one for each file."""
+        if hub.refuse_commits:
+            self._answer(403, {"error": "You don't have the rights to create a commit."})
+            return
+        header, *operations = lines
+        for operation in operations:
+            value = operation["value"]
+            if operation["key"] == "file":
+                hub.repositories[repository][value["path"]] = base64.b64decode(value["content"])
+            else:
+                assert operation["key"] == "lfsFile"
+                hub.repositories[repository][value["path"]] = hub.large[value["oid"]]
+        hub.commits.append(header["value"]["summary"])
+        oid = hashlib.sha1(repr(lines).encode()).hexdigest()
+        self._answer(200, {"commitUrl": f"{hub.url}/{repository}/commit/{oid}", "commitOid": oid})
+
+    def do_GET(self) -> None:
+        """hf_api.py, repo_info: asked for where there was nothing new to commit."""
+        self._answer(200, {"id": self.path.removeprefix("/api/models/"), "sha": "0" * 40})
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
+    def _answer(self, status: int, value: dict[str, Any]) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def _oid(content: bytes, *, large: bool) -> str:
+    """_commit_api.py, CommitOperationAdd._local_oid: the sha256 of a large file, the sha1 of a git blob else."""
+    if large:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -17,6 +17,10 @@ class AwayError(UserError):
     """A service has not answered for as long as is waited for it."""
 
 
+class UnusableFileError(OSError):
+    """A file that a user named is none that can be read: a pipe, a device, a giant, or no name that a file can have."""
+
+
 class InterruptionError(SystemExit):
     """A signal ended the run once its state was safe; the message is one line that says how to go on.
 

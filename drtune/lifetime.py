@@ -13,17 +13,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from drtune.errors import InterruptionError, UserError
+from drtune.errors import InterruptionError, UnusableFileError, UserError
 
 GRACE_SECONDS = 20.0
 """How long a process may take to end after SIGTERM, which lets a training save its state, before it is killed."""
 SECONDS_BETWEEN_LOOKS = 0.5
-_PLACES_THAT_CANNOT_BE_WRITTEN = {
+_FIXES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some space",
     errno.EROFS: "give another place",
     errno.EACCES: "give another place",
+    errno.EPERM: "give another place",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "give another path",
+    errno.ENOTDIR: "give another path",
+    errno.EISDIR: "give the path of a file",
 }
+"""What mends what the system says of a file. Others, such as one that is not there, may be faults of ours."""
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 
 
@@ -46,9 +52,12 @@ def as_command(*, with_parent: bool = False) -> Iterator[None]:
     except InterruptionError as interrupted:
         line, exit_code = str(interrupted), interrupted.exit_code
     except OSError as error:
-        if (fix := _PLACES_THAT_CANNOT_BE_WRITTEN.get(error.errno or 0)) is None:
+        is_known = isinstance(error, UnusableFileError)
+        if (fix := "give another file" if is_known else _FIXES.get(error.errno or 0)) is None:
             raise
-        line, exit_code = f"error: {error.filename or 'output'}: {error.strerror}; {fix}", UserError.exit_code
+        name = str(error.filename or "output")
+        shown = name if name.isprintable() and len(name) < 200 else f"{name[:100]!a}..."
+        line, exit_code = f"error: {shown}: {error.strerror}; {fix}", UserError.exit_code
     else:
         return
     print(line, file=sys.stderr)

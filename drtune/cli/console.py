@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from drtune.files.local import is_text
 from drtune.lifetime import as_command
 
 PATH = click.Path(path_type=Path)
@@ -34,6 +35,13 @@ class Number(click.FloatRange):
 
 class CommandGroup(click.Group):
     """A group of commands that answers a user's mistake with one line `error: ...` and its exit code."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what no file, table or page can hold, and take the others."""
+        for one in args:
+            if not is_text(one):
+                raise click.UsageError(f"{one!a} is not UTF-8, or holds a NUL", ctx)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command that was asked for."""

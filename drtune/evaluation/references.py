@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from drtune.errors import UserError
 from drtune.evaluation.pictures import matched
-from drtune.files.archives import ARCHIVES, ArchiveError, check_name, unpack
+from drtune.files.archives import ARCHIVES, ArchiveError, unpack
 from drtune.files.local import sha256_bytes, sha256_file
 from drtune.files.storage import open_storage
 from drtune.prompts.prepare import Prompt
@@ -75,10 +75,6 @@ def _fetched(name: str, uri: str, folder: Path, environment: Mapping[str, str]) 
     storage = open_storage(parent, environment)
     keys = [last] if last.lower().endswith(ARCHIVES) else storage.keys(last)
     for key in keys:
-        try:
-            check_name(key)
-        except ArchiveError as error:
-            raise UserError(f"reference {name}={uri}: {error}; rename it") from None
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
         try:
             storage.download(key, folder / key)

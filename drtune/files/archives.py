@@ -67,7 +67,7 @@ def unpack(archive: Path, folder: Path) -> None:
         raise ArchiveError(str(error).partition("\n")[0] or type(error).__name__) from None
 
 
-def check_name(name: str) -> None:
+def _check_name(name: str) -> None:
     """Refuse a path that would lie outside of the folder into which it is written.
 
     Raises:
@@ -83,7 +83,7 @@ def _check(members: Iterable[tuple[str, int]], size: int, folder: Path) -> None:
     room = shutil.disk_usage(folder).free
     total = 0
     for number, (name, length) in enumerate(members, start=1):
-        check_name(name)
+        _check_name(name)
         total += length
         if number > MOST_MEMBERS:
             raise ArchiveError(f"holds more than {MOST_MEMBERS} files")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-from drtune.errors import UserError
+from drtune.errors import UnusableFileError, UserError
 
 MARKS = {"manifest.json": '"kind": "', "config.yaml": "base_model: ", "pipeline.log": ""}
 """An output folder of ours has one of these files, with these words in it; no other folder is ever replaced."""
@@ -35,14 +35,14 @@ def open_given(path: str | Path) -> BufferedReader:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except ValueError:  # a NUL, or half of a character
-        raise OSError(errno.EINVAL, "no file can have such a name", ascii(path)) from None
+        raise UnusableFileError(errno.EINVAL, "no file can have such a name", ascii(path)) from None
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
     os.close(descriptor)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "is a pipe or a device", str(path))
+    raise UnusableFileError(errno.EINVAL, "is a pipe or a device", str(path))
 
 
 def read_given(path: str | Path, *, most: int = LARGEST_READ) -> bytes:
@@ -53,7 +53,8 @@ def read_given(path: str | Path, *, most: int = LARGEST_READ) -> bytes:
     """
     with open_given(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > most:
-            raise OSError(errno.EFBIG, f"has {size / 2**20:.0f} MiB, at most {most / 2**20:.0f} are read", str(path))
+            reason = f"has {size / 2**20:.0f} MiB, at most {most / 2**20:.0f} are read"
+            raise UnusableFileError(errno.EFBIG, reason, str(path))
         return file.read()
 
 

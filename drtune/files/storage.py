@@ -108,7 +108,10 @@ def open_storage(uri: str, environment: Mapping[str, str] = os.environ, *, patie
     Raises:
         UserError: the URI is of another kind, or a variable is missing.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        parts = urlsplit("unreadable:")
     if not parts.scheme:
         return _FileStorage(Path(uri))
     literal = "?" not in uri and "#" not in uri  # else a part of it would be dropped
@@ -242,15 +245,20 @@ class _S3Storage(Storage):
         if missing:
             raise UserError(f"storage {self.uri}: {' and '.join(missing)} not set; export the keys of the S3 server")
         self.endpoint, host, secure = _endpoint(environment.get("AWS_ENDPOINT_URL") or AWS_ENDPOINT)
-        self._client = Minio(
-            host,
-            access_key=environment["AWS_ACCESS_KEY_ID"],
-            secret_key=environment["AWS_SECRET_ACCESS_KEY"],
-            session_token=environment.get("AWS_SESSION_TOKEN") or None,
-            region=environment.get("AWS_REGION") or None,
-            secure=secure,
-            http_client=PatientPool(patience),
-        )
+        try:
+            self._client = Minio(
+                host,
+                access_key=environment["AWS_ACCESS_KEY_ID"],
+                secret_key=environment["AWS_SECRET_ACCESS_KEY"],
+                session_token=environment.get("AWS_SESSION_TOKEN") or None,
+                region=environment.get("AWS_REGION") or None,
+                secure=secure,
+                http_client=PatientPool(patience),
+            )
+        except ValueError as error:
+            raise UserError(
+                f"storage {self.uri}: {error}; correct AWS_ENDPOINT_URL={self.endpoint} or AWS_REGION"
+            ) from None
 
     def upload(self, key: str, source: Path) -> None:
         from minio.error import S3Error
@@ -387,7 +395,11 @@ class _S3Storage(Storage):
 
 def _endpoint(url: str) -> tuple[str, str, bool]:
     """Split an endpoint into its URL to show to people, its host with port, and whether it is encrypted."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # which is read here, and refused if there can be none such
+    except ValueError as error:
+        raise UserError(f"AWS_ENDPOINT_URL: {error}; wanted http://host:port or https://host:port") from None
     host = parts.netloc.rpartition("@")[2]
     if parts.scheme not in ("http", "https") or not host or host != parts.netloc or parts.path.strip("/"):
         shown = parts._replace(netloc=host).geturl()

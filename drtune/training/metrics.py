@@ -12,11 +12,12 @@ from typing import Any, Self
 
 import numpy as np
 from PIL import Image
+from pydantic import TypeAdapter, ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
 from drtune.config import Config
 from drtune.errors import UserError
-from drtune.files.local import write_text
+from drtune.files.local import read_given, replacing, write_text
 from drtune.files.progress import Progress
 
 METRICS = "metrics.jsonl"
@@ -53,10 +54,21 @@ class UpdateMetrics:
 
 
 def read_metrics(folder: Path) -> list[UpdateMetrics]:
-    """The updates in `folder/metrics.jsonl`, the first one first."""
-    with (folder / METRICS).open(encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    return [UpdateMetrics(**{**line, "trained": tuple(line["trained"])}) for line in lines]
+    """The updates in `folder/metrics.jsonl`, the first one first.
+
+    Raises:
+        UserError: a line is none that a run wrote.
+    """
+    updates, adapter = [], TypeAdapter(UpdateMetrics)
+    for number, line in enumerate(read_given(folder / METRICS).splitlines(), start=1):
+        try:
+            updates.append(adapter.validate_json(line))
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"])) or "the line"
+            raise UserError(
+                f"{folder / METRICS}: line {number} is damaged ({where}); start again with --overwrite"
+            ) from None
+    return updates
 
 
 def mean_reward(updates: Sequence[UpdateMetrics]) -> float:
@@ -69,7 +81,8 @@ class MetricLog:
 
     def __init__(self, folder: Path, start: int, config: Config) -> None:
         path = folder / METRICS
-        write_text(path, "".join(_first_lines(path, start)))
+        with replacing(path) as written:
+            written.write_bytes(b"".join(_first_lines(path, start)))
         self.updates = read_metrics(folder)
         """All of the run, those before a resume included."""
         self.file = path.open("a", encoding="utf-8")
@@ -141,8 +154,8 @@ def _start_wandb(folder: Path, config: Config) -> Any:
     return run
 
 
-def _first_lines(path: Path, count: int) -> list[str]:
+def _first_lines(path: Path, count: int) -> list[bytes]:
     if not path.exists():
         return []
-    with path.open(encoding="utf-8") as file:
-        return [line for line in file if line.endswith("\n")][:count]
+    lines = read_given(path).splitlines(keepends=True)
+    return [line for line in lines if line.endswith(b"\n")][:count]

@@ -112,10 +112,11 @@ def _try_from(first: int, count: int, work: Path) -> None:
 
     written = _watch_writing(work)
     number = -1
+    tried: set[str] = set()
 
     @seed(0)
     @settings(
-        max_examples=count,
+        max_examples=20 * count,
         phases=[Phase.generate],
         database=None,
         deadline=None,
@@ -124,8 +125,11 @@ def _try_from(first: int, count: int, work: Path) -> None:
     @given(inputs())
     def try_one(drawn: Input) -> None:
         nonlocal number
+        if repr(drawn) in tried or len(tried) == count:
+            return
+        tried.add(repr(drawn))
         number += 1
-        if first <= number < count:
+        if number >= first:
             about = {"number": number, "command": drawn.command, "arguments": repr(drawn)[:2000]}
             _tell(about | {"outcome": None})
             outcome, told = attempt(drawn, work / f"input-{number}", work, written)
@@ -178,7 +182,7 @@ def attempt(drawn: Input, folder: Path, work: Path, outside: list[str]) -> tuple
         shutil.rmtree(path)
     error = result.exception
     if error is not None and not isinstance(error, SystemExit):
-        return "traceback", "".join(traceback.format_exception(error)[-6:])
+        return "traceback", "".join(traceback.format_exception(error)[-3:])
     if outside:
         return "outside", ", ".join(outside)
     if left:

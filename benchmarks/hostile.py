@@ -35,6 +35,7 @@ SMALL = (
     ),
     *("evaluation.max_prompts=2", "evaluation.sampler.steps=1", "evaluation.rewards=[brightness]"),
 )
+SETTINGS = [f"--set={setting}" for setting in SMALL]
 TEXTS = (
     *("", " ", ".", "..", "/", "a" * 300, "x/" * 3000, "\udcff", "\ud800", "a\0b", "-1", "nan", "1e400", "9" * 5000),
     *(
@@ -74,7 +75,7 @@ FILES = (
     *("prompts.txt", "prompts.csv", "prompts.tsv", "prompts.json", "prompts.jsonl", "prompts.parquet"),
 )
 """What can be damaged; of several that fit, one."""
-SETTINGS = (
+KEYS = (
     *("steps", "batch_size", "rewards", "rewards.symmetry", "rewards.brightness.target", "base_model", "method.name"),
     *(
         "sampler.steps",
@@ -90,8 +91,8 @@ SETTINGS = (
 )
 COMMANDS = {
     "prompts": ["prompts", "PROMPTS", "--out=out"],
-    "plan": ["plan", "--config=config.yaml"],
-    "train": ["train", "--config=config.yaml", "--prompts=prompts", "--out=out"],
+    "plan": ["plan", "--config=config.yaml", *SETTINGS],
+    "train": ["train", "--config=config.yaml", "--prompts=prompts", "--out=out", *SETTINGS],
     "resume": ["train", "--config=model/config.yaml", "--prompts=prompts", "--out=model", "--resume", "--set=steps=2"],
     "sample": ["sample", "--model=model", "--prompts=PROMPTS", "--out=out", "--steps=1"],
     "evaluate": ["evaluate", "--model=model", "--prompts=prompts", "--out=out", "--reference=mj=REFERENCE"],
@@ -203,7 +204,7 @@ def inputs(choose: st.DrawFn) -> Input:
             damages = {reference: ("archive", choose(_ARCHIVE))}
     if not damages or choose(st.integers(0, 3)) == 0:
         if command in ("plan", "train", "resume", "evaluate") and choose(st.booleans()):
-            arguments.append(f"--set={choose(st.sampled_from(SETTINGS))}={choose(st.sampled_from(TEXTS))}")
+            arguments.append(f"--set={choose(st.sampled_from(KEYS))}={choose(st.sampled_from(TEXTS))}")
         else:
             place = choose(st.integers(2 if arguments[0] in ("registry", "study") else 1, len(arguments) - 1))
             option, equals, _ = arguments[place].partition("=")
@@ -325,7 +326,7 @@ def make_assets(folder: Path) -> None:
     """A prompt set, a model with its checkpoint, pictures, a report, a decision, a registry, a study and votes."""
     folder.mkdir()
     os.chdir(folder)
-    drawn = scenes(seed=7, count=40)
+    drawn = scenes(seed=7, count=20)
     captions = [scene.caption for scene in drawn]
     records = pd.DataFrame({"prompt": captions})
     Path("prompts.txt").write_text("\n".join(captions), encoding="utf-8")
@@ -338,9 +339,8 @@ def make_assets(folder: Path) -> None:
         "steps: 1\nbatch_size: 2\nsampler: {steps: 2}\nmethod: {trained_steps: 1, early_stop: 1}\n"
     )
     Path("gate.yaml").write_text("min_prompts: 1\nagainst:\n  base:\n    symmetry:\n      max_drop: 1.0\n")
-    settings = [f"--set={setting}" for setting in SMALL]
     _drtune("prompts", "prompts.txt", "--out=prompts")
-    _drtune("train", "--prompts=prompts", "--out=model", *settings)
+    _drtune("train", "--prompts=prompts", "--out=model", *SETTINGS)
     _drtune("evaluate", "--model=model", "--prompts=prompts", "--out=report")
     _drtune("decide", "--policy=gate.yaml", "--report=report", "--out=decision")
     publish = ["--model=model", "--report=report", "--decision=decision", "--name=name", "--registry=registry"]

@@ -12,8 +12,11 @@ from pydantic.fields import FieldInfo
 
 from drtune.config.text import Unquoted, read_yaml
 from drtune.errors import UserError
+from drtune.files.local import read_given
 
 Kind = TypeVar("Kind", bound="Section")
+LARGEST_TREE = 2**20
+"""Bytes of such a file: PyYAML takes some ten seconds for as many."""
 SHOWN = 80
 """Characters of a key or a value that a message shows."""
 
@@ -72,7 +75,7 @@ def read_tree(what: str, path: str | Path) -> dict[str, Any]:
         UserError: it cannot be read, or holds something else; `what` says what it should have been.
     """
     try:
-        tree = read_yaml(Path(path).read_text(encoding="utf-8"))
+        tree = read_yaml(read_given(path, most=LARGEST_TREE).decode())
     except OSError as error:
         raise UserError(f"{what} {path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except UnicodeDecodeError as error:

@@ -165,6 +165,8 @@ def claim(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | P
     for given in inputs:
         if given is not None and os.path.realpath(given) == os.path.realpath(path):
             raise UserError(f"output {path}: is what it would be made from; give another place")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"output {path}: is no file and no folder, which is never replaced; give another place")
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not overwrite:
             raise UserError(f"output {path}: exists already; give --overwrite to replace it, or another place")

@@ -401,7 +401,8 @@ def _endpoint(url: str) -> tuple[str, str, bool]:
     except ValueError as error:
         raise UserError(f"AWS_ENDPOINT_URL: {error}; wanted http://host:port or https://host:port") from None
     host = parts.netloc.rpartition("@")[2]
-    if parts.scheme not in ("http", "https") or not host or host != parts.netloc or parts.path.strip("/"):
+    is_host = re.fullmatch(r"[\w.:\[\]-]+", parts.netloc)  # without a name and a password before it
+    if parts.scheme not in ("http", "https") or not is_host or parts.path.strip("/"):
         shown = parts._replace(netloc=host).geturl()
         raise UserError(f"AWS_ENDPOINT_URL={shown}: wanted http://host:port or https://host:port, and nothing else")
     return f"{parts.scheme}://{host}", host, parts.scheme == "https"

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import check_digest, claim, read_given, replacing, sha256_bytes
@@ -156,8 +158,13 @@ def open_prompts(folder: str | Path) -> PreparedPrompts:
         fix="prepare the prompts again",
     )
     sides: dict[Split, list[Prompt]] = {"train": [], "eval": []}
-    for row in map(json.loads, lines.splitlines()):
-        sides[row["split"]].append(Prompt(row["text"], row["category"]))
+    rows = TypeAdapter(SplitPrompt)
+    for number, line in enumerate(lines.splitlines(), start=1):
+        try:
+            row = rows.validate_json(line)
+        except ValidationError:
+            raise UserError(f"{path}: line {number} holds no prompt; prepare the prompts again") from None
+        sides[row.split].append(Prompt(row.text, row.category))
     return PreparedPrompts(Path(folder), prompt_set, tuple(sides["train"]), tuple(sides["eval"]))
 
 

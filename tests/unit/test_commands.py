@@ -1,4 +1,5 @@
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -211,6 +212,38 @@ def erring() -> None:
 def test_a_full_disk_is_one_line_and_exit_code_2() -> None:
     result = CliRunner().invoke(_failing, ["writing", str(errno.ENOSPC)])
     assert (result.exit_code, result.stderr) == (2, "error: model/config.yaml: some reason; free some space\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["export", "--model", "a" * 300, "--format=merged", "--out=out"], "File name too long"),
+        (["train", "--prompts", "loop", "--out=out"], "Too many levels of symbolic links"),
+        (["train", "--config", "pipe", "--out=out"], "config pipe: cannot be read (is a pipe or a device)"),
+        (["prompts", "pipe.txt", "--out=out"], "prompts pipe.txt: cannot be read (is a pipe or a device)"),
+        (["prompts", "endless.txt", "--out=out"], "endless.txt: cannot be read (is a pipe or a device)"),
+        (["prompts", "prompts.txt", "--out", "pipe", "--overwrite"], "output pipe: is no file and no folder"),
+        (["prompts", "prompts.txt", "--out", "prompts.txt/child"], "cannot be written (File exists)"),
+        (["decide", "--report", "folder"], "folder/manifest.json: no EvaluationReport to read here (is a pipe"),
+        (["publish", "--name=a", "--registry=http://[::1"], "storage 'http://[::1': wanted a folder"),
+        (["sample", "--base-model=miniature", "--prompt=\udcff"], "'--prompt=\\udcff' is not UTF-8"),
+        (["registry", "list", "a\0b"], "'a\\x00b' is not UTF-8, or holds a NUL"),
+    ],
+)
+def test_what_is_no_file_or_no_name_is_told_and_blocks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "pipe.txt", "folder/manifest.json"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "endless.txt").symlink_to("/dev/zero")
+    (tmp_path / "prompts.txt").write_text("a cat\n" * 3)
+    result = CliRunner().invoke(drtune.cli.main.main, arguments)
+    assert (result.exit_code, result.stderr.count("rror: ")) == (2, 1)
+    assert reason in result.stderr
+    assert result.stderr.count("\n") == 1 or result.stderr.startswith("Usage: ")
 
 
 def test_another_error_of_the_system_keeps_its_traceback() -> None:

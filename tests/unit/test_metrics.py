@@ -70,6 +70,17 @@ def test_a_resumed_log_forgets_what_came_after_the_checkpoint_and_a_line_cut_sho
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    with MetricLog(tmp_path, 0, CONFIG) as log:
+        log.write(update(1))
+    for garbage in (b"\xff\xfe\n", b"[]\n", b'{"step": "one"}\n', b"[" * 5000 + b"\n", b"null\n"):
+        whole = (tmp_path / "metrics.jsonl").read_bytes()
+        (tmp_path / "metrics.jsonl").write_bytes(whole + garbage)
+        with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged \(.*\); start again with --overwrite"):
+            read_metrics(tmp_path)
+        (tmp_path / "metrics.jsonl").write_bytes(whole)
+
+
 def test_tensorboard_has_every_number_and_the_samples(tmp_path: Path) -> None:
     with MetricLog(tmp_path, 0, CONFIG) as log:
         log.samples(0, Image.new("RGB", (8, 8)), held_out=0.75)

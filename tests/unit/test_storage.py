@@ -36,6 +36,7 @@ def test_a_bare_path_and_a_file_uri_name_the_same_folder(tmp_path: Path) -> None
         *("http://somewhere/x", "file://relative/x", "s3://", "s3://Bad_Bucket/x", "s3://a/x", "gs://bucket/x"),
         *("s3://models//a//b", "s3://models/a//b", "s3://models/a//", "s3://models/a/../b", "s3://models/./a"),
         *("s3://models/a?b", "s3://models?", "s3://models/a#b", "file:///models/a?b", "file:///models#a"),
+        *("http://[::1", "s3://[models"),
     ],
 )
 def test_a_uri_of_another_kind_is_refused_by_its_value(uri: str) -> None:
@@ -53,6 +54,20 @@ def test_a_prefix_is_taken_as_it_stands_or_not_at_all(key: str) -> None:
     else:
         with pytest.raises(UserError, match="or empty part in it"):
             open_storage(f"s3://bucket/{key}", KEYS)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://host:99999", "http://host:-1", "http://host:port", "http://[::1", "http://a b"]
+)
+def test_an_endpoint_that_cannot_be_is_refused_in_a_line(endpoint: str) -> None:
+    with pytest.raises(UserError, match="AWS_ENDPOINT_URL") as refusal:
+        open_storage("s3://models", KEYS | {"AWS_ENDPOINT_URL": endpoint})
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_region_that_cannot_be_is_refused_in_a_line() -> None:
+    with pytest.raises(UserError, match="AWS_REGION"):
+        open_storage("s3://models", KEYS | {"AWS_REGION": "no region"})
 
 
 def test_missing_secrets_are_named() -> None:

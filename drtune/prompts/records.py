@@ -21,6 +21,7 @@ SPLIT_FIELDS = ("split",)
 """Name of the field that says train or eval and so overrides the hash."""
 IMAGE_FIELDS = ("image", "file")
 """Names of the field that holds the name of a picture's file, where prompts are of pictures that there are."""
+MOST_RECORDS = 5_000_000
 SUFFIXES = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
@@ -136,6 +137,8 @@ def _read_parquet(content: bytes, name: str) -> Iterator[Record]:
 
     try:
         file = parquet.ParquetFile(io.BytesIO(content))
+        if file.metadata.num_rows > MOST_RECORDS:  # a few bytes can say so many
+            raise UserError(f"prompts {name}: holds more than {MOST_RECORDS} records; give fewer")
         schema = file.schema_arrow
         _check_columns(schema.names, name)
         # Data sets come with columns of images, which are not to be read; columns of their names are.
@@ -147,7 +150,7 @@ def _read_parquet(content: bytes, name: str) -> Iterator[Record]:
             if field_name(field.name) in IMAGE_FIELDS and field.type in (pa.string(), pa.large_string())
         ]
         rows = file.read(columns).to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError, KeyError) as error:  # dates out of range among them
         raise UserError(f"prompts {name}: not valid Parquet ({' '.join(str(error).split())})") from None
     return (Record(f"record {number}", value) for number, value in enumerate(rows, start=1))
 

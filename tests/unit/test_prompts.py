@@ -113,6 +113,12 @@ def test_what_is_not_taken_is_named_by_line_or_record(
         (b'text\nfine\n"a "quoted" word"\n', "p.csv", r"p\.csv: line 3 is not CSV"),
         (to_parquet(a=["b"]), "p.parquet", r"p\.parquet: no column text"),
         (b"PAR1", "p.parquet", r"p\.parquet: not valid Parquet"),
+        (
+            to_parquet(text=["a"], category=pa.array([2**31 - 1], pa.date32())),
+            "p.parquet",
+            r"not valid Parquet \(days=",
+        ),
+        (to_parquet(text=pa.repeat("a", 6_000_000)), "p.parquet", r"p\.parquet: holds more than 5000000 records"),
         (b'["a"', "p.json", r"p\.json: not valid JSON"),
         (b"[" * 100_000, "p.json", r"p\.json: not valid JSON"),
         (b'{"text": "a"}', "p.json", r"p\.json: holds one dict; give a list"),

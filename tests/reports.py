@@ -93,6 +93,7 @@ KINDS = {
     "diversity_within": "diversity",
     "diversity_across": "diversity",
     "drift": "drift",
+    "cmmd": "drift",
     "luminance": "look",
     "saturation": "look",
 }

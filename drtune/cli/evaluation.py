@@ -64,6 +64,8 @@ def evaluate(
         overrides=overrides,
         overwrite=overwrite,
     )
+    for note in report.notes:
+        click.echo(f"note: {note}", err=True)
     for contestant in report.contestants:
         for reason, count in contestant.problems.items():
             click.echo(f"{contestant.name}: {count} {reason}, named in {out / 'problems.jsonl'}", err=True)

@@ -162,9 +162,9 @@ class EvaluationConfig(Section):
     """At most so many held-out prompts, the first of each category in turn."""
     pictures_per_prompt: int = Field(default=2, ge=1, le=1000)
     """Each from noise of its own; with one alone the diversity within a prompt is not measured."""
-    features: Literal["auto", "preference", "clipscore", "none"] = "auto"
-    """The reward in whose image embeddings diversity and drift are measured; auto: `preference` for the miniature,
-    `clipscore` for every other base."""
+    features: Literal["auto", "preference", "clipscore", "dinov2", "none"] = "auto"
+    """Whose image embeddings diversity and drift are measured in; auto: the reward `preference`'s for the miniature,
+    DINOv2's, which is no reward, for every other base, or none where its weights are not to be had."""
     sampler: SamplerConfig = SamplerConfig(steps=12, guidance_scale=3.0)
     """Deployment settings: pictures as users will make them."""
     seed: int = Field(default=0, ge=0, lt=2**63)

@@ -11,6 +11,7 @@ It may know files; it needs no torch.
 from drtune.contracts.base import MANIFEST, Contract
 from drtune.contracts.evaluation import (
     BESIDE_REWARDS,
+    CMMD,
     DIVERSITY_ACROSS,
     DIVERSITY_WITHIN,
     DRIFT,
@@ -18,6 +19,7 @@ from drtune.contracts.evaluation import (
     LOOKS,
     MIN_PROMPTS,
     SCORES,
+    Agreement,
     BenchmarkRow,
     Contestant,
     EvaluationReport,
@@ -34,6 +36,7 @@ from drtune.contracts.study import Preference, RaterResult, Strength, Study, Stu
 __all__ = [
     "ADAPTER",
     "BESIDE_REWARDS",
+    "CMMD",
     "CONFIG",
     "DIVERSITY_ACROSS",
     "DIVERSITY_WITHIN",
@@ -45,6 +48,7 @@ __all__ = [
     "NETWORK",
     "NETWORK_CONFIG",
     "SCORES",
+    "Agreement",
     "BenchmarkRow",
     "Check",
     "Contestant",

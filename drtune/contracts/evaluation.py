@@ -15,14 +15,10 @@ truth twice as often as they say, and no p-value can fall below 0.06; with eight
 correction for six comparisons (docs/evaluation.md)."""
 SCORES = "scores.parquet"
 """The file of a report with a row for each picture."""
-DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS = (
-    "diversity_within",
-    "diversity_across",
-    "drift",
-    "drift_pixels",
-)
+DIVERSITY_WITHIN, DIVERSITY_ACROSS = "diversity_within", "diversity_across"
+DRIFT, DRIFT_PIXELS, CMMD = "drift", "drift_pixels", "cmmd"
 LOOKS = ("luminance", "contrast", "saturation", "sharpness")
-BESIDE_REWARDS = frozenset({DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS, *LOOKS})
+BESIDE_REWARDS = frozenset({DIVERSITY_WITHIN, DIVERSITY_ACROSS, DRIFT, DRIFT_PIXELS, CMMD, *LOOKS})
 """Measures of which more is not better; they stand in scores.parquet beside the rewards."""
 
 
@@ -112,6 +108,20 @@ class Score(Contract):
     win_high: float | None
 
 
+class Agreement(Contract):
+    """On which share of the prompts the rewards agree that the candidate rose over an opponent; a tie is no rise.
+
+    >>> Agreement(opponent="base", num_prompts=256, all_rise=0.41, only_trained=0.13)
+    """
+
+    opponent: str
+    num_prompts: int
+    all_rise: float
+    """All rewards rose."""
+    only_trained: float
+    """Those that were tuned on rose, and no other: the more, the more of the gain is the trained judge's own taste."""
+
+
 class BenchmarkRow(Contract):
     """The Human Preference Score benchmark of one contestant: by style a mean and the deviation of ten group means.
 
@@ -157,6 +167,10 @@ class EvaluationReport(Contract):
     measures: tuple[Measure, ...]
     standings: tuple[Standing, ...]
     scores: tuple[Score, ...]
+    agreements: tuple[Agreement, ...] = ()
+    """By opponent, where there are rewards that were not tuned on."""
+    notes: tuple[str, ...] = ()
+    """What was not measured, why, and what helps."""
     prompts_sha256: str
     """Digest of the prompts.jsonl whose held-out part was used, which need not be that of the model's own prompts."""
     num_prompts: int
@@ -195,6 +209,10 @@ class EvaluationReport(Contract):
         """The comparison of that name, if it was made."""
         wanted = (measure, opponent, category)
         return next((one for one in self.scores if (one.measure, one.opponent, one.category) == wanted), None)
+
+    def agreement(self, opponent: str = "base") -> Agreement | None:
+        """What the rewards agree on against that opponent, if it was counted."""
+        return next((one for one in self.agreements if one.opponent == opponent), None)
 
     def standing(self, measure: str, contestant: str = "candidate") -> Standing | None:
         """The contestant's number over all prompts, if it was measured."""

@@ -10,15 +10,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drtune.contracts import (
+    CMMD,
     DIVERSITY_ACROSS,
     DIVERSITY_WITHIN,
     DRIFT,
     DRIFT_PIXELS,
     MIN_PROMPTS,
+    Agreement,
     Measure,
     Score,
     Standing,
 )
+from drtune.evaluation.cmmd import cmmd_by_prompt
 from drtune.evaluation.statistics import compare_paired, holm, mean_interval, pseudo_values
 
 BASE, CANDIDATE = "base", "candidate"
@@ -47,6 +50,27 @@ def with_diversity(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).drop(columns="features")
 
 
+def with_cmmd(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with CMMD to the base: for each prompt that both drew the mean over its pairs, in each of its rows.
+
+    It takes embeddings from `clip`, which goes, or from `features` where both are one.
+    """
+    space = "clip" if "clip" in table else "features"
+    if space not in table:
+        return table
+    is_base = table["contestant"] == BASE
+    distances = pd.Series(np.nan, index=table.index)
+    for _, rows in table[~is_base].groupby("contestant", sort=False):
+        base = table[is_base & table["index"].isin(rows["index"])]
+        rows = rows[rows["index"].isin(base["index"])]
+        prompts, place_N = np.unique(rows["index"], return_inverse=True)
+        if len(prompts) > 1:
+            own_ND, base_MD = np.stack(rows[space].tolist()), np.stack(base[space].tolist())
+            means_P = cmmd_by_prompt(own_ND, place_N, base_MD, np.searchsorted(prompts, base["index"]))
+            distances[rows.index] = means_P[place_N]
+    return table.assign(**{CMMD: distances}).drop(columns="clip", errors="ignore")
+
+
 def _spread(rows: pd.DataFrame, features_ND: NDArray[np.float64]) -> pd.DataFrame:
     """Diversity of one contestant. Cosines with many unit vectors add up to the product with their sum: no pairs."""
     prompts, place_N = np.unique(rows["index"], return_inverse=True)
@@ -65,15 +89,15 @@ def _spread(rows: pd.DataFrame, features_ND: NDArray[np.float64]) -> pd.DataFram
 def per_prompt(table: pd.DataFrame, measures: Sequence[Measure]) -> dict[str, pd.DataFrame]:
     """For each contestant the means over the pictures of a prompt: a row a prompt, a column a measure that it has.
 
-    Diversity across prompts, of which each prompt's number holds all other prompts too, is given as its pseudo-values.
+    What is a mean over pairs of prompts, so that each prompt's number holds all others too, is given as pseudo-values.
     """
     names = [measure.name for measure in measures]
     means = {}
     for contestant, rows in table.groupby("contestant", sort=False):
         grouped = rows.groupby("index")
         columns = grouped[names].mean().dropna(axis=1)
-        if DIVERSITY_ACROSS in columns:
-            columns[DIVERSITY_ACROSS] = pseudo_values(columns[DIVERSITY_ACROSS])
+        for name in {DIVERSITY_ACROSS, CMMD} & set(columns):
+            columns[name] = pseudo_values(columns[name])
         means[str(contestant)] = columns.assign(category=grouped["category"].first())
     return means
 
@@ -132,6 +156,29 @@ def scores(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> 
                     )
                 )
     return tuple(_corrected(made, frozenset(measure.name for measure in measures if measure.is_reward)))
+
+
+def agreements(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Agreement, ...]:
+    """On which share of the prompts all rewards rose over each opponent, and on which only those that were tuned on."""
+    kinds = {measure.name: measure.kind for measure in measures if measure.is_reward}
+    ours, trained = prompts[CANDIDATE][list(kinds)], [kind == "trained" for kind in kinds.values()]
+    if all(trained):
+        return ()
+    made = []
+    for opponent, theirs in prompts.items():
+        if opponent == CANDIDATE:
+            continue
+        common = ours.index.intersection(theirs.index)
+        rose_NM = ours.loc[common].to_numpy() > theirs.loc[common, list(kinds)].to_numpy()
+        made.append(
+            Agreement(
+                opponent=opponent,
+                num_prompts=len(common),
+                all_rise=float(rose_NM.all(axis=1).mean()),
+                only_trained=float((rose_NM == trained).all(axis=1).mean()),
+            )
+        )
+    return tuple(made)
 
 
 def _tables(

@@ -13,7 +13,16 @@ import pandas as pd
 from drtune.config import Config
 from drtune.contracts import SCORES, BenchmarkRow, Contestant
 from drtune.evaluation.benchmark import benchmark
-from drtune.evaluation.comparison import CANDIDATE, per_prompt, scores, standings, with_diversity, with_drift
+from drtune.evaluation.comparison import (
+    CANDIDATE,
+    agreements,
+    per_prompt,
+    scores,
+    standings,
+    with_cmmd,
+    with_diversity,
+    with_drift,
+)
 from drtune.evaluation.contestants import AnyContestant
 from drtune.evaluation.highlights import highlights, write_grid
 from drtune.evaluation.measures import Gauges
@@ -29,7 +38,7 @@ def findings(
     """What a report says of the pictures, by its fields; the files that belong to it are written into `folder`."""
     problems = _problems(table, contestants)
     write_text(folder / PROBLEMS, "".join(json.dumps(problem) + "\n" for problem in problems))
-    pictures = with_diversity(with_drift(table[table["problem"] == ""])).drop(columns="problem")
+    pictures = with_diversity(with_cmmd(with_drift(table[table["problem"] == ""]))).drop(columns="problem")
     pictures.drop(columns="index").to_parquet(folder / SCORES, index=False)
     write_grid(pictures, folder)
     gained, lost = highlights(pictures, config, folder)
@@ -39,6 +48,8 @@ def findings(
         "measures": gauges.measures,
         "standings": standings(means, gauges.measures),
         "scores": scores(means, gauges.measures),
+        "agreements": agreements(means, gauges.measures),
+        "notes": gauges.notes,
         "benchmark": _benchmark(pictures),
         "gained": gained,
         "lost": lost,

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from drtune.config import Config
-from drtune.contracts import DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, LOOKS, Measure
+from drtune.contracts import CMMD, DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, LOOKS, Measure
+from drtune.evaluation.features import FeatureSpace, Spaces
 from drtune.evaluation.pictures import reward_columns
 from drtune.rewards import Reward, load_reward
-from drtune.rewards.openai import CLIPScore
 from drtune.rewards.pixels import Brightness
-from drtune.rewards.preference import MiniaturePreference
-
-
-class FeatureSpace(Protocol):
-    """A reward with image embeddings."""
-
-    @property
-    def name(self) -> str:
-        """As `Reward`."""
-
-    @property
-    def provenance(self) -> str:
-        """As `Reward`."""
-
-    def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
-        """Unit embeddings (B, D)."""
 
 
 class Gauges:
@@ -43,14 +27,15 @@ class Gauges:
         self.rewards: list[Reward] = [
             load_reward(name, antialias=antialias, model_folder=model_folder) for name in names
         ]
-        self.features = _feature_space(config, self.rewards)
+        spaces = Spaces(config, self.rewards)
+        self.features, self.clip, self.notes = spaces.features, spaces.clip, tuple(spaces.notes)
         self.pictures_per_prompt = config.evaluation.pictures_per_prompt
         self.trained = frozenset(config.rewards)
 
     @property
     def measures(self) -> tuple[Measure, ...]:
         """What every picture or prompt has a number of, in the order in which it is told."""
-        rewards = [
+        told = [
             Measure(
                 name=reward.name,
                 kind="trained" if reward.name in self.trained else "held_out",
@@ -58,26 +43,22 @@ class Gauges:
             )
             for reward in self.rewards
         ]
-        looks = [Measure(name=name, kind="look") for name in LOOKS]
-        pixels = Measure(name=DRIFT_PIXELS, kind="drift")
-        if self.features is None:
-            return (*rewards, pixels, *looks)
-        about = f"1 - cosine of image embeddings of {self.features.name}; {self.features.provenance}"
-        within = [Measure(name=DIVERSITY_WITHIN, kind="diversity", provenance=about)]
-        return (
-            *rewards,
-            *(within if self.pictures_per_prompt > 1 else []),
-            Measure(name=DIVERSITY_ACROSS, kind="diversity", provenance=about),
-            Measure(name=DRIFT, kind="drift", provenance=about),
-            pixels,
-            *looks,
-        )
+        if self.features is not None:
+            about = f"1 - cosine of image embeddings of {_told(self.features)}"
+            if self.pictures_per_prompt > 1:
+                told.append(Measure(name=DIVERSITY_WITHIN, kind="diversity", provenance=about))
+            told.append(Measure(name=DIVERSITY_ACROSS, kind="diversity", provenance=about))
+            told.append(Measure(name=DRIFT, kind="drift", provenance=about))
+        if self.clip is not None:
+            told.append(Measure(name=CMMD, kind="drift", provenance=f"image embeddings of {_told(self.clip)}"))
+        told.append(Measure(name=DRIFT_PIXELS, kind="drift"))
+        return (*told, *(Measure(name=name, kind="look") for name in LOOKS))
 
     @torch.no_grad()
     def read(
         self, pictures: Sequence[Image.Image], images_BCHW: Tensor, prompts: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """For each picture its rewards and looks, and as `features` its unit embedding, a list, if there is a space.
+        """For each picture its rewards and looks, and its unit embeddings as lists: `features` and, if another, `clip`.
 
         `images_BCHW` are the pictures in RGB and [0, 1], on the device that measures.
 
@@ -88,7 +69,14 @@ class Gauges:
         columns |= {name: values_B.double().tolist() for name, values_B in looks(images_BCHW).items()}
         if self.features is not None:
             columns["features"] = self.features.embed(pictures, images_BCHW.device).float().tolist()
+        if self.clip is not None and self.clip is not self.features:
+            columns["clip"] = self.clip.embed(pictures, images_BCHW.device).float().tolist()
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _told(space: FeatureSpace) -> str:
+    """What a space is, and from where."""
+    return f"{space.name}; {space.provenance}"
 
 
 def pixel_drift(images_BCHW: Tensor, base_BCHW: Tensor) -> list[float]:
@@ -111,16 +99,3 @@ def looks(images_BCHW: Tensor) -> dict[str, Tensor]:
         "saturation": (images_BCHW.amax(1) - images_BCHW.amin(1)).mean((1, 2)),
         "sharpness": (luma_BHW.diff(dim=1).abs().mean((1, 2)) + luma_BHW.diff(dim=2).abs().mean((1, 2))) / 2,
     }
-
-
-def _feature_space(config: Config, rewards: Sequence[Reward]) -> FeatureSpace | None:
-    """The reward whose embeddings count: one that is loaded already, or loaded for that alone."""
-    name: str = config.evaluation.features
-    if name == "auto":
-        name = "preference" if config.base_model == "miniature" else "clipscore"
-    if name == "none":
-        return None
-    loaded = next((reward for reward in rewards if reward.name == name), None)
-    space = loaded or load_reward(name, antialias=config.reward_antialias)
-    assert isinstance(space, MiniaturePreference | CLIPScore)
-    return space

@@ -48,6 +48,12 @@ class Limits(Section):
     """Diversity, within a prompt and across prompts, must keep this share of the base's."""
     max_drift: float | None = Field(default=None, ge=0, le=2)
     """The mean distance from the base's pictures of the same noise, 1 - cosine, must not exceed this."""
+    max_cmmd: float | None = Field(default=None, ge=0)
+    """The distance of all pictures from all of the base's, CMMD, must not exceed this."""
+    min_all_rise: float | None = Field(default=None, ge=0, le=1)
+    """On at least this share of the prompts every reward must rise."""
+    max_only_trained: float | None = Field(default=None, ge=0, le=1)
+    """On at most this share may the rewards that were tuned on rise alone."""
     max_look_change: float | None = Field(default=None, ge=0)
     """Luminance, contrast, saturation and sharpness may move by so many standard deviations of the base's prompts."""
 
@@ -224,18 +230,39 @@ def _limits(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
             kept = score.candidate_mean / score.opponent_mean if score.opponent_mean else math.nan
             reason = f"{score.measure}: {100 * kept:.0f} % of the base's, at least {100 * bound:g} % wanted"
             yield Check(passed=kept >= bound, reason=reason)
-    if (bound := limits.max_drift) is not None:
-        drift = report.standing("drift")
-        if drift is None:
-            yield Check(passed=False, reason="drift: not in the report; set evaluation.features")
-        else:
-            reason = f"drift: {drift.mean:.3f} from the base, at most {bound:g} wanted"
-            yield Check(passed=drift.mean <= bound, reason=reason)
+    for name, bound in (("drift", limits.max_drift), ("cmmd", limits.max_cmmd)):
+        if bound is not None:
+            distance = report.standing(name)
+            if distance is None:
+                yield Check(passed=False, reason=f"{name}: not in the report; set evaluation.features")
+            else:
+                reason = f"{name}: {distance.mean:.3f} from the base, at most {bound:g} wanted"
+                yield Check(passed=distance.mean <= bound, reason=reason)
+    yield from _agreement(limits, report)
     if (bound := limits.max_look_change) is not None:
         for score in _of_kind(report, "look"):
             effect = _known(score.effect)
             reason = f"{score.measure}: moved by {effect:+.2f} deviations, at most {bound:g} either way wanted"
             yield Check(passed=abs(effect) <= bound, reason=reason)
+
+
+def _agreement(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
+    """The checks of what the rewards agree on."""
+    if limits.min_all_rise is None and limits.max_only_trained is None:
+        return
+    agreement = report.agreement()
+    if agreement is None:
+        reason = "agreement of rewards: not in the report; add one that was not tuned on to evaluation.rewards"
+        yield Check(passed=False, reason=reason)
+        return
+    if (bound := limits.min_all_rise) is not None:
+        share = agreement.all_rise
+        reason = f"all rewards rose on {100 * share:.0f} % of the prompts, at least {100 * bound:g} % wanted"
+        yield Check(passed=share >= bound, reason=reason)
+    if (bound := limits.max_only_trained) is not None:
+        share = agreement.only_trained
+        reason = f"only those tuned on rose on {100 * share:.0f} % of the prompts, at most {100 * bound:g} % wanted"
+        yield Check(passed=share <= bound, reason=reason)
 
 
 def _of_kind(report: EvaluationReport, kind: str) -> list[Score]:

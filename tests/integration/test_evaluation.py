@@ -63,6 +63,7 @@ def test_a_report_is_whole(whole: Path) -> None:
         ("diversity_within", "diversity"),
         ("diversity_across", "diversity"),
         ("drift", "drift"),
+        ("cmmd", "drift"),
         ("drift_pixels", "drift"),
         ("luminance", "look"),
         ("contrast", "look"),
@@ -258,7 +259,7 @@ def test_a_base_is_loaded_once_and_a_picture_embedded_once(
         drawn_contestants(holder, config.evaluation, tmp_path / "candidate", model, tmp_path / "champion")
     )
     gauges = Gauges(config, tmp_path / "candidate")
-    gauges.features = counting = Counting()
+    gauges.features = gauges.clip = counting = Counting()
     shots = shots_of(PROMPTS[:3], 2)
     with Progress("evaluate", len(contestants) * len(shots), "image") as progress:
         for contestant in contestants:

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from drtune.contracts import DIVERSITY_ACROSS, Measure
-from drtune.evaluation.comparison import per_prompt, scores, standings, with_diversity
+from drtune.contracts import CMMD, DIVERSITY_ACROSS, Measure
+from drtune.evaluation.cmmd import cmmd_by_prompt
+from drtune.evaluation.comparison import agreements, per_prompt, scores, standings, with_cmmd, with_diversity
 
 REWARD = Measure(name="symmetry", kind="trained")
 ACROSS = Measure(name=DIVERSITY_ACROSS, kind="diversity")
@@ -56,3 +57,29 @@ def test_categories_of_a_few_prompts_have_means_alone_and_are_no_part_of_the_cor
     assert alone.p_value == scores(prompts, [REWARD])[0].p_value
     assert {standing.low is None for standing in standings(few, [REWARD]) if standing.category} == {True}
     assert all(score.p_value is not None for score in scores(prompts, [REWARD]))
+
+
+def test_cmmd_is_told_of_all_but_the_base_on_the_prompts_that_it_shares() -> None:
+    table = table_of(12)
+    table = table[(table["contestant"] == "base") | (table["index"] > 1)]
+    measures = [Measure(name=CMMD, kind="drift")]
+    [found] = standings(per_prompt(with_diversity(with_cmmd(table)), measures), measures)
+    assert (found.contestant, found.num_prompts) == ("candidate", 10)
+    sides = [table[(table["contestant"] == who) & (table["index"] > 1)] for who in ("candidate", "base")]
+    place = np.repeat(np.arange(10), 2)
+    own, base = (np.stack(side["features"].tolist()) for side in sides)
+    assert found.mean == pytest.approx(cmmd_by_prompt(own, place, base, place).mean())
+    other = table.rename(columns={"features": "clip"})
+    assert "clip" not in with_cmmd(other)
+
+
+def test_agreement_counts_prompts_on_which_all_rewards_rise_and_on_which_the_trained_ones_rise_alone() -> None:
+    measures = [REWARD, Measure(name="hps", kind="held_out"), Measure(name="pickscore", kind="held_out")]
+    base = pd.DataFrame(0.0, index=range(5), columns=["symmetry", "hps", "pickscore"])
+    candidate = pd.DataFrame(
+        [[1, 1, 1], [1, 0, -1], [1, 1, -1], [-1, 1, 1], [1, -1, -1]], columns=base.columns, dtype=float
+    )
+    prompts = {"candidate": candidate, "base": base, "mj": base.iloc[:2]}
+    found = {one.opponent: (one.num_prompts, one.all_rise, one.only_trained) for one in agreements(prompts, measures)}
+    assert found == {"base": (5, 0.2, 0.4), "mj": (2, 0.5, 0.5)}
+    assert agreements(prompts, [REWARD]) == ()

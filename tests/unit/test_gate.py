@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drtune.config import load_config
-from drtune.contracts import Score
+from drtune.contracts import Agreement, Score
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 from drtune.publishing.gate import Limits, Policy, Rules, StudyRules, decide, refuse_unmeasured
@@ -126,6 +126,30 @@ def test_drift_has_a_ceiling() -> None:
     assert limited(Limits(max_drift=0.3), drift=0.31) == ["drift: 0.310 from the base, at most 0.3 wanted"]
 
 
+def test_cmmd_has_a_ceiling() -> None:
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(min_gain=0.1)}}, limits=Limits(max_cmmd=0.5))
+    verdicts = [decide(report_of(score(), standings=[standing("cmmd", one)]), policy).publish for one in (0.5, 0.6)]
+    assert verdicts == [True, False]
+    assert decide(report_of(score()), policy).reasons[0] == "failed: cmmd: not in the report; set evaluation.features"
+
+
+@pytest.mark.parametrize(
+    ("limits", "refused"),
+    [
+        (Limits(min_all_rise=0.4, max_only_trained=0.2), []),
+        (Limits(min_all_rise=0.5), ["all rewards rose on 40 % of the prompts, at least 50 % wanted"]),
+        (Limits(max_only_trained=0.1), ["only those tuned on rose on 20 % of the prompts, at most 10 % wanted"]),
+    ],
+)
+def test_what_rewards_agree_on_can_be_asked_for(limits: Limits, refused: list[str]) -> None:
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(min_gain=0.1)}}, limits=limits)
+    agreed = Agreement(opponent="base", num_prompts=100, all_rise=0.4, only_trained=0.2)
+    decision = decide(report_of(score(), agreements=[agreed]), policy)
+    assert [check.reason for check in decision.checks if not check.passed] == refused
+    absent = decide(report_of(score(), agreements=[agreed.model_copy(update={"opponent": "mj"})]), policy)
+    assert absent.reasons[0].startswith("failed: agreement of rewards: not in the report; add one that was not tuned")
+
+
 def test_reasons_hold_the_numbers_and_the_failed_ones_come_first() -> None:
     policy = Policy(
         min_prompts=64,
@@ -225,7 +249,15 @@ optional = st.none() | st.floats(0, 1)
     worse=st.tuples(numbers, st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
     better_by=st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)),
     rules=st.builds(Rules, min_gain=numbers, max_drop=optional, min_win_rate=optional, max_drop_in_category=optional),
-    limits=st.builds(Limits, max_held_out_drop=optional, min_diversity=optional, max_drift=optional),
+    limits=st.builds(
+        Limits,
+        max_held_out_drop=optional,
+        min_diversity=optional,
+        max_drift=optional,
+        max_cmmd=optional,
+        min_all_rise=optional,
+        max_only_trained=optional,
+    ),
 )
 def test_a_better_candidate_is_never_refused_where_a_worse_one_passed(
     worse: tuple[float, float, float, float],
@@ -243,7 +275,9 @@ def test_a_better_candidate_is_never_refused_where_a_worse_one_passed(
             for opponent in ("base", "champion")
             for name in ("symmetry", "hps", "diversity_across")
         ]
-        return decide(report_of(*scores, standings=[standing("drift", drift)]), policy).publish
+        distances = [standing(name, drift) for name in ("drift", "cmmd")]
+        agreed = [Agreement(opponent="base", num_prompts=100, all_rise=min(win_rate, 1), only_trained=drift)]
+        return decide(report_of(*scores, standings=distances, agreements=agreed), policy).publish
 
     assert passes(gain + more, win_rate + more_wins, drift * less_drift) or not passes(gain, win_rate, drift)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from drtune.config import Config
-from drtune.contracts import BenchmarkRow, Check, Decision, EvaluationReport, Highlight
+from drtune.contracts import Agreement, BenchmarkRow, Check, Decision, EvaluationReport, Highlight
 from drtune.errors import UserError
 from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, write_pages
 from drtune.evaluation.report.published import STYLES
@@ -136,6 +136,18 @@ def test_the_summary_in_markdown_says_the_same(tmp_path: Path) -> None:
     assert "| symmetry, tuned on | mj |" in text
     assert "<script>" not in text.replace("\\<", "")
     assert "<img" not in text.replace("\\<", "")
+
+
+def test_what_rewards_agree_on_and_what_was_not_measured_is_told(tmp_path: Path) -> None:
+    agreed = Agreement(opponent="mj", num_prompts=100, all_rise=0.41, only_trained=0.13)
+    words = " ".join(page_of(tmp_path, "a red circle", agreements=[agreed], notes=["no CMMD: <b>"]).text.split())
+    assert "All rewards rose on 41 % of 100 prompts; on 13 % only symmetry, which" in words
+    assert words.index("Candidate against mj") < words.index("All rewards rose")
+    assert "no CMMD: <b>" in words
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    told = "- Against mj: all rewards rose on 41 % of 100 prompts; on 13 % only those that were tuned on."
+    assert told in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "- no CMMD: &lt;b&gt;" in text
 
 
 def test_nothing_is_said_of_chance_on_too_few_prompts(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from drtune.errors import AwayError, UserError
 from drtune.files.local import check_key, files_below, replacing, sha256_file
 from drtune.files.patience import OutOfPatienceError, Patience, PatientPool
 from drtune.files.progress import spell
+from drtune.files.scratch import clear_abandoned, remove_empty
 
 if TYPE_CHECKING:
     from minio.error import S3Error
@@ -91,8 +92,8 @@ class Storage(Protocol):
         """All keys below `folder`, at any depth, sorted."""
         return list(self.written(folder))
 
-    def clear_scratch(self, before: float) -> None:
-        """Remove what killed writers left half written and was not touched since `before`, a time as in `written`.
+    def clear_scratch(self, folder: str, before: float) -> None:
+        """Remove what killed writers left half written below `folder`, untouched since `before`, as in `written`.
 
         S3 shows no such thing: parts of uploads expire by the rules of the bucket.
         """
@@ -181,7 +182,7 @@ class _FileStorage(Storage):
     def delete(self, key: str) -> None:
         with self._explained(path := self._path(key)):
             path.unlink(missing_ok=True)
-        self._remove_empty(path.parent)
+        remove_empty(path.parent, self.root)
 
     def sha256(self, key: str) -> str:
         with self._explained(path := self._path(key)):
@@ -198,21 +199,8 @@ class _FileStorage(Storage):
                         found[key.as_posix()] = path.lstat().st_mtime
         return dict(sorted(found.items()))
 
-    def clear_scratch(self, before: float) -> None:
-        for where, folders, _ in os.walk(self.root):
-            for scratch in [Path(where) / name for name in folders if _is_scratch(name)]:
-                folders.remove(scratch.name)
-                with suppress(FileNotFoundError):  # its writer lives, and is done
-                    if max(path.lstat().st_mtime for path in (scratch, *scratch.rglob("*"))) < before:
-                        shutil.rmtree(scratch, ignore_errors=True)
-                        self._remove_empty(scratch.parent)
-
-    def _remove_empty(self, folder: Path) -> None:
-        """Remove folders with nothing in them, which are none in S3 either."""
-        with suppress(OSError):
-            while folder != self.root:
-                folder.rmdir()
-                folder = folder.parent
+    def clear_scratch(self, folder: str, before: float) -> None:
+        clear_abandoned(self._path(folder), before)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(self.uri, key)
@@ -228,7 +216,7 @@ class _FileStorage(Storage):
 
 
 def _is_scratch(folder_name: str) -> bool:
-    """Whether a write is under way in a folder of that name; see `replacing`."""
+    """Whether a write may be under way in a folder of that name."""
     return folder_name.startswith(".")
 
 
@@ -311,7 +299,7 @@ class _S3Storage(Storage):
                 if not item.is_dir  # what consoles make as a "folder": an empty object whose name ends in a slash
             }
 
-    def clear_scratch(self, _before: float) -> None:
+    def clear_scratch(self, _folder: str, _before: float) -> None:
         pass
 
     def _name(self, key: str) -> str:

@@ -81,7 +81,7 @@ class Registry:
             UserError: the decision is against it, or model, report and decision do not belong together.
         """
         _check_name(name)
-        self.storage.clear_scratch(time.time() - ABANDONED_SECONDS)
+        self.storage.clear_scratch(name, time.time() - ABANDONED_SECONDS)
         model, report, decision = _load(model_folder, report_folder, decision_folder)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -212,7 +212,8 @@ class Registry:
         if not dry_run:
             for key in (key for orphan in orphans for key in orphan.keys):
                 self.storage.delete(key)
-            self.storage.clear_scratch(before)
+            for name in {place.partition("/")[0] for place in sets}:
+                self.storage.clear_scratch(name, before)
         return orphans
 
     def _upload(self, name: str, folder: Path, files: Mapping[str, str]) -> str:

@@ -98,16 +98,26 @@ def test_keys_are_listed_below_a_folder_and_writes_under_way_are_not(tmp_path: P
 
 def test_of_scratch_only_what_a_killed_writer_left_long_ago_is_removed(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
-    storage.write("production.json", b"{}")
-    for scratch, touched in ((".production.json.dead", 1000), ("a/b/.x.dead", 1000), ("c/.y.alive", 3000)):
-        (tmp_path / scratch / "replaced").mkdir(parents=True)
-        (tmp_path / scratch / "replaced" / "file").touch()
-        for path in (tmp_path / scratch, *(tmp_path / scratch).rglob("*")):
-            os.utime(path, (touched, touched))
-    os.utime(tmp_path / "c/.y.alive", (1000, 1000))  # its folder is old, what is being written in it is not
-    storage.clear_scratch(2000)
-    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
-    assert left == ["c", "c/.y.alive", "c/.y.alive/replaced", "c/.y.alive/replaced/file", "production.json"]
+    storage.write("a/production.json", b"{}")
+    old = (
+        *(
+            "a/.production.json.k1ll3d_x/production.json",
+            "a/b/.x.abcdefgh/replaced/file",
+            "a/c/.d.e.abcdefgh.drtune/d.e",
+        ),
+        *("a/.git/config", "a/.venv/bin/python", "a/.metadata/x", "a/.own.settings/x", "a/.own.settings/own"),
+        *("a/.kept.abcdefgh.drtune/kept.txt", "other/.x.abcdefgh/x", ".x.abcdefgh/x", "a/c/.alive.abcdefgh/alive"),
+    )
+    for name in old:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1000, 1000))
+    os.utime(tmp_path / "a/c/.alive.abcdefgh/alive", (3000, 3000))  # its folder is old, what is written in it is not
+    storage.clear_scratch("a", 2000)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"a/production.json", *old[3:]}
+    assert not (tmp_path / "a/b").exists()
 
 
 def test_a_folder_that_was_emptied_is_gone_with_those_around_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ HERE, IN_A_POD = "runs/registry", "s3://drtune/registry"
 
 def place_of(registry: str, environment: Mapping[str, str] = os.environ) -> str:
     """The registry that is meant; nothing stands for the usual one."""
-    return registry or (IN_A_POD if _in_a_pod(environment) else HERE)
+    return registry or (IN_A_POD if in_a_pod(environment) else HERE)
 
 
 def check_registry(registry: str, name: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -26,14 +26,13 @@ def check_registry(registry: str, name: str, environment: Mapping[str, str] = os
             or the name is none.
     """
     place = place_of(registry, environment)
-    on_s3 = place.startswith("s3://")
-    if _in_a_pod(environment) and not on_s3:
+    if in_a_pod(environment) and not place.startswith("s3://"):
         raise UserError(f"registry {place}: would be gone with this pod; give s3://bucket/prefix")
     storage = open_storage(place, environment)
     Registry(storage).production(name)  # read first: some servers make a bucket that is missing when it is written to
-    if on_s3:
-        check_writable(storage)
+    check_writable(storage)
 
 
-def _in_a_pod(environment: Mapping[str, str]) -> bool:
+def in_a_pod(environment: Mapping[str, str]) -> bool:
+    """Whether this process runs on Kubernetes, which tells every container."""
     return "KUBERNETES_SERVICE_HOST" in environment

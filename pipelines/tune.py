@@ -51,7 +51,18 @@ def tune(
     equip(finished, cpu="1", memory="1Gi", hours=0.5, retries=2)
     let_tell(finished)
     with dsl.ExitHandler(finished, name="run"):
-        prepared = prepare_prompts(prompts=prompts, data_revision=data_revision, registry=registry, name=name)
+        prepared = prepare_prompts(
+            prompts=prompts,
+            data_revision=data_revision,
+            config=config,
+            overrides=overrides,
+            cluster=cluster,
+            cluster_overrides=cluster_overrides,
+            references=references,
+            policy=policy,
+            registry=registry,
+            name=name,
+        )
         equip(prepared, cpu="1", memory="4Gi", hours=1, retries=2)
 
         prompt_set = prepared.outputs["prompt_set"]

@@ -46,21 +46,21 @@ def evaluate(
 
     One that was ended goes on where it stopped when it is started again in the same way.
     """
-    places = [given.partition("=")[::2] for given in references]
-    for name, place in places:
-        if not name or not place:
-            raise click.UsageError("--reference: wanted NAME=PLACE, as in --reference midjourney=references/mj.zip")
-    if len(dict(places)) < len(places):
-        raise click.UsageError("--reference: two have one name; give each its own")
+    from drtune.evaluation.checks import check_inputs, overridden
+    from drtune.evaluation.places import read_places
+
+    prompts, places = prompts or Path(f"{model}.prompts"), read_places(references)
+    check_inputs(model, prompts, out, champion, places, overwrite=overwrite)
+    overridden(model, overrides)
     from drtune.evaluation.report.pages import PAGE
     from drtune.evaluation.run import evaluate as compare
 
     report = compare(
         model,
-        prompts or Path(f"{model}.prompts"),
+        prompts,
         out,
         champion=champion,
-        references=dict(places),
+        references=places,
         overrides=overrides,
         overwrite=overwrite,
     )

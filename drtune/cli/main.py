@@ -96,12 +96,14 @@ def train(
             "--prompts=PROMPT_SET --out=FOLDER"
         )
     from drtune.config import load_config
+    from drtune.training.checks import check_start
 
     if (resume or mirror) and overwrite:
         raise click.UsageError("--resume and --mirror keep what stands at the output, --overwrite replaces it")
     if rewards:  # before the others, which may bend them
         overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)), ensure_ascii=False)}", *overrides)
     settings = load_config(config, overrides)
+    check_start(settings)
     claim(out, overwrite=resume or mirror is not None or overwrite, inputs=[prompts])
     prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model, overwrite=overwrite)
     if settings.processes > 1:
@@ -263,6 +265,10 @@ def sample(
 @OVERWRITE
 def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
     """Write a tuned model in a format of other programs."""
+    from drtune.contracts import TunedModel
+
+    claim(out, overwrite=overwrite, inputs=[model])
+    TunedModel.load(model)  # before the ten seconds that the rest takes to be imported
     from drtune.models.export import export as write
 
     write(model, form, out, overwrite=overwrite)

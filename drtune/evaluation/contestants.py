@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,7 +11,6 @@ from typing import ClassVar, Literal
 
 from drtune.config import Config, EvaluationConfig
 from drtune.contracts import TunedModel
-from drtune.errors import UserError
 from drtune.evaluation.references import ReferencePictures, Unused, find_pictures, opened
 from drtune.files.images import to_pil
 from drtune.models.base import Base
@@ -21,9 +19,6 @@ from drtune.models.loading import DEVICE, load_base
 from drtune.models.tuned import open_tuned, put_on, take_off
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import Shot
-
-RESERVED = ("base", "candidate", "champion")
-"""Names that a reference cannot have."""
 
 
 class LoadedModel:
@@ -163,9 +158,5 @@ def reference_contestants(
 ) -> Iterator[ReferenceContestant]:
     """Those who bring their pictures."""
     for name, place in places.items():
-        if not re.fullmatch(r"[a-z0-9]+([-._][a-z0-9]+)*", name) or name in RESERVED:
-            raise UserError(
-                f"reference {name!r}: wanted lower-case letters, digits and dashes, and not {', '.join(RESERVED)}"
-            )
         folder = unpacking.enter_context(opened(name, place))
         yield ReferenceContestant(name, place, find_pictures(name, folder, prompts, pictures_per_prompt))

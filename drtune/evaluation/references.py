@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from drtune.errors import UserError
 from drtune.evaluation.pictures import matched
+from drtune.evaluation.places import check_archive, stored
 from drtune.files.archives import ARCHIVES, ArchiveError, unpack
 from drtune.files.local import sha256_bytes, sha256_file
-from drtune.files.storage import open_storage
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.records import SUFFIXES
 from drtune.prompts.shots import Shot
@@ -71,8 +71,7 @@ def opened(name: str, place: str, environment: Mapping[str, str] = os.environ) -
 
 def _fetched(name: str, uri: str, folder: Path, environment: Mapping[str, str]) -> Path:
     """A local copy of what lies on S3: the one file of that name, or all files below it."""
-    parent, _, last = uri.rstrip("/").rpartition("/")
-    storage = open_storage(parent, environment)
+    storage, last = stored(uri, environment)
     keys = [last] if last.lower().endswith(ARCHIVES) else storage.keys(last)
     for key in keys:
         (folder / key).parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +85,7 @@ def _fetched(name: str, uri: str, folder: Path, environment: Mapping[str, str]) 
 
 
 def _unpacked(name: str, archive: Path, folder: Path) -> Path:
-    if not archive.name.lower().endswith(ARCHIVES):
-        raise UserError(f"reference {name}={archive}: is no folder and no {', '.join(ARCHIVES)}; give one of these")
-    if not archive.exists():
-        raise UserError(f"reference {name}={archive}: is not there; correct the place")
+    check_archive(name, archive)
     try:
         unpack(archive, folder)
     except ArchiveError as error:

@@ -11,15 +11,15 @@ from typing import Any
 
 import pandas as pd
 
-from drtune.config import Config, differences, load_config
+from drtune.config import Config
 from drtune.contracts import CONFIG, EvaluationReport
-from drtune.errors import UserError
+from drtune.evaluation.checks import check_inputs, overridden
 from drtune.evaluation.contestants import AnyContestant, LoadedModel, drawn_contestants, reference_contestants
 from drtune.evaluation.findings import findings
 from drtune.evaluation.gathering import KEY, MEASURED, gather, gathered, partial_folder
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.report.pages import write_pages
-from drtune.files.local import claim, replacing, sha256_bytes, write_text
+from drtune.files.local import replacing, sha256_bytes, write_text
 from drtune.files.progress import Progress
 from drtune.files.provenance import code_revision
 from drtune.models.base import Base
@@ -63,10 +63,10 @@ def evaluate(
     """
     quiet_libraries()
     places = {name: str(place) for name, place in (references or {}).items()}
-    out = claim(out, overwrite=overwrite, inputs=[model_folder, prompts_folder, champion, *places.values()])
-    model_folder = Path(model_folder)
-    model, tuned = open_tuned(model_folder)
-    config = _overridden(tuned, model_folder / CONFIG, overrides)
+    check_inputs(model_folder, prompts_folder, out, champion, places, overwrite=overwrite)
+    model_folder, out = Path(model_folder), Path(out)
+    model, _ = open_tuned(model_folder)
+    config = overridden(model_folder, overrides)
     prepared = open_prompts(prompts_folder)
     prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
     loaded = LoadedModel(config)
@@ -97,14 +97,6 @@ def evaluate(
     )
     _publish(report, config, folder, out)
     return report
-
-
-def _overridden(tuned: Config, path: Path, overrides: Sequence[str]) -> Config:
-    """The model's configuration, which stands at `path`, with the overrides."""
-    config = load_config(path, overrides)
-    if elsewhere := differences(config.model_copy(update={"evaluation": tuned.evaluation}), tuned):
-        raise UserError(f"--set {elsewhere[0]}: the model is tuned already; only evaluation.* can be set now")
-    return config
 
 
 def _described(base: Base, prompts: Sequence[Prompt]) -> dict[str, Any]:

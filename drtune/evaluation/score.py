@@ -1,4 +1,7 @@
-"""Scores of pictures from anywhere: a table with a row a picture and a column a reward, written as they are read."""
+"""Scores of pictures from anywhere: a table with a row a picture and a column a reward, written as they are read.
+
+What is refused is refused before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
 from PIL import Image
 from pyarrow import parquet
 
@@ -20,8 +22,8 @@ from drtune.evaluation.pictures import Entry, batches, matched, reward_columns
 from drtune.files.images import UnusablePictureError, open_picture, to_tensor
 from drtune.files.local import claim, replacing
 from drtune.files.progress import Progress
-from drtune.models.loading import DEVICE
 from drtune.rewards import Reward, load_reward
+from drtune.rewards.files import check_own
 
 TABLES = (".csv", ".parquet")
 
@@ -53,10 +55,10 @@ class ScoringSummary:
 
 
 def score_pictures(
-    images: Path,
-    prompts: Path,
+    images: str | Path,
+    prompts: str | Path,
     names: Sequence[str],
-    out: Path,
+    out: str | Path,
     *,
     antialias: bool = True,
     batch_size: int = 16,
@@ -78,10 +80,12 @@ def score_pictures(
     Raises:
         UserError: something given cannot be used, no picture can be scored, or a score is not finite.
     """
+    images, prompts, out = Path(images), Path(prompts), Path(out)
     if out.suffix not in TABLES:
         raise UserError(f"output {out}: unknown suffix {out.suffix!r}; give a file that ends in {' or '.join(TABLES)}")
     claim(out, overwrite=overwrite)
     names = [_checked(name) for name in dict.fromkeys(names)]
+    check_own(names)
     entries = matched(images, prompts)
     if not any(not entry.problem for entry in entries):
         raise UserError(f"images {images}: none of its pictures has a prompt in {prompts}; see that the names agree")
@@ -120,13 +124,17 @@ def _opened(folder: Path, entry: Entry) -> tuple[Entry, Image.Image | None]:
         return replace(entry, problem=str(unusable)), None
 
 
-@torch.no_grad()
 def _batch_scores(
     rewards: Sequence[Reward], pictures: Sequence[Image.Image], batch: Sequence[Entry]
 ) -> dict[str, list[float]]:
     """Scores of the batch by reward."""
+    import torch
+
+    from drtune.models.loading import DEVICE
+
     prompts, names = [entry.prompt for entry in batch], [entry.image for entry in batch]
-    return reward_columns(rewards, pictures, to_tensor(pictures).to(DEVICE), prompts, names)
+    with torch.no_grad():
+        return reward_columns(rewards, pictures, to_tensor(pictures).to(DEVICE), prompts, names)
 
 
 @contextmanager

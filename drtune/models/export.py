@@ -28,7 +28,7 @@ from drtune.models.tensors import stream_tensors
 from drtune.models.tuned import open_tuned, put_on
 
 
-def export(model_folder: Path, form: str, out: Path, *, overwrite: bool = False) -> None:
+def export(model_folder: str | Path, form: str, out: str | Path, *, overwrite: bool = False) -> None:
     """Write a TunedModel to `out` in another format.
 
     - `diffusers`: its LoRA as one file for `load_lora_weights`.
@@ -38,7 +38,7 @@ def export(model_folder: Path, form: str, out: Path, *, overwrite: bool = False)
     Raises:
         UserError: the model is not what its manifest says, it has no such format, or something stands at `out`.
     """
-    out = claim(out, overwrite=overwrite, inputs=[model_folder])
+    model_folder, out = Path(model_folder), claim(out, overwrite=overwrite, inputs=[model_folder])
     quiet_libraries()
     model, config = open_tuned(model_folder)
     if form == "merged":

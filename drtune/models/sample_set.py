@@ -1,4 +1,7 @@
-"""A folder of pictures that were drawn from prompts by a tuned model or a base: what `drtune sample` writes."""
+"""A folder of pictures that were drawn from prompts by a tuned model or a base: what `drtune sample` writes.
+
+What is refused is refused before torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -18,10 +21,10 @@ from drtune.errors import UserError
 from drtune.files.images import contact_sheet, to_pil
 from drtune.files.local import claim, replacing
 from drtune.files.progress import Progress
-from drtune.models.base import Base
-from drtune.models.drawing import draw
-from drtune.models.loading import DEVICE, load_base, quiet_libraries
 from drtune.models.tuned import open_tuned, put_on
+
+if TYPE_CHECKING:
+    from drtune.models.base import Base
 
 GRID = "grid.png"
 GRID_COLUMNS = 8
@@ -82,10 +85,10 @@ class SampleSettings:
 
 def write_sample_set(
     prompts: Sequence[str],
-    out: Path,
+    out: str | Path,
     settings: SampleSettings,
     *,
-    model_folder: Path | None = None,
+    model_folder: str | Path | None = None,
     base_model: str | None = None,
     overwrite: bool = False,
 ) -> SampleSet:
@@ -95,13 +98,15 @@ def write_sample_set(
         UserError: the model is not what its manifest says, has no adapter to scale, or something stands at `out`.
     """
     out = claim(out, overwrite=overwrite, inputs=[model_folder, base_model])
-    quiet_libraries()
     if model_folder is not None:
         model, config = open_tuned(model_folder)
     else:
         model, config = None, Config(base_model=base_model or Config().base_model)
     if settings.lora_scale != 1 and (model is None or model.weights == "full"):
         raise UserError(f"lora_scale={settings.lora_scale}: there is no adapter that could be scaled; leave it out")
+    from drtune.models.loading import DEVICE, load_base, quiet_libraries
+
+    quiet_libraries()
     precision = settings.precision or config.compute.precision
     base = load_base(
         config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width
@@ -175,6 +180,8 @@ def _draw_all(
     base: Base, prompts: Sequence[str], negative_prompt: str, settings: SampleSettings, progress: Progress
 ) -> list[Image.Image]:
     """One at a time: how many others are drawn with it would change a picture's last bits."""
+    from drtune.models.drawing import draw
+
     negative = base.encode_negative(negative_prompt)
     images = []
     for prompt in prompts:

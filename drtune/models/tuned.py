@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, TunedModel
-from drtune.models.base import Base
-from drtune.models.tensors import load_tensors
+
+if TYPE_CHECKING:
+    from drtune.models.base import Base
 
 
 def open_tuned(model_folder: str | Path) -> tuple[TunedModel, Config]:
@@ -28,6 +30,8 @@ def put_on(base: Base, model_folder: str | Path, model: TunedModel) -> None:
     Raises:
         UserError: the weights are damaged or not finite.
     """
+    from drtune.models.tensors import load_tensors
+
     path = Path(model_folder) / model.weights_file
     weights, _ = load_tensors(path)
     if model.weights == "lora":

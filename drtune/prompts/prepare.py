@@ -199,7 +199,7 @@ def parse(content: bytes, name: str) -> tuple[list[SplitPrompt], list[Problem]]:
     return list(prompts.values()), problems
 
 
-def read_prompts(path: Path) -> list[str]:
+def read_prompts(path: str | Path) -> list[str]:
     """The prompts of a file, in any of the formats of `drtune prompts`, each once.
 
     Raises:

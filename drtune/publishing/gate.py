@@ -8,7 +8,7 @@ hold, so that many of them make a wrong publication less likely, not more, and n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -92,13 +92,28 @@ class Policy(PolicyFile):
         return self
 
 
-def refuse_unmeasured(policy: Policy, config: Config) -> None:
-    """Refuse a policy with rules on rewards that the evaluation of this configuration will not have.
+def refuse_unmeasured(policy: Policy, config: Config, references: Iterable[str] = ()) -> None:
+    """Refuse a policy with rules on what the evaluation of this configuration, with these references, will not have.
 
     Raises:
         UserError: naming one; better before a training than after it.
     """
     measured = {*config.rewards, *config.evaluation.rewards}
+    if unknown := policy.against.keys() - {"base", "champion", *references}:
+        name = min(unknown)
+        raise UserError(
+            f"policy: against.{name} is no reference of this run; give it as --reference {name}=PLACE, or give another "
+            "policy"
+        )
+    if policy.limits.max_held_out_drop is not None and measured == config.rewards.keys():
+        raise UserError(
+            "policy: limits.max_held_out_drop needs a reward that is not tuned on; add one to evaluation.rewards"
+        )
+    for limit in ("min_diversity", "max_drift"):
+        if getattr(policy.limits, limit) is not None and config.evaluation.features == "none":
+            raise UserError(
+                f"policy: limits.{limit} is not measured with evaluation.features=none; give other features"
+            )
     for opponent, rewards in policy.against.items():
         for reward in rewards:
             if reward not in measured:

@@ -80,7 +80,7 @@ class Registry:
         Raises:
             UserError: the decision is against it, or model, report and decision do not belong together.
         """
-        _check_name(name)
+        check_name(name)
         self.storage.clear_scratch(name, time.time() - ABANDONED_SECONDS)
         model, report, decision = _load(model_folder, report_folder, decision_folder)
         with tempfile.TemporaryDirectory() as scratch:
@@ -103,7 +103,7 @@ class Registry:
     def list(self, name: str | None = None) -> list[RegistryEntry]:
         """All versions of one model or of all, by name and number."""
         if name is not None:
-            _check_name(name)
+            check_name(name)
         keys = self.storage.keys(f"{name}/versions" if name is not None else "")
         found = [match for key in keys if (match := re.fullmatch(r"([^/]+)/versions/v([1-9][0-9]*)\.json", key))]
         versions = sorted((match[1], int(match[2])) for match in found)
@@ -111,14 +111,14 @@ class Registry:
 
     def show(self, name: str, version: str = PRODUCTION) -> RegistryEntry:
         """One version: where it is, its digests, what it was tuned on and why it was published."""
-        _check_name(name)
+        check_name(name)
         if version != PRODUCTION:
             return self._entry(name, version)
         return self._entry(name, self._in_production(name).version)
 
     def production(self, name: str) -> Production | None:
         """Which version is in use; None: nothing was published under that name."""
-        _check_name(name)
+        check_name(name)
         try:
             return Production.model_validate_json(self.storage.read(_production_key(name)))
         except FileNotFoundError:
@@ -148,7 +148,7 @@ class Registry:
             entry = self.show(name, version)
             self._point(name, entry.version)
             return entry
-        _check_name(name)
+        check_name(name)
         production = self._in_production(name)
         if not production.history:
             raise UserError(
@@ -351,7 +351,12 @@ def _version_of(model: TunedModel, entries: Iterable[RegistryEntry]) -> Registry
     return next((entry for entry in entries if identity(entry.model) == identity(model)), None)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a published model.
+
+    Raises:
+        UserError: it cannot.
+    """
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > 63:
         raise UserError(f"name {name!r}: wanted at most 63 lower-case letters, digits and dashes, as in my-model-2")
 

@@ -45,10 +45,10 @@ def load_reward(
     Raises:
         UserError: its weights or its file cannot be loaded, or your own function is no reward.
     """
-    from drtune.rewards import imagereward, openai, own, pixels, preference
+    from drtune.rewards import files, imagereward, openai, own, pixels, preference
 
     if name not in REWARDS:
-        return own.OwnReward(name, own.file_of(name, model_folder), differentiable=differentiable)
+        return own.OwnReward(name, files.file_of(name, model_folder), differentiable=differentiable)
     match name:
         case "symmetry":
             return pixels.Symmetry()

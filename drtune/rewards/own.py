@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drtune.config import REWARDS
 from drtune.errors import UserError
-from drtune.files.local import read_given, replacing, sha256_bytes, sha256_file
+from drtune.files.local import sha256_bytes
+from drtune.rewards.files import read_own
 
-KEPT = "rewards"
-"""Folder of a tuned model in which the files of your own rewards are kept."""
 PROBE_SIDE = 256
 
 
@@ -32,7 +30,7 @@ class OwnReward:
     def __init__(self, name: str, file: Path, *, differentiable: bool) -> None:
         self.name = name
         self.file = file.absolute()
-        source = _read(name, self.file)
+        source = read_own(name, self.file)
         self.provenance = f"{file.name} sha256 {sha256_bytes(source)}"
         self.function = self._load(source, name.rpartition(":")[2])
         self._try(differentiable)
@@ -106,44 +104,3 @@ def _gradient(result: Any, images_BCHW: Tensor) -> Tensor | None:
         return None
     (gradient,) = torch.autograd.grad(result.sum(), images_BCHW, allow_unused=True)
     return gradient
-
-
-def file_of(name: str, model_folder: Path | None = None) -> Path:
-    """The file of your own reward: as kept in a tuned model's folder if it is there, else where its name says."""
-    file = Path(name.rpartition(":")[0])
-    if model_folder is not None and (kept := model_folder / KEPT / file.name).exists():
-        return kept
-    return file
-
-
-def keep_files(names: Iterable[str], model_folder: Path) -> dict[str, str]:
-    """Copy the files of your own rewards to `model_folder`; returns their sha256 by path in there.
-
-    Raises:
-        UserError: a file cannot be read, or another one of its name is kept already.
-    """
-    digests = {}
-    for name in names:
-        if name in REWARDS:
-            continue
-        file = file_of(name)
-        content = _read(name, file)
-        path = f"{KEPT}/{file.name}"
-        digests[path] = sha256_bytes(content)
-        kept = model_folder / path
-        if not kept.exists():
-            with replacing(kept) as written:
-                written.write_bytes(content)
-        elif sha256_file(kept) != digests[path]:
-            raise UserError(
-                f"reward {name}: {file} differs from {kept}, which this run has kept; resume with the same file, "
-                "start again with --overwrite, or give different files different names"
-            )
-    return digests
-
-
-def _read(name: str, file: Path) -> bytes:
-    try:
-        return read_given(file)
-    except OSError as error:
-        raise UserError(f"reward {name}: {file} cannot be read ({error.strerror}); give the path of a file") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Self
@@ -120,22 +119,6 @@ class MetricLog:
             import wandb
 
             self.wandb.log({"samples": wandb.Image(picture), "train/held_out": held_out}, step=step)
-
-
-def check_wandb(config: Config) -> None:
-    """Refuse to begin what could not be logged.
-
-    Raises:
-        UserError: Weights & Biases is asked for and not installed.
-    """
-    if not config.wandb_project:
-        return
-    try:
-        version("wandb")  # the package itself: a folder of its logs could be imported by that name too
-    except PackageNotFoundError:
-        raise UserError(
-            f"wandb_project={config.wandb_project}: Weights & Biases is not installed: pip install wandb"
-        ) from None
 
 
 def _start_wandb(folder: Path, config: Config) -> Any:

@@ -13,7 +13,7 @@ from drtune.files.images import grid
 from drtune.files.local import replacing, sha256_file, write_text
 from drtune.files.provenance import code_revision
 from drtune.prompts.prepare import PreparedPrompts
-from drtune.rewards.own import keep_files
+from drtune.rewards.files import keep_files
 from drtune.training.checkpoint import Checkpoints
 from drtune.training.held_out import HeldOutPictures, last_passed
 from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward

@@ -10,10 +10,10 @@ from drtune.config import Config
 from drtune.contracts import TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.local import claim
-from drtune.files.storage import open_storage
+from drtune.files.storage import check_writable, open_storage
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import PreparedPrompts, open_prompts
-from drtune.training.metrics import check_wandb
+from drtune.training.checks import check_start
 from drtune.training.mirror import Mirror
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
@@ -43,7 +43,7 @@ def train(
     >>> model = train(load_config("configs/miniature.yaml", ["steps=80"]), "runs/prompts", "runs/model")
     """
     out = Path(out).resolve() if Path(out).is_symlink() else Path(out)
-    check_wandb(config)
+    check_start(config)
     kept = Mirror(out, open_storage(mirror)) if mirror else None
     resume = resume or kept is not None
     processes = Processes()
@@ -58,6 +58,8 @@ def train(
         if kept:
             if processes.is_first_here:
                 kept.fetch()
+            if processes.is_main:
+                check_writable(kept.storage)
             processes.wait()
         if resume and (model := _finished(out, config, prepared)):
             return model

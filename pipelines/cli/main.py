@@ -53,17 +53,16 @@ def run(
     **given: str | None,
 ) -> None:
     """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
+    from components.checks import check_parameters, check_services
     from components.prepare_prompts.run import refuse_absent
-    from drtune.config import load_config
-    from drtune.publishing.gate import Policy, refuse_unmeasured
     from pipelines.local.run import defaults, run_into
     from pipelines.tune import tune
 
     arguments = defaults(tune) | {key: value for key, value in given.items() if value is not None}
     arguments |= {"overrides": list(overrides), "references": list(references)}
-    settings = load_config(arguments["config"], overrides)  # a mistake is best found before the first step
-    refuse_unmeasured(Policy.read(arguments["policy"]), settings)
+    check_parameters(arguments, elsewhere=False)  # a mistake is best found before the first step
     refuse_absent(arguments["prompts"])
+    check_services(arguments)
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     duration = run_into(out, tune, arguments, ctx, overwrite=overwrite)
     click.echo(_summary(out, duration))

@@ -169,33 +169,8 @@ class Package:
 
 
 def check_files(package: Package, arguments: Json) -> list[str]:
-    """Check configuration, cluster's file and policy as the run's own steps will, where they are given and at hand.
+    """Check parameters and files as the run's first step will, as far as they are at hand: `check_parameters`."""
+    from components.checks import check_parameters
 
-    Returns:
-        What could not be checked, a line each.
-
-    Raises:
-        UserError: a key or a value in them is wrong.
-    """
-    from components.train.spec import load_spec
-    from drtune.config import load_config
-    from drtune.publishing.gate import Policy, refuse_unmeasured
-
-    unchecked = []
-    loaded: dict[str, Any] = {}
-    for name, changes, load in (("config", "overrides", load_config), ("cluster", "cluster_overrides", load_spec)):
-        if not {name, changes} <= package.parameters.keys():
-            continue
-        path, overrides = (arguments.get(key, package.parameters[key].get("defaultValue")) for key in (name, changes))
-        if wrong := [override for override in overrides or [] if not isinstance(override, str)]:
-            raise UserError(f'{changes}: {json.dumps(wrong[0])} is no text; write it as "key=value"')
-        if overrides and not path:
-            raise UserError(f"{changes}: {name} is empty, and there is nothing to change; give {name}=FILE")
-        if path and not Path(path).exists():
-            unchecked.append(f"{path} is not here: the run itself checks it")
-        elif path:
-            loaded[name] = load(path, overrides or [])
-    policy = arguments.get("policy", package.parameters.get("policy", {}).get("defaultValue"))
-    if "config" in loaded and policy and Path(policy).exists():
-        refuse_unmeasured(Policy.read(policy), loaded["config"])
-    return unchecked
+    given = {name: arguments.get(name, known.get("defaultValue")) for name, known in package.parameters.items()}
+    return check_parameters(given, elsewhere=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
+from components.checks import check_services
 from components.prepare_prompts.component import prepare_prompts
 from components.registry import check_registry, place_of
 from drtune.errors import UserError
@@ -55,4 +56,31 @@ def test_the_first_step_refuses_before_it_looks_at_prompts(tmp_path: Path, monke
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     made = dsl.Dataset(name="prompt_set", uri=str(tmp_path / "set"))
     with pytest.raises(UserError, match="would be gone with this pod"):
-        prepare_prompts.python_func("nothing.jsonl", "", str(tmp_path / "registry"), "some-model", made)
+        prepare_prompts.python_func(
+            prompts="nothing.jsonl",
+            data_revision="",
+            config="configs/miniature.yaml",
+            overrides=[],
+            cluster="",
+            cluster_overrides=[],
+            references=[],
+            policy="configs/gate.yaml",
+            registry=str(tmp_path / "registry"),
+            name="some-model",
+            prompt_set=made,
+        )
+
+
+def test_a_reference_that_is_not_stored_is_refused(s3_server: S3Server) -> None:
+    environment = IN_A_POD | s3_server.environment
+    given = {"registry": f"s3://{BUCKET}/checked", "name": "some-model"}
+    storage = open_storage(f"s3://{BUCKET}/references", environment)
+    storage.write("mj.zip", b"an archive")
+    storage.write("folder/manifest.csv", b"image,prompt")
+    check_services(
+        given | {"references": [f"a=s3://{BUCKET}/references/mj.zip", f"b=s3://{BUCKET}/references/folder/"]},
+        environment,
+    )
+    for place in (f"s3://{BUCKET}/references/other.zip", f"s3://{BUCKET}/references/fold"):
+        with pytest.raises(UserError, match=f"reference a={place}: nothing is stored there"):
+            check_services(given | {"references": [f"a={place}"]}, environment)

@@ -84,11 +84,49 @@ def test_what_needs_no_torch_comes_without_it() -> None:
     assert {"torch", "diffusers", "transformers"}.isdisjoint(loaded)
 
 
+REFUSALS = [
+    "train --reward beauty",
+    "train --config nothing.yaml",
+    "train --prompts nothing.csv",
+    "train --set wandb_project=mine",
+    "train --set evaluation.rewards=[nothing.py:fn]",
+    "score . --prompts nothing.csv --reward beauty",
+    "score . --prompts nothing.csv --reward nothing.py:fn",
+    "score nothing --prompts nothing.csv --reward symmetry",
+    "score . --prompts nothing.csv --reward symmetry",
+    "sample --model nothing --prompt a",
+    "sample --model nothing --prompts nothing.csv",
+    "export --model nothing --format kohya --out a.safetensors",
+    "evaluate --model nothing",
+    "evaluate --model nothing --reference Bad=x",
+    "decide --report nothing",
+    "decide --policy nothing.yaml",
+    "publish --name Bad",
+    "study make --report nothing",
+    "plan --gpu nothing",
+]
+
+
+def test_what_cannot_be_used_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from click.testing import CliRunner
+from drtune.cli.main import main
+
+for command in {REFUSALS!r}:
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == 2 and result.stderr.startswith("error: ") and result.stderr.count("\\n") == 1, (
+        command, result.stderr, result.exception)
+    assert "torch" not in sys.modules, command
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "--set", "steps=0"], "steps=0"),
-        (["train", "--set", "stepz=3"], "stepz: no such key"),
+        (["train", "--set", "stepz=3"], "stepz: no such key; did you mean steps?"),
         (["train", "--set", "sampler.steps=3"], "method.trained_steps=4 is more than sampler.steps=3"),
         (["train", "--config", "nothing.yaml"], "config nothing.yaml: cannot be read"),
         (["train", "--set", "base_model=somewhere/else"], "give --prompts"),

@@ -13,7 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from drtune.config import Config, load_config
 from drtune.contracts import DataSource, PromptSet, TunedModel
 from drtune.errors import UserError
-from drtune.training.metrics import MetricLog, UpdateMetrics, check_wandb, mean_reward, read_metrics
+from drtune.training.checks import check_start
+from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward, read_metrics
 from drtune.training.summary import resume_command, summarise
 
 CONFIG = load_config(None, ["steps=6", "rewards.symmetry=1.0", "rewards.preference.weight=0.5"])
@@ -102,9 +103,9 @@ def test_tensorboard_has_every_number_and_the_samples(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="Weights & Biases is installed here")
 def test_a_log_that_cannot_be_written_is_refused_at_once() -> None:
-    check_wandb(CONFIG)
+    check_start(CONFIG)
     with pytest.raises(UserError, match=r"wandb_project=mine: .* not installed: pip install wandb"):
-        check_wandb(load_config(None, ["wandb_project=mine"]))
+        check_start(load_config(None, ["wandb_project=mine"]))
 
 
 def test_the_mean_reward_is_that_of_the_last_ten_updates() -> None:

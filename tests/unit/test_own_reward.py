@@ -12,7 +12,7 @@ from drtune.config import RewardTerm
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
 from drtune.rewards import Reward, WeightedSum, load_reward
-from drtune.rewards.own import keep_files
+from drtune.rewards.files import keep_files
 
 DOCS = Path(__file__).parents[2] / "docs" / "rewards.md"
 

@@ -1,0 +1,86 @@
+"""What would stop a run, or make it worthless, looked for before it trains: by its command and by its first step."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.registry import check_registry, in_a_pod
+from components.train.spec import load_spec
+from drtune.config import load_config
+from drtune.errors import UserError
+from drtune.evaluation.places import check_reference, read_places
+from drtune.publishing.gate import Policy, refuse_unmeasured
+from drtune.publishing.registry import check_name
+from drtune.training.checks import check_start
+
+
+def check_parameters(given: Mapping[str, Any], *, elsewhere: bool) -> list[str]:
+    """Check the parameters of a pipeline and the files that they name; no service is asked.
+
+    Args:
+        given: Values by name; what the pipeline does not have is not looked at.
+        elsewhere: The run will be on another machine: files that are not here may be there, and what it can import is
+            not known.
+
+    Returns:
+        What could not be checked, a line each.
+
+    Raises:
+        UserError: a key or a value is wrong, a file is not there, or the policy could never be fulfilled.
+    """
+    unchecked: list[str] = []
+
+    def is_at_hand(path: str) -> bool:
+        if elsewhere and not Path(path).exists():
+            unchecked.append(f"{path} is not here: the run itself checks it")
+            return False
+        return True
+
+    for name in ("overrides", "cluster_overrides", "references"):
+        if wrong := [item for item in given.get(name) or [] if not isinstance(item, str)]:
+            raise UserError(f'{name}: {json.dumps(wrong[0])} is no text; write it as "key=value"')
+    for name, changes in (("config", "overrides"), ("cluster", "cluster_overrides")):
+        if given.get(changes) and not given.get(name):
+            raise UserError(f"{changes}: {name} is empty, and there is nothing to change; give {name}=FILE")
+    if given.get("name") is not None:
+        check_name(given["name"])
+    places = read_places(given.get("references") or [])
+    for name, place in places.items():
+        if not place.startswith("s3://") and is_at_hand(place):
+            check_reference(name, place)
+    if given.get("cluster") and is_at_hand(given["cluster"]):
+        load_spec(given["cluster"], given.get("cluster_overrides") or [])
+    if given.get("config") and is_at_hand(given["config"]):
+        config = load_config(given["config"], given.get("overrides") or [])
+        if not elsewhere:
+            check_start(config)
+        if given.get("policy") and is_at_hand(given["policy"]):
+            refuse_unmeasured(Policy.read(given["policy"]), config, places)
+    return unchecked
+
+
+def check_services(given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> None:
+    """Ask where the run will publish to and take its references from.
+
+    Raises:
+        UserError: it cannot publish there, or there is no such reference.
+    """
+    check_registry(given["registry"], given["name"], environment)
+    for name, place in read_places(given["references"]).items():
+        if place.startswith("s3://"):
+            check_reference(name, place, environment)
+
+
+def check_in_step(environment: Mapping[str, str] = os.environ, **given: Any) -> None:
+    """All of it, in the first step of a run. The policy's file is in the image of this step, others may be in another.
+
+    Raises:
+        UserError: as both.
+    """
+    check_services(given, environment)
+    Policy.read(given["policy"])
+    check_parameters(given, elsewhere=in_a_pod(environment))

@@ -1,0 +1,48 @@
+"""What an evaluation is given, looked at before torch is imported or anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from drtune.config import Config, differences, load_config
+from drtune.contracts import CONFIG, PromptSet, TunedModel
+from drtune.errors import UserError
+from drtune.evaluation.places import check_reference
+from drtune.files.local import claim
+
+
+def check_inputs(
+    model_folder: str | Path,
+    prompts_folder: str | Path,
+    out: str | Path,
+    champion: str | Path | None,
+    references: Mapping[str, str],
+    *,
+    overwrite: bool,
+) -> None:
+    """Refuse models, prompts and references that are not there, and a taken output; arguments as of `evaluate`.
+
+    Raises:
+        UserError: naming the first of them.
+    """
+    claim(out, overwrite=overwrite, inputs=[model_folder, prompts_folder, champion, *references.values()])
+    TunedModel.load(model_folder)
+    if champion is not None:
+        TunedModel.load(champion)
+    PromptSet.load(prompts_folder)
+    for name, place in references.items():
+        check_reference(name, place)
+
+
+def overridden(model_folder: str | Path, overrides: Sequence[str]) -> Config:
+    """The configuration of a tuned model with overrides of its evaluation.
+
+    Raises:
+        UserError: an override is wrong, or changes something else.
+    """
+    path = Path(model_folder) / CONFIG
+    tuned, config = load_config(path), load_config(path, overrides)
+    if elsewhere := differences(config.model_copy(update={"evaluation": tuned.evaluation}), tuned):
+        raise UserError(f"--set {elsewhere[0]}: the model is tuned already; only evaluation.* can be set now")
+    return config

@@ -38,6 +38,18 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
     return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
+def mean_decay(decay: float, step: int) -> float:
+    """The decay of the weights' running mean at the `step`-th update, from 1: min(decay, (1 + n) / (10 + n)) after n others.
+
+    A constant decay would leave most of the start in the mean of a short run. The rule is that of TensorFlow's
+    `ExponentialMovingAverage` with `num_updates`, and of diffusers' `EMAModel` without its power.
+
+    >>> [round(mean_decay(0.995, step), 3) for step in (1, 2, 100, 10_000)]
+    [0.1, 0.182, 0.917, 0.995]
+    """
+    return min(decay, step / (step + 9))
+
+
 def check_finite(step: int, reward: float, grad_norm: float, config: OptimizerConfig) -> None:
     """Refuse an update that would spoil the weights, before the optimizer moves.
 

@@ -24,7 +24,7 @@ from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards import WeightedSum
 from drtune.training.interrupts import Interrupts
 from drtune.training.metrics import UpdateMetrics
-from drtune.training.optimization import check_finite, check_weights, learning_rate, make_optimizer
+from drtune.training.optimization import check_finite, check_weights, learning_rate, make_optimizer, mean_decay
 from drtune.training.processes import Processes
 from drtune.training.state import TrainState
 from drtune.training.weights import open_weights
@@ -106,7 +106,7 @@ class Updates:
             self.stopped_by = self.interrupts.received or signal.SIGTERM
         check_finite(step, reward, grad_norm, config.optimizer)
         rate = learning_rate(config.optimizer, step, config.steps)
-        self.state.step(rate, config.ema_decay)
+        self.state.step(rate, mean_decay(config.ema_decay, step))
         check_weights(step, self.state.weights.values(), config.optimizer)
         return UpdateMetrics(
             step=step,

@@ -266,7 +266,7 @@ def test_the_running_mean_of_the_weights_is_what_is_saved(prompts: Path, tmp_pat
         states.append({name: weight.detach().clone() for name, weight in trainer.state.weights.items()})
     for name, average in trainer.state.average.items():
         w0, w1, w2 = (state[name] for state in states)
-        torch.testing.assert_close(average, 0.5625 * w0 + 0.1875 * w1 + 0.25 * w2)
+        torch.testing.assert_close(average, (0.2 * w0 + 1.8 * w1 + 9 * w2) / 11)  # decays 1/10 and 2/11
     saved = train(load_config(None, [*SHORT, "steps=2", "ema_decay=0.75"]), prompts, tmp_path / "whole")
     weights = load_file(tmp_path / "whole" / saved.weights_file)
     total = sum(float(weight.double().sum()) for weight in weights.values())

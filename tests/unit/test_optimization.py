@@ -9,11 +9,24 @@ import torch
 
 from drtune.config import OptimizerConfig
 from drtune.errors import UserError
-from drtune.training.optimization import DivergenceError, check_finite, check_weights, learning_rate
+from drtune.training.optimization import DivergenceError, check_finite, check_weights, learning_rate, mean_decay
 
 
 def rates(config: OptimizerConfig, num_steps: int) -> list[float]:
     return [learning_rate(config, step, num_steps) for step in range(1, num_steps + 1)]
+
+
+@pytest.mark.parametrize(
+    ("updates", "left"), [(1, 0.1), (2, 0.1 * 2 / 11), (4, 0.1 * 2 / 11 * 3 / 12 * 4 / 13), (300, 0.0)]
+)
+def test_little_of_the_start_is_left_in_the_running_mean_of_a_short_run(updates: int, left: float) -> None:
+    shares = [mean_decay(0.995, step) for step in range(1, updates + 1)]
+    assert math.prod(shares) == pytest.approx(left, abs=1e-12)  # 0.22 would be left after 300 updates of 0.995
+
+
+def test_the_running_mean_ends_with_the_decay_that_was_asked_for() -> None:
+    assert [mean_decay(0.995, step) for step in (1790, 1791, 1792)] == [1790 / 1799, 0.995, 0.995]
+    assert [mean_decay(0.0, step) for step in (1, 2)] == [0.0, 0.0]
 
 
 def test_the_learning_rate_is_constant_by_default() -> None:

@@ -104,8 +104,9 @@ def train(
         overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)), ensure_ascii=False)}", *overrides)
     settings = load_config(config, overrides)
     check_start(settings)
-    claim(out, overwrite=resume or mirror is not None or overwrite, inputs=[prompts])
-    prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings.base_model, overwrite=overwrite)
+    goes_on = resume or mirror is not None
+    claim(out, overwrite=goes_on or overwrite, inputs=[prompts])
+    prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings, goes_on=goes_on, overwrite=overwrite)
     if settings.processes > 1:
         options = [f"--prompts={prompts}", f"--out={out}", *([f"--mirror={mirror}"] if mirror else [])]
         options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
@@ -124,14 +125,14 @@ def _reward_term(given: str) -> tuple[str, dict[str, str]]:
     return name, {"weight": weight} if equals else {}
 
 
-def _prompt_set(given: Path | None, out: Path, base_model: str, *, overwrite: bool) -> Path:
-    """The folder of the prompt set to train on; a raw file is prepared into `out`."""
+def _prompt_set(given: Path | None, out: Path, settings: Config, *, goes_on: bool, overwrite: bool) -> Path:
+    """The folder of the prompt set to train on; a raw file is prepared into `out`, where a run that goes on has one."""
     from drtune.contracts import MANIFEST, PromptSet
     from drtune.prompts.prepare import prepare
 
     if given is None:
-        if base_model != "miniature":
-            raise UserError(f"base_model={base_model!r} has no prompts of its own: give --prompts")
+        if settings.base_model != "miniature":
+            raise UserError(f"base_model={settings.base_model!r} has no prompts of its own: give --prompts")
         from drtune.models.miniature.world import scenes
 
         given = Path(f"{out}.txt")
@@ -144,6 +145,11 @@ def _prompt_set(given: Path | None, out: Path, base_model: str, *, overwrite: bo
         return given
     if (out / MANIFEST).exists() and given.is_file() and PromptSet.load(out).source.sha256 == sha256_file(given):
         return out  # the same prompts, prepared before
+    if goes_on and given.exists() and (out / MANIFEST).exists():
+        raise UserError(
+            f"prompts {given}: not those that the run began with, which are in {out}; go on with --prompts={out}, or "
+            "start again with --overwrite instead of --resume"
+        )
     prepare(given, out, overwrite=overwrite)
     return out
 

@@ -203,8 +203,8 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     compute: ComputeSection = ComputeSection()
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    """Decay of the running mean of the weights that is saved; 0 saves the weights themselves. At the n-th update it is at
-    most n / (n + 9), so that a short run does not save its start."""
+    """Decay of the running mean of the weights that is saved; 0 saves the weights themselves. At the n-th update it is
+    at most n / (n + 9), so that a short run does not save its start."""
     held_out: HeldOut | None = None
     checkpoint_every: int = Field(default=20, ge=1)
     """Updates between checkpoints."""

@@ -42,7 +42,7 @@ def keep_files(names: Iterable[str], model_folder: Path) -> dict[str, str]:
         elif sha256_file(kept) != digests[path]:
             raise UserError(
                 f"reward {name}: {file} differs from {kept}, which this run has kept; resume with the same file, "
-                "start again with --overwrite, or give different files different names"
+                "start again with --overwrite instead of --resume, or give different files different names"
             )
     return digests
 

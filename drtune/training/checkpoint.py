@@ -183,21 +183,23 @@ class Checkpoints:
             saved = Config.model_validate(about["config"])
         except ValidationError:
             raise UserError(
-                f"checkpoint {path}: its configuration is not of this version of drtune; start again with --overwrite"
+                f"checkpoint {path}: its configuration is not of this version of drtune; start again with --overwrite "
+                "instead of --resume"
             ) from None
         if different := differences(self.config, _where_it_matters(saved, self.config)):
             raise UserError(
                 f"checkpoint {path}: made with another configuration: {', '.join(different)}; "
-                "give the same values, or start again with --overwrite"
+                "give the same values, or start again with --overwrite instead of --resume"
             )
         if about["held_out"] and about.get("held_out_pictures") != HELD_OUT_PICTURES:
             raise UserError(
                 f"checkpoint {path}: its held-out rewards are of pictures that an earlier version of drtune drew or "
-                "scored otherwise; start again with --overwrite"
+                "scored otherwise; start again with --overwrite instead of --resume"
             )
         if about["prompts_sha256"] != self.prompts_sha256:
             raise UserError(
-                f"checkpoint {path}: made with other prompts; give the same, or start again with --overwrite"
+                f"checkpoint {path}: made with other prompts; give the same, or start again with --overwrite instead "
+                "of --resume"
             )
 
 

@@ -39,7 +39,7 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
 
 
 def mean_decay(decay: float, step: int) -> float:
-    """The decay of the weights' running mean at the `step`-th update, from 1: min(decay, (1 + n) / (10 + n)) after n others.
+    """Decay of the weights' running mean at the `step`-th update, from 1: min(decay, (1 + n) / (10 + n)), n before it.
 
     A constant decay would leave most of the start in the mean of a short run. The rule is that of TensorFlow's
     `ExponentialMovingAverage` with `num_updates`, and of diffusers' `EMAModel` without its power.

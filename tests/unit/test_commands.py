@@ -222,6 +222,20 @@ def test_under_torchrun_the_command_says_what_to_start_instead(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_that_goes_on_says_which_prompts_it_began_with(tmp_path: Path) -> None:
+    file, out = tmp_path / "mine.txt", tmp_path / "model"
+    file.write_text("".join(f"prompt number {number}\n" for number in range(30)), encoding="utf-8")
+    made = CliRunner().invoke(drtune.cli.main.main, ["prompts", str(file), "--out", f"{out}.prompts"])
+    assert made.exit_code == 0, made.output
+    file.write_text("another one\n", encoding="utf-8")
+    result = CliRunner().invoke(drtune.cli.main.main, ["train", f"--prompts={file}", f"--out={out}", "--resume"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: prompts {file}: not those that the run began with, which are in {out}.prompts; go on with "
+        f"--prompts={out}.prompts, or start again with --overwrite instead of --resume\n"
+    )
+
+
 def test_an_existing_output_is_kept(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()

@@ -281,6 +281,23 @@ def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
     click.echo(f"{form}: {out}")
 
 
+@main.command("config")
+@click.argument("word", required=False, default="")
+def list_settings(word: str) -> None:
+    """List every setting of a configuration with its default, type and meaning, or those in which WORD stands.
+
+    Any of them can be given to `drtune train` as --set KEY=VALUE, or stand in the file of --config.
+    """
+    from drtune.config.listing import settings
+
+    found = settings(word)
+    if not found:
+        raise UserError(f"config {word!r}: no setting has this word; `drtune config` lists them all")
+    for one in found:
+        click.echo(f"{one.key} = {one.default}".rstrip() + f"  ({one.type})")
+        click.echo(click.wrap_text(one.meaning, initial_indent="    ", subsequent_indent="    "))
+
+
 for command in (
     evaluation.evaluate,
     evaluation.decide,

@@ -100,13 +100,12 @@ def validated(kind: type[Kind], tree: Mapping[str, Any]) -> Kind:
 
 
 def fields_of(kind: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every field of a tree by its dotted key, in their order; of a mapping of sections their fields below `<name>`."""
+    """Every field of a tree by its dotted key, in their order; those of sections in a mapping below `<name>`."""
     for name, field in kind.model_fields.items():
-        below = section_in(field.annotation)
-        if below is None:
+        below, is_mapping = section_in(field.annotation), get_origin(plain(field.annotation)) is dict
+        if below is None or is_mapping:
             yield f"{prefix}{name}", field
-        else:
-            is_mapping = get_origin(plain(field.annotation)) is dict
+        if below is not None:
             yield from fields_of(below, f"{prefix}{name}.<name>." if is_mapping else f"{prefix}{name}.")
 
 

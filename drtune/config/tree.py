@@ -48,11 +48,18 @@ class SamplerConfig(Section):
     """What guidance leads away from; without guidance it is not used."""
 
 
+class DeploymentSamplerConfig(SamplerConfig):
+    """How images are sampled by those who will use the model."""
+
+    guidance_scale: float = Field(default=3.0, ge=1.0)
+    """Classifier-free guidance with which pictures will be made, 1 is off."""
+
+
 class TuningSamplerConfig(SamplerConfig):
     """How images are sampled while tuning."""
 
     name: Literal["ddim", "euler", "flow_euler"] | None = None
-    """None: DDIM on a noise schedule, flow-match Euler on a flow."""
+    """null: DDIM on a noise schedule, flow-match Euler on a flow."""
     eta: float = Field(default=0.0, ge=0, le=1)
     """Fresh noise at each DDIM step: 0 is deterministic, 1 is ancestral sampling."""
     guidance_rescale: float = Field(default=0.0, ge=0, le=1)
@@ -65,6 +72,7 @@ class MethodConfig(Section):
     """How the reward's gradient reaches the network (docs/method.md has a table of the methods)."""
 
     name: Literal["drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align"] = "drtune"
+    """Which steps train, and where sampling stops."""
     trained_steps: int = Field(default=4, ge=1)
     """K, the steps that carry gradient: equally spaced in drtune, the last ones in draft_k, at most so many in
     alignprop."""
@@ -73,7 +81,7 @@ class MethodConfig(Section):
     renoised: Count = 2
     """n: how many times draft_lv re-noises the image for its last step."""
     alpha: float | None = Field(default=None, ge=0, le=1)
-    """How much gradient passes through the network's input, 0 detaches it; None: as the method is published."""
+    """How much gradient passes through the network's input, 0 detaches it; null: as the method is published."""
 
 
 class RewardTerm(Section):
@@ -82,6 +90,7 @@ class RewardTerm(Section):
     short_for: ClassVar[str | None] = "weight"
 
     weight: float = 1.0
+    """How much it counts beside the others."""
     hinge: float | None = None
     """r counts up to this value: beyond it there is nothing to gain."""
     target: float | None = None
@@ -104,23 +113,26 @@ class LoraSection(Section):
     """The adapter on the denoiser."""
 
     rank: int = Field(default=8, ge=1)
+    """Of the two matrices that are added to each layer: how much the adapter can learn, and its size."""
     alpha: float = Field(default=8.0, gt=0)
     """The update is scaled by alpha / rank."""
     init: Literal["zeros", "gaussian"] = "zeros"
     """Start of the inner matrix: Kaiming-uniform as in peft, or Gaussian; the outer one starts at zero."""
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
-    """Names of the layers that get an adapter, matched by the end of the module's name; None: as the base has them."""
+    """Names of the layers that get an adapter, matched by the end of the module's name; null: as the base has them."""
 
 
 class OptimizerConfig(Section):
     """AdamW."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
+    """Of AdamW, after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """What follows the warm-up; a cosine falls towards zero, to reach it after the last update."""
     warmup_steps: int = Field(default=0, ge=0)
     """Updates over which the learning rate rises from zero."""
     weight_decay: float = Field(default=1e-4, ge=0)
+    """Share of the weights that an update takes off, times the learning rate."""
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The gradient is scaled down to this norm: the random offset changes its size from one update to the next."""
     refused_grad_norm: float = Field(default=1e6, gt=0)
@@ -133,9 +145,9 @@ class ComputeSection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen weights and of the network's arithmetic; what trains is kept in fp32."""
     micro_batch_size: int | None = Field(default=None, ge=1)
-    """Pictures at once in one process; None: the process's whole share of the batch."""
+    """Pictures at once in one process; null: the process's whole share of the batch."""
     decode_batch_size: int | None = Field(default=None, ge=1)
-    """Pictures decoded and scored at once; None: all that were sampled together."""
+    """Pictures decoded and scored at once; null: all that were sampled together."""
     replay_batch: int = Field(default=1, ge=1)
     """Trained steps that share one forward, where the input is detached: faster on a large GPU, so many more graphs."""
     keep_graphs: int = Field(default=0, ge=0)
@@ -150,6 +162,7 @@ class HeldOut(Section):
     """A reward that is not trained on ends the run when it falls."""
 
     reward: RewardName
+    """Which is watched; it is not trained on."""
     max_drop: float = Field(ge=0)
     """Largest fall of its mean below the base's, on the sample prompts; checked every `sample_every` updates."""
 
@@ -158,6 +171,7 @@ class EvaluationConfig(Section):
     """How the tuned model is compared with its base and others."""
 
     rewards: tuple[RewardName, ...] = ("symmetry", "preference", "compressibility", "brightness")
+    """What is measured beside the rewards that are tuned on."""
     max_prompts: Count = 192
     """At most so many held-out prompts, the first of each category in turn."""
     pictures_per_prompt: int = Field(default=2, ge=1, le=1000)
@@ -165,10 +179,11 @@ class EvaluationConfig(Section):
     features: Literal["auto", "preference", "clipscore", "dinov2", "none"] = "auto"
     """Whose image embeddings diversity and drift are measured in; auto: the reward `preference`'s for the miniature,
     DINOv2's, which is no reward, for every other base, or none where its weights are not to be had."""
-    sampler: SamplerConfig = SamplerConfig(steps=12, guidance_scale=3.0)
-    """Deployment settings: pictures as users will make them."""
+    sampler: DeploymentSamplerConfig = DeploymentSamplerConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of the noise that all models draw from."""
     batch_size: Count = 32
+    """Pictures drawn and measured at once."""
 
 
 class Config(Section):
@@ -179,8 +194,9 @@ class Config(Section):
     base_revision: str | None = None
     """Branch, tag or commit of a hub id."""
     height: int | None = Field(default=None, ge=8)
-    """Of the images, in pixels; None: the base's own. Likewise the width."""
+    """Of the images, in pixels; null: the base's own."""
     width: int | None = Field(default=None, ge=8)
+    """Of the images, in pixels; null: the base's own."""
     weights: Literal["lora", "full"] = "lora"
     """What trains: an adapter, or every weight of the denoiser."""
     rewards: dict[RewardName, RewardTerm] = Field(default={"symmetry": RewardTerm()})
@@ -197,6 +213,7 @@ class Config(Section):
     processes: Count = 1
     """Data-parallel processes on this machine."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+    """Of all that is drawn by lot: prompts, noise, the adapter's start and where sampling stops."""
     sampler: TuningSamplerConfig = TuningSamplerConfig()
     method: MethodConfig = MethodConfig()
     lora: LoraSection = LoraSection()

@@ -77,7 +77,7 @@ def test_what_this_machine_lacks_counts_only_here(override: str, message: str) -
 
 def test_a_policy_may_name_a_reference_that_is_given(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
-    policy.write_text("min_prompts: 1\nagainst: {mj: {symmetry: {max_drop: 1}}}\n", encoding="utf-8")
+    policy.write_text("min_prompts: 8\nagainst: {mj: {symmetry: {max_drop: 1}}}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"policy: against\.mj is no reference of this run; give it as --reference mj"):
         check_parameters(GIVEN | {"policy": str(policy)}, elsewhere=False)
     check_parameters(GIVEN | {"policy": str(policy), "references": [f"mj={tmp_path}"]}, elsewhere=False)

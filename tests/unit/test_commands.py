@@ -130,6 +130,7 @@ for command in {REFUSALS!r}:
         (["train", "--set", "sampler.steps=3"], "method.trained_steps=4 is more than sampler.steps=3"),
         (["train", "--config", "nothing.yaml"], "config nothing.yaml: cannot be read"),
         (["train", "--set", "base_model=somewhere/else"], "give --prompts"),
+        (["config", "frob"], "config 'frob': no setting has this word"),
         (["plan", "--gpu", "80"], "'80' is no size of memory"),
         (["plan", "--processes", "3"], "batch_size=8 cannot be shared evenly by processes=3"),
         (["plan", "--set", "base_model=somewhere/else"], "its architecture is not known without a download"),

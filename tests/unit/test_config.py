@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from drtune.config import Config, HeldOut, RewardTerm, differences, load_config
+from drtune.config import Config, HeldOut, RewardTerm, differences, listing, load_config
 from drtune.errors import UserError
 
 
@@ -159,6 +159,12 @@ def test_a_scalar_in_a_file_is_read_by_its_field_too(tmp_path: Path) -> None:
     assert config.rewards == {"my.py:fn": RewardTerm(weight=0.1), "hps": RewardTerm(praise="null", blame="yes")}
 
 
+def test_a_change_of_one_setting_leaves_the_defaults_beside_it() -> None:
+    assert differences(load_config(None, ["evaluation.sampler.steps=5"]), Config()) == [
+        "evaluation.sampler.steps (5 here, 12 there)"
+    ]
+
+
 def test_what_a_file_gives_in_short_can_be_bent(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("rewards: {my.py:fn: 0.5}\nheld_out: null\n")
@@ -248,6 +254,24 @@ def parse(values: dict[str, object]) -> tuple[Config | None, str]:
         return load_config(None, [f"{key}={as_typed(value)}" for key, value in values.items()]), ""
     except UserError as error:
         return None, str(error)
+
+
+def test_every_setting_is_listed_with_its_meaning_and_the_default_that_can_be_given_for_it() -> None:
+    listed = listing.settings()
+    assert {one.key for one in listed} >= {key for key in keys() if key != "held_out" and "symmetry" not in key}
+    assert all(one.meaning and one.type for one in listed)
+    for one in listed:
+        if "<name>" not in one.key and not one.key.startswith("held_out."):
+            assert load_config(None, [f"{one.key}={one.default}"]) == Config(), one.key
+
+
+def test_a_setting_is_found_by_a_word() -> None:
+    [eta] = listing.settings("Sampler.ETA")
+    assert (eta.key, eta.type, eta.default) == ("sampler.eta", "number, at least 0, at most 1", "0.0")
+    assert [one.default for one in listing.settings("guidance_scale")] == ["1.0", "3.0"]
+    [rank] = listing.settings("lora.rank")
+    assert rank.type == "whole number, at least 1"
+    assert listing.settings("frob") == []
 
 
 def test_differences_name_both_values() -> None:

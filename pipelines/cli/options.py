@@ -101,11 +101,12 @@ def prepared(
     if version and inline:
         raise click.UsageError("--inline sends the file, and so cannot go with a --version as it stands")
     from pipelines.server.package import Package
-    from pipelines.server.runs import Job
-    from pipelines.server.uploads import find_version
 
     package, uploaded = Package.read(path), None
     arguments = None if version else _checked(package, assignments)
+    from pipelines.server.runs import Job  # kfp takes seconds to be imported: after what can be told without it
+    from pipelines.server.uploads import find_version
+
     with server() as client:
         client.refuse_an_old_server()
         if version:

@@ -107,9 +107,9 @@ def submit(
     in time; 2 something given cannot be used, or the server refuses it.
     """
     _check_waiting(wait, timeout_seconds)
-    from pipelines.server.runs import submit
-
     with prepared(server, **job) as (client, wanted):
+        from pipelines.server.runs import submit
+
         name = name or _name_of(wanted)
         run = submit(client, wanted, name, click.echo)
         click.echo(f"run {name}: {run.run_id}")

@@ -54,7 +54,7 @@ def test_the_diffusers_file_loads_onto_the_base(
     kind: str, folder_of: FolderOf, tuned_of: FolderOf, tmp_path: Path
 ) -> None:
     base, tuned = folder_of(kind), tuned_of(kind)
-    export(tuned, "diffusers", tmp_path / "lora.safetensors")
+    export(str(tuned), "diffusers", str(tmp_path / "lora.safetensors"))
     loaded = DiffusionPipeline.from_pretrained(base)
     loaded.load_lora_weights(tmp_path / "lora.safetensors")
     check(loaded, tuned)

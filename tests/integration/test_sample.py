@@ -34,7 +34,7 @@ def difference(one: Path, other: Path) -> int:
 def test_the_same_options_draw_the_same_files(tuned: Path, tmp_path: Path) -> None:
     settings = SampleSettings(**SHORT, seed=5, count=2, grid=True)
     for out in ("one", "other"):
-        write_sample_set(PROMPTS, tmp_path / out, settings, model_folder=tuned)
+        write_sample_set(PROMPTS, str(tmp_path / out), settings, model_folder=str(tuned))
     assert sha256_folder(tmp_path / "one") == sha256_folder(tmp_path / "other")
 
 

@@ -55,7 +55,7 @@ def expected(name: str) -> list[float]:
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_every_picture_has_a_row_and_every_reward_a_column(folder: Path, suffix: str) -> None:
     out = folder / f"scores.{suffix}"
-    scores = score_pictures(folder / "images", folder / "prompts.txt", REWARDS, out, batch_size=5)
+    scores = score_pictures(str(folder / "images"), str(folder / "prompts.txt"), REWARDS, str(out), batch_size=5)
     table = pd.read_csv(out, keep_default_na=False) if suffix == "csv" else pd.read_parquet(out)
     assert list(table.columns) == ["image", "prompt", "category", *REWARDS, "problem"]
     assert list(table["image"]) == [f"{number}.png" for number in range(1, 13)]  # 2 before 10

@@ -3,7 +3,8 @@
 python -m benchmarks.kills [count]
 
 A short run on the miniature is made once without a kill. Every trial then starts it anew, kills it after a random
-number of updates and a random part of the time that one takes with all that follows it, and resumes it. Equal means:
+number of updates and a random part of the time that one takes with all that follows it, and resumes it. The prompts
+are few, so that they repeat: what a process has computed before must not change what it computes next. Equal means:
 the last checkpoint (weights, optimizer, average, held-out checks) and the tuned weights have the digests of the whole
 run, and metrics.jsonl has its lines, but for the times.
 """
@@ -30,7 +31,8 @@ SEED = 0
 """Of the moments."""
 SETTINGS = (
     "steps=12",
-    "batch_size=2",
+    "batch_size=6",
+    "rewards={symmetry: 1, preference: 1}",
     "sampler.steps=4",
     "method.trained_steps=2",
     "method.early_stop=2",
@@ -60,7 +62,7 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir(parents=True)
-    (FOLDER / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in scenes(seed=7, count=60)))
+    (FOLDER / "captions.txt").write_text("".join(f"{scene.caption}\n" for scene in scenes(seed=7, count=24)))
     prepare(FOLDER / "captions.txt", FOLDER / "prompts")
 
     whole = FOLDER / "whole"

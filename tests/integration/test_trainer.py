@@ -19,7 +19,8 @@ from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import sha256_file, sha256_folder
 from drtune.models.loading import load_base
-from drtune.prompts.prepare import open_prompts
+from drtune.models.miniature.world import scenes
+from drtune.prompts.prepare import open_prompts, prepare
 from drtune.training.metrics import UpdateMetrics, read_metrics
 from drtune.training.optimization import DivergenceError, learning_rate
 from drtune.training.processes import Processes
@@ -44,6 +45,23 @@ DARKER = [
     "keep_checkpoints=1",
 ]
 """Pictures become darker with every update."""
+
+
+REPEATING = ["batch_size=6", "rewards={symmetry: 1, preference: 1}"]
+"""With `few_prompts`: in the fourth batch are prompts that a run has seen before, and a resumed one has not."""
+
+
+@pytest.fixture(scope="module")
+def few_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nineteen to learn from, which repeat in the fourth batch of six."""
+    folder = tmp_path_factory.mktemp("few")
+    rows = [
+        {"text": scene.caption, "split": "train" if number < 19 else "eval"}
+        for number, scene in enumerate(scenes(seed=8, count=23))
+    ]
+    (folder / "few.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    prepare(folder / "few.jsonl", folder / "set")
+    return folder / "set"
 
 
 def trainer_of(overrides: list[str], prompts: Path, out: Path) -> Trainer:
@@ -101,11 +119,14 @@ def start_and_wait_for(update: int, command: list[str], out: Path) -> subprocess
 
 
 @pytest.mark.parametrize("weights", ["lora", pytest.param("full", marks=pytest.mark.slow)])
-def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(prompts: Path, tmp_path: Path, weights: str) -> None:
+def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(
+    few_prompts: Path, tmp_path: Path, weights: str
+) -> None:
     """Weights, optimizer, average, held-out checks: equal states make checkpoints of equal names."""
     schedule = ["optimizer.schedule=cosine", "optimizer.warmup_steps=1", "ema_decay=0.5", "sample_every=2"]
     overrides = [
         *SHORT,
+        *REPEATING,
         *schedule,
         f"weights={weights}",
         "steps=4",
@@ -113,10 +134,10 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(prompts: Path, 
         "held_out.max_drop=1",
     ]
     config = load_config(None, overrides)
-    whole = train(config, prompts, tmp_path / "whole")
-    interrupted_after(3, overrides, prompts, tmp_path / "parts")
+    whole = train(config, few_prompts, tmp_path / "whole")
+    interrupted_after(3, overrides, few_prompts, tmp_path / "parts")
     assert not (tmp_path / "parts" / MANIFEST).exists()
-    parts = train(config, prompts, tmp_path / "parts", resume=True)
+    parts = train(config, few_prompts, tmp_path / "parts", resume=True)
     assert parts == whole
     names = [sorted(path.name for path in (tmp_path / run / "checkpoints").iterdir()) for run in ("whole", "parts")]
     assert names[0][-1] == names[1][-1]
@@ -168,14 +189,14 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(prompts: Path, tm
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(prompts: Path, tmp_path: Path) -> None:
-    overrides = [*SHORT, "steps=6", "sample_every=6"]
-    whole = train(load_config(None, overrides), prompts, tmp_path / "whole")
-    run = start_and_wait_for(3, command_of(overrides, prompts), tmp_path / "killed")
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(few_prompts: Path, tmp_path: Path) -> None:
+    overrides = [*SHORT, *REPEATING, "steps=6", "sample_every=6"]
+    whole = train(load_config(None, overrides), few_prompts, tmp_path / "whole")
+    run = start_and_wait_for(3, command_of(overrides, few_prompts), tmp_path / "killed")
     run.kill()
     run.communicate()
     assert not (tmp_path / "killed" / MANIFEST).exists()
-    assert train(load_config(None, overrides), prompts, tmp_path / "killed", resume=True) == whole
+    assert train(load_config(None, overrides), few_prompts, tmp_path / "killed", resume=True) == whole
     assert logged(tmp_path / "killed") == logged(tmp_path / "whole")
 
 

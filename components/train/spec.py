@@ -13,6 +13,7 @@ from components.images import TRAINER_IMAGE, USER_ID
 from components.train.environment import STEP_HOURS
 from drtune.config import load_section
 from drtune.config.sections import Section, validated
+from drtune.files.storage import S3_URI
 
 GRACE_SECONDS = 300
 """As manifests/trainjob/runtime.yaml has it."""
@@ -39,7 +40,7 @@ def _variable(text: str) -> str:
 
 
 def _s3_uri(text: str) -> str:
-    if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/\s]+)*/?", text):
+    if not S3_URI.fullmatch(text):
         raise ValueError("wanted s3://bucket/prefix")
     return text.rstrip("/")
 

@@ -34,6 +34,9 @@ Result = TypeVar("Result")
 
 AWS_ENDPOINT = "https://s3.amazonaws.com"
 
+_PART = r"(?!\.{1,2}(/|$))[^/?#\x00-\x1f]+"
+S3_URI = re.compile(rf"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9])(/(?P<prefix>{_PART}(/{_PART})*))?/?")
+"""Without what servers and readers of URIs drop or resolve: empty parts, `.`, `..`, `?` and `#`."""
 _MISTAKES = {
     "AuthorizationHeaderMalformed": "correct AWS_REGION",
     "RequestTimeTooSkewed": "set the clock of this machine",
@@ -109,19 +112,17 @@ def open_storage(uri: str, environment: Mapping[str, str] = os.environ, *, patie
     Raises:
         UserError: the URI is of another kind, or a variable is missing.
     """
+    if found := S3_URI.fullmatch(uri):
+        return _S3Storage(found["bucket"], found["prefix"] or "", environment, patience or Patience())
     try:
         parts = urlsplit(uri)
     except ValueError:
         parts = urlsplit("unreadable:")
     if not parts.scheme:
         return _FileStorage(Path(uri))
-    literal = "?" not in uri and "#" not in uri  # else a part of it would be dropped
-    if literal and parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+    whole = not {"?", "#"} & set(uri)  # else a part of it would be dropped
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/") and whole:
         return _FileStorage(Path(unquote(parts.path)))
-    prefix = parts.path.removeprefix("/").removesuffix("/")
-    literal = literal and (not prefix or {"", ".", ".."}.isdisjoint(prefix.split("/")))  # servers resolve or drop these
-    if literal and parts.scheme == "s3" and re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", parts.netloc):
-        return _S3Storage(parts.netloc, prefix, environment, patience or Patience())
     raise UserError(
         f"storage {uri!r}: wanted a folder, file:///absolute/folder or s3://bucket/prefix, with no ?, #, `.`, `..` or "
         "empty part in it"

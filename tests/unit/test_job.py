@@ -155,6 +155,7 @@ def test_the_launcher_and_the_nodes_take_the_same_secret() -> None:
         ("user_id=0", "user_id=0: "),
         ("memory=lots", "memory=lots: wanted an amount as Kubernetes writes it, such as 8, 500m, 64Gi"),
         ("storage=runs", "storage=runs: wanted s3://bucket/prefix"),
+        ("storage=s3://runs/../a", "storage=s3://runs/../a: wanted s3://bucket/prefix"),
         ("queue=My Queue", "queue=My Queue: wanted the name of a Kubernetes object"),
         (
             "volumes.drtune-models=/work/",

@@ -49,7 +49,7 @@ def test_a_uri_of_another_kind_is_refused_by_its_value(uri: str) -> None:
 @given(key=st.text("abcdefghijklmnopqrstuvwxyz0123456789-_./"))
 def test_a_prefix_is_taken_as_it_stands_or_not_at_all(key: str) -> None:
     parts = key.removesuffix("/").split("/")
-    if key in ("", "/") or not {"", ".", ".."} & set(parts):
+    if key == "" or not {"", ".", ".."} & set(parts):
         assert open_storage(f"s3://bucket/{key}", KEYS).uri == "/".join(["s3://bucket", *filter(None, parts)])
     else:
         with pytest.raises(UserError, match="or empty part in it"):

@@ -74,11 +74,11 @@ def compare_prompts(reference: list[Prompt], incoming: list[Prompt], policy: Mon
 
 
 def compare_scores(release: pd.DataFrame, now: pd.DataFrame, policy: MonitorPolicy) -> list[Made]:
-    """A check of each reward that one of the tables has; without any reward, one check that says so."""
+    """A check of each reward that one of the tables has or the policy names; without any, one check that says so."""
     if (threshold := policy.thresholds.rewards) is None:
         return []
     left, right = (sample(table, policy.max_scores) for table in (release, now))
-    names = list(dict.fromkeys([*left.columns, *right.columns]))
+    names = list(dict.fromkeys([*left.columns, *right.columns, *policy.rewards]))
     if not names:
         question = _Question("rewards", "rewards", "wasserstein", threshold, policy.min_scores)
         return [_undecided(question, "neither table has a column with scores")]

@@ -47,6 +47,8 @@ class MonitorPolicy(PolicyFile):
     min_scores: int = Field(ge=20)
     """The same for pictures with a score."""
     max_scores: int = Field(ge=20)
+    rewards: tuple[str, ...] = ()
+    """Columns of the tables of scores that are rewards of yours; those with a name that drtune knows count anyway."""
     min_drifted: int = Field(ge=1)
     """So many checks must drift; each reward is a check of its own."""
     thresholds: Thresholds

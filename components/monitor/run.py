@@ -69,7 +69,8 @@ def judge(
     made = compare_prompts(trained.prompts, arriving.prompts, rules)
     released, now = None, None
     if scores:
-        before, after = read_scores("release_scores", release_scores), read_scores("scores", scores)
+        before = read_scores("release_scores", release_scores, rules.rewards)
+        after = read_scores("scores", scores, rules.rewards)
         made += compare_scores(before.table, after.table, rules)
         released, now = _cut(before.observed, rules.max_scores), _cut(after.observed, rules.max_scores)
     checks = in_order(each.check for each in made)

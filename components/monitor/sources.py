@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 
+from drtune.config import is_reward
 from drtune.contracts import BESIDE_REWARDS, MANIFEST, Observed
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = (".csv", ".parquet")
-NOT_REWARDS = BESIDE_REWARDS | {"contestant", "prompt", "category", "picture", "image", "problem"}
-"""Columns of a table of scores that describe the picture, or measure something else than a reward."""
+OURS = BESIDE_REWARDS | {"contestant", "prompt", "category", "picture", "image", "problem"}
+"""Columns of our own tables of scores that describe the picture, or measure something else than a reward."""
 CANDIDATE = "candidate"
 """The contestant of an evaluation whose scores are those of the release."""
 
@@ -105,12 +106,17 @@ def _read_prompt_set(side: Literal["reference", "incoming"], storage: Storage, u
     return Prompts(prompts, _observed(uri, prepared.prompt_set.sha256, 1, len(prompts), Counter()))
 
 
-def read_scores(side: str, uri: str, environment: Mapping[str, str] = os.environ) -> Scores:
+def read_scores(
+    side: str, uri: str, named: Collection[str] = (), environment: Mapping[str, str] = os.environ
+) -> Scores:
     """Read a table of `drtune score`, or the scores.parquet of an evaluation, of which the candidate's rows count.
+
+    Any other column of numbers, as an index or a seed, is counted as a problem.
 
     Args:
         side: What the table is called in errors.
         uri: A .csv or .parquet file: a path, file:// or s3://.
+        named: Columns that are rewards, beside those with a name that `drtune score` writes.
         environment: As in `read_prompts`.
 
     Raises:
@@ -123,7 +129,7 @@ def read_scores(side: str, uri: str, environment: Mapping[str, str] = os.environ
     content = _read_file(side, uri, environment)
     read = pd.read_parquet if uri.lower().endswith(".parquet") else pd.read_csv
     try:
-        table = read(io.BytesIO(content))
+        table = read(io.BytesIO(content)).rename(columns=str)
     except (ValueError, OSError) as error:  # those of pyarrow and of the CSV reader are ValueErrors
         raise UserError(f"{side} {uri}: cannot be read as a table ({' '.join(str(error).split())})") from None
     problems: Counter[str] = Counter()
@@ -134,9 +140,11 @@ def read_scores(side: str, uri: str, environment: Mapping[str, str] = os.environ
         problems.update(reasons[reasons != ""])
         table = table[reasons == ""]
     rewards = {}
-    for name in [name for name in table.columns if name not in NOT_REWARDS]:
-        if pd.api.types.is_numeric_dtype(table[name]):
-            rewards[str(name)] = table[name].astype(float).where(np.isfinite)
+    for name in [name for name in table.columns if name not in OURS]:
+        if not (name in named or is_reward(name)):
+            problems[f"column {name} that is no known reward"] += 1
+        elif pd.api.types.is_numeric_dtype(table[name]):
+            rewards[name] = table[name].astype(float).where(np.isfinite)
         else:
             problems[f"column {name} that is not of numbers"] += 1
     table = pd.DataFrame(rewards, index=table.index).reset_index(drop=True)

@@ -17,6 +17,7 @@ from drtune.config.tree import (
     RewardTerm,
     SamplerConfig,
     TuningSamplerConfig,
+    is_reward,
     reward_name,
 )
 
@@ -34,6 +35,7 @@ __all__ = [
     "SamplerConfig",
     "TuningSamplerConfig",
     "differences",
+    "is_reward",
     "load_config",
     "load_section",
     "reward_name",

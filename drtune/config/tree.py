@@ -19,13 +19,18 @@ REWARDS = (*PROMPTLESS, "preference", "hps", "hps_v2", "pickscore", "clipscore",
 """The rewards that drtune brings; a reward of your own is named `file.py:function` (docs/rewards.md)."""
 
 
+def is_reward(name: str) -> bool:
+    """Whether a reward has this name: one of REWARDS, or your own as file.py:function."""
+    return name in REWARDS or re.fullmatch(r".+\.py:[A-Za-z_]\w*", name) is not None
+
+
 def reward_name(name: str) -> str:
     """The name, if it is a reward's.
 
     Raises:
         ValueError: there is no such reward.
     """
-    if name not in REWARDS and not re.fullmatch(r".+\.py:[A-Za-z_]\w*", name):
+    if not is_reward(name):
         raise ValueError(f"no reward {name!r}; there are {', '.join(REWARDS)}, and your own as file.py:function")
     return name
 

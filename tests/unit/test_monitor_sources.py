@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from components.monitor.run import judge
 from components.monitor.sources import read_prompts, read_scores
@@ -56,9 +58,33 @@ def test_both_layouts_of_scores_are_read(tmp_path: Path) -> None:
     pd.DataFrame({**rows, "hps": [0.1, 0.2], "own": [[1], [2]]}).to_parquet(tmp_path / "scores.parquet")
     read = read_scores("scores", str(tmp_path / "scores.parquet"))
     assert read.table.to_dict("list") == {"hps": [0.2]}
+    assert read.observed.problems == {"column own that is no known reward": 1}
+    read = read_scores("scores", str(tmp_path / "scores.parquet"), named=["own"])
     assert read.observed.problems == {"column own that is not of numbers": 1}
     (tmp_path / "looks.csv").write_text("image,prompt,category,sharpness,hps\na,a,,7,0.3\n", "utf-8")
     assert list(read_scores("scores", str(tmp_path / "looks.csv")).table) == ["hps"]
+
+
+def test_only_rewards_that_are_known_or_named_are_compared(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name, start in {"release.csv": 0, "now.csv": 300}.items():
+        columns = {"hps": draw.normal(0.25, 0.02, 300), "m.py:own": draw.normal(size=300), "seed": start, "mine": start}
+        table = pd.DataFrame({"image": "0.png", "prompt": "p", **columns, "problem": ""})
+        table.index += start
+        table.to_csv(tmp_path / name)  # with the index, as pandas does unless told otherwise
+    (tmp_path / "p.txt").write_text("\n".join(f"a cat number {number}" for number in range(30)), encoding="utf-8")
+    policy = yaml.safe_load((Path(__file__).parents[2] / "configs/monitor.yaml").read_text(encoding="utf-8"))
+    compared = []
+    for named in ([], ["mine"]):
+        (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy | {"min_prompts": 20, "rewards": named}))
+        files = [str(tmp_path / name) for name in ("p.txt", "p.txt", "now.csv", "release.csv", "policy.yaml")]
+        verdict, _ = judge(*files)
+        compared.append({check.name for check in verdict.checks if check.subject == "rewards"})
+        assert verdict.outcome == "stable"
+        assert verdict.scores is not None
+        assert verdict.scores.problems["column Unnamed: 0 that is no known reward"] == 1
+    known = {"reward hps", "reward m.py:own"}
+    assert compared == [known, {*known, "reward mine"}]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from drtune.config import Config
-from drtune.contracts import SCORES, BenchmarkRow, Contestant
+from drtune.contracts import DIVERSITY_WITHIN, SCORES, BenchmarkRow, Contestant
 from drtune.evaluation.benchmark import benchmark
 from drtune.evaluation.comparison import (
     CANDIDATE,
@@ -29,6 +29,7 @@ from drtune.evaluation.measures import Gauges
 from drtune.files.local import sha256_file, write_text
 
 PROBLEMS = "problems.jsonl"
+ALONE = f"no second picture, so that {DIVERSITY_WITHIN} is left out"
 HPS = "hps"
 
 
@@ -36,9 +37,9 @@ def findings(
     table: pd.DataFrame, contestants: Sequence[AnyContestant], gauges: Gauges, config: Config, folder: Path
 ) -> dict[str, Any]:
     """What a report says of the pictures, by its fields; the files that belong to it are written into `folder`."""
-    problems = _problems(table, contestants)
-    write_text(folder / PROBLEMS, "".join(json.dumps(problem) + "\n" for problem in problems))
     pictures = with_diversity(with_cmmd(with_drift(table[table["problem"] == ""]))).drop(columns="problem")
+    problems = [*_problems(table, contestants), *_alone(pictures, gauges)]
+    write_text(folder / PROBLEMS, "".join(json.dumps(problem) + "\n" for problem in problems))
     pictures.drop(columns="index").to_parquet(folder / SCORES, index=False)
     write_grid(pictures, folder)
     gained, lost = highlights(pictures, config, folder)
@@ -59,11 +60,24 @@ def findings(
 
 def _problems(table: pd.DataFrame, contestants: Sequence[AnyContestant]) -> list[dict[str, Any]]:
     """Every picture that is not used, and why."""
-    unusable = table.loc[table["problem"] != "", ["contestant", "image", "prompt", "problem"]]
     return [
         *({"contestant": one.name, **problem._asdict()} for one in contestants for problem in one.problems),
-        *({str(key): value for key, value in row.items()} for row in unusable.to_dict("records")),
+        *_rows(table[table["problem"] != ""]),
     ]
+
+
+def _alone(pictures: pd.DataFrame, gauges: Gauges) -> list[dict[str, Any]]:
+    """Every prompt with one picture, for which its contestant has no diversity, though other prompts have more."""
+    if DIVERSITY_WITHIN not in {measure.name for measure in gauges.measures}:
+        return []
+    known = pictures[DIVERSITY_WITHIN].notna()
+    alone = pictures.loc[~known & known.groupby(pictures["contestant"]).transform("any")].assign(problem=ALONE)
+    return _rows(alone)
+
+
+def _rows(pictures: pd.DataFrame) -> list[dict[str, Any]]:
+    table = pictures[["contestant", "image", "prompt", "problem"]]
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def _described(

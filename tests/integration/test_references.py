@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from drtune.errors import UserError
+from drtune.evaluation.findings import ALONE
 from drtune.evaluation.references import find_pictures, opened
 from drtune.evaluation.run import evaluate
 from drtune.files.storage import open_storage
@@ -206,7 +207,20 @@ def test_a_reference_may_lie_on_s3(s3_server: S3Server, tmp_path: Path) -> None:
 def test_what_drtune_sample_draws_can_be_a_reference(model_of: ModelOf, prompts_folder: Path, tmp_path: Path) -> None:
     texts = [prompt.text for prompt in PROMPTS]
     write_sample_set(texts, tmp_path / "drawn", SampleSettings(steps=1, count=2), base_model="miniature")
-    report = evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={"mini": tmp_path / "drawn"})
-    assert report.contestants[-1].num_pictures == 16
-    assert report.contestants[-1].problems == {}
+    lacking = shutil.copytree(tmp_path / "drawn", tmp_path / "lacking")
+    next(lacking.rglob("*-1.png")).unlink()
+    report = evaluate(
+        model_of("sdxl"),
+        prompts_folder,
+        tmp_path / "report",
+        references={"mini": tmp_path / "drawn", "lacking": lacking},
+    )
+    assert report.contestants[-2].num_pictures == 16
+    assert report.contestants[-2].problems == {}
     assert report.standing("diversity_within", "mini") is not None
+    assert report.standing("diversity_within", "lacking") is None
+    # What a missing picture costs beside itself is told, and of which prompt it was.
+    assert report.contestants[-1].problems == {"missing": 1, ALONE: 1}
+    named = [json.loads(line) for line in (tmp_path / "report/problems.jsonl").read_text().splitlines()]
+    assert [row["contestant"] for row in named] == ["lacking"] * 2
+    assert named[0]["prompt"] == named[1]["prompt"]

@@ -1,7 +1,8 @@
 """Write the prompt sets of data/: `python tools/make_prompts.py [FOLDER]`. The same code always writes the same bytes.
 
 miniature.jsonl holds captions of the drawn world, sdxl.jsonl prompts composed from the phrases in sdxl_words.yaml.
-Each record is {"text", "category", "split"}; the split is the one that the prompt's own hash gives.
+Each record is {"text", "category", "split"}; the split is the one that the hash of the prompt in small letters gives,
+as it did when the sets were first written (PromptSet.split_version 1).
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from typing import Any
 
 import yaml
 
-from drtune.files.local import write_text
+from drtune.files.local import sha256_bytes, write_text
 from drtune.models.miniature.world import random_scene
-from drtune.prompts.prepare import split_of
 
 TOOLS = Path(__file__).parent
 MINIATURE_QUOTA = {"train": 1000, "eval": 200}
@@ -62,13 +62,18 @@ def fill(quota: dict[str, int], rows: Iterable[Row]) -> list[Row]:
     left = dict(quota)
     taken: dict[str, Row] = {}
     for row in rows:
-        split = split_of(row["text"])
+        split = side_of(row["text"])
         if row["text"] not in taken and left[split]:
             left[split] -= 1
             taken[row["text"]] = row | {"split": split}
         if not any(left.values()):
             break
     return list(taken.values())
+
+
+def side_of(text: str) -> str:
+    """The side on which a prompt stays: one in six is held out."""
+    return "eval" if int(sha256_bytes(text.casefold().encode())[:16], 16) < 2**64 / 6 else "train"
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:

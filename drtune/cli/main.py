@@ -22,6 +22,9 @@ from drtune.files.local import claim, sha256_file, write_text
 if TYPE_CHECKING:
     from drtune.config import Config
 
+NAMED_AT_MOST = 5
+"""Near-duplicates that are shown; a file names them all."""
+
 
 @click.group(cls=CommandGroup)
 @click.version_option(package_name="drtune")
@@ -43,10 +46,15 @@ def main() -> None:
 @OVERWRITE
 def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
     """Check, de-duplicate and split the prompts in SOURCE (.txt, .csv, .tsv, .json, .jsonl or .parquet)."""
-    from drtune.prompts.prepare import prepare
+    from drtune.prompts.prepare import NEAR_DUPLICATES, prepare
 
     prepared = prepare(source, out, held_out=held_out, overwrite=overwrite)
     click.echo(prepared.told)
+    for line in (out / NEAR_DUPLICATES).read_text(encoding="utf-8").splitlines()[:NAMED_AT_MOST]:
+        pair = json.loads(line)
+        click.echo(f"held out {pair['held_out']!r} is nearly {pair['trained']!r}")
+    if prepared.near_duplicates > NAMED_AT_MOST:
+        click.echo(f"the others stand in {out / NEAR_DUPLICATES}")
     click.echo(f"prompt set: {out}")
 
 

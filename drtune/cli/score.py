@@ -24,6 +24,7 @@ NAMED_AT_MOST = 20
     help="Score by this reward, or by these; your own is FILE.py:FUNCTION. Repeatable.",
 )
 @click.option("--out", type=PATH, default="runs/scores.csv", show_default=True, help="The table, .csv or .parquet.")
+@click.option("--by-order", is_flag=True, help="No field names the pictures: their order is that of the prompts.")
 @click.option(
     "--antialias/--no-antialias", default=True, show_default=True, help="Of hps and preference; Pillow's is always on."
 )
@@ -34,14 +35,16 @@ def score(
     prompts: Path,
     rewards: tuple[str, ...],
     out: Path,
+    by_order: bool,
     antialias: bool,
     batch_size: int,
     overwrite: bool,
 ) -> None:
     """Score the pictures below the folder IMAGES, and write a table with a row a picture.
 
-    A field `image` or `file` beside each prompt names its picture. Without one, the pictures in the order of their
-    names belong to the prompts in theirs: a number in a name counts as a number, and there must be as many.
+    A field beside each prompt, such as `image` or `file_name`, names its picture by its path in the folder. Without
+    one, --by-order says that the pictures in the order of their names belong to the prompts in theirs: a number in a
+    name counts as a number, and there must be as many.
 
     Pictures that are missing, cannot be opened or have no prompt are named, and stand in the table without scores.
     """
@@ -49,7 +52,14 @@ def score(
 
     names = [name for given in rewards for name in given.split(",")]
     summary = score_pictures(
-        images, prompts, names, out, antialias=antialias, batch_size=batch_size, overwrite=overwrite
+        images,
+        prompts,
+        names,
+        out,
+        by_order=by_order,
+        antialias=antialias,
+        batch_size=batch_size,
+        overwrite=overwrite,
     )
     for reason, unscored in summary.problems.items():
         for image in unscored[:NAMED_AT_MOST]:

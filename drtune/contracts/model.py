@@ -36,7 +36,7 @@ class PromptSet(Contract):
     """Prompts, split once and for all: `prompts.jsonl` with one {"text", "category", "split"} a line.
 
     >>> PromptSet(sha256="1c3e...", num_train=2000, num_eval=400, categories={"anime": 600, "photo": 600},
-    ...           problems={"empty": 2}, source=DataSource(path="data/sdxl.jsonl", sha256="9f2c..."))
+    ...           problems={"empty": 2}, split_version=2, source=DataSource(path="data/sdxl.jsonl", sha256="9f2c..."))
     """
 
     kind: Literal["PromptSet/1"] = "PromptSet/1"
@@ -48,13 +48,19 @@ class PromptSet(Contract):
     """Number of prompts of each category, train and eval together; prompts without one count as ""."""
     problems: dict[str, int]
     """How many lines of the source were not taken, by reason; each stands in `problems.jsonl`."""
+    split_version: int = 1
+    """Of the rule that chose the side of prompts whose source states none: 1 by the hash of their text in small
+    letters, 2 by that of what is left when case, punctuation and spaces do not count."""
+    near_duplicates: int = 0
+    """Held-out prompts that are nearly the same as one to train on, which `near_duplicates.jsonl` names."""
     source: DataSource
 
     @property
     def told(self) -> str:
         """What was taken and what was not, in a line."""
         refused = ", ".join(f"{count} {reason}" for reason, count in self.problems.items())
-        return f"{self.num_train} prompts to train on, {self.num_eval} held out; not taken: {refused or 'none'}"
+        told = f"{self.num_train} prompts to train on, {self.num_eval} held out; not taken: {refused or 'none'}"
+        return f"{told}; nearly the same on both sides: {self.near_duplicates}"
 
 
 class TunedModel(Contract):

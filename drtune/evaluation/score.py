@@ -60,6 +60,7 @@ def score_pictures(
     names: Sequence[str],
     out: str | Path,
     *,
+    by_order: bool = False,
     antialias: bool = True,
     batch_size: int = 16,
     overwrite: bool = False,
@@ -68,11 +69,11 @@ def score_pictures(
 
     Args:
         images: a folder, with folders in it or not.
-        prompts: a file as for `drtune prompts`. Where a field `image` or `file` names the picture of each prompt, it
-            counts; else the pictures in the order of their names belong to the prompts in theirs.
+        prompts: a file as for `drtune prompts`, with a field that names the picture of each prompt.
         names: of REWARDS, or your own as `file.py:function`.
         out: .csv or .parquet, with the columns image, prompt, category, one a reward, and problem: "", or why the row
             has no scores (missing, corrupt, surplus, or what is wrong with the prompt).
+        by_order: there is no such field, and the pictures in the order of their names belong to the prompts in theirs.
         antialias: whether the rewards that resize in floating point do so with antialias.
         batch_size: pictures at once; only pictures of one size are scored together, and of large ones fewer.
         overwrite: replace what stands at `out`.
@@ -86,7 +87,7 @@ def score_pictures(
     claim(out, overwrite=overwrite)
     names = [_checked(name) for name in dict.fromkeys(names)]
     check_own(names)
-    entries = matched(images, prompts)
+    entries = matched(images, prompts, by_order=by_order)
     if not any(not entry.problem for entry in entries):
         raise UserError(f"images {images}: none of its pictures has a prompt in {prompts}; see that the names agree")
     rewards = [load_reward(name, antialias=antialias) for name in names]

@@ -1,6 +1,7 @@
 """Prompts: from a file as users bring it to a checked, de-duplicated set that is split once and for all.
 
-    prompts.csv -> manifest.json (a PromptSet), prompts.jsonl (what was taken), problems.jsonl (what was not, and why)
+    prompts.csv -> manifest.json (a PromptSet), prompts.jsonl (what was taken), problems.jsonl (what was not, and why),
+                   near_duplicates.jsonl (held-out prompts that are nearly the same as one to train on)
 
 Nothing is dropped silently: every record of the source is either taken or stands in problems.jsonl.
 """
@@ -22,10 +23,11 @@ from pydantic import TypeAdapter, ValidationError
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import check_digest, claim, read_given, replacing, sha256_bytes
+from drtune.prompts.likeness import canonical, near_duplicates
 from drtune.prompts.records import (
     CATEGORY_FIELDS,
-    IMAGE_FIELDS,
     SPLIT_FIELDS,
+    SPLITS,
     TEXT_FIELDS,
     Record,
     field_name,
@@ -38,6 +40,9 @@ EVAL_FRACTION = 1 / 6
 """Share of prompts that is held out for evaluation."""
 PROMPTS = "prompts.jsonl"
 PROBLEMS = "problems.jsonl"
+NEAR_DUPLICATES = "near_duplicates.jsonl"
+SPLIT_VERSION = 2
+"""Of the rule of `split_of`; version 1 did without `canonical` and took the text in small letters."""
 
 Split = Literal["train", "eval"]
 
@@ -52,10 +57,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PicturePrompt(Prompt):
-    """What a picture was asked for with, the name of its file ("" for none), and why the prompt is not taken, if so."""
+    """What a picture was asked for with, its record's fields of text, and why the prompt is not taken, if so."""
 
     where: str
-    image: str
+    fields: Mapping[str, str]
+    """By `field_name`; one of them may name the picture."""
     refused: str
 
 
@@ -66,6 +72,13 @@ class Problem:
     where: str
     reason: str
     excerpt: str
+
+
+@dataclass(frozen=True)
+class StatedPrompt(Prompt):
+    """A prompt with the side that its source states, which may be none that is known, or else that its hash gives."""
+
+    split: str
 
 
 @dataclass(frozen=True)
@@ -121,11 +134,15 @@ def prepare(
         prompts = [replace(prompt, split="eval") for prompt in prompts]
     _check_split(prompts, problems, data.path, {"eval"} if held_out else {"train", "eval"})
 
-    lines = _to_jsonl(prompts)
+    lines = _to_jsonl(map(asdict, prompts))
+    train, held = ([prompt.text for prompt in prompts if prompt.split == side] for side in ("train", "eval"))
+    near = near_duplicates(held, train)
     prompt_set = PromptSet(
         sha256=sha256_bytes(lines),
-        num_train=sum(prompt.split == "train" for prompt in prompts),
-        num_eval=sum(prompt.split == "eval" for prompt in prompts),
+        num_train=len(train),
+        num_eval=len(held),
+        split_version=SPLIT_VERSION,
+        near_duplicates=len(near),
         categories=dict(sorted(Counter(prompt.category for prompt in prompts).items())),
         problems=_count(problems),
         source=data,
@@ -133,7 +150,8 @@ def prepare(
     with replacing(out) as folder:
         folder.mkdir()
         (folder / PROMPTS).write_bytes(lines)
-        (folder / PROBLEMS).write_bytes(_to_jsonl(problems))
+        (folder / PROBLEMS).write_bytes(_to_jsonl(map(asdict, problems)))
+        (folder / NEAR_DUPLICATES).write_bytes(_to_jsonl(pair._asdict() for pair in near))
         prompt_set.save(folder)
     return prompt_set
 
@@ -171,13 +189,13 @@ def open_prompts(folder: str | Path) -> PreparedPrompts:
 def split_of(text: str) -> Split:
     """Choose the side of a prompt by its own hash alone, so that adding prompts never moves others.
 
-    Letter case does not count, as it does not for duplicates.
+    Case, punctuation and spaces do not count: a prompt to train on is not held out in another spelling.
     """
-    digest = hashlib.sha256(text.casefold().encode()).digest()
+    digest = hashlib.sha256(canonical(text).encode()).digest()
     return "eval" if int.from_bytes(digest[:8], "big") < EVAL_FRACTION * 2**64 else "train"
 
 
-def parse(content: bytes, name: str) -> tuple[list[SplitPrompt], list[Problem]]:
+def parse(content: bytes, name: str) -> tuple[list[StatedPrompt], list[Problem]]:
     """Take or refuse each record of a prompts file: the two lists add up to its records.
 
     Args:
@@ -187,7 +205,7 @@ def parse(content: bytes, name: str) -> tuple[list[SplitPrompt], list[Problem]]:
     Raises:
         UserError: the file as a whole cannot be read as what its suffix says, or has no column with prompts.
     """
-    prompts: dict[str, SplitPrompt] = {}
+    prompts: dict[str, StatedPrompt] = {}
     problems = []
     for record in read_records(content, name):
         try:
@@ -223,23 +241,23 @@ def parse_pictures(content: bytes, name: str) -> list[PicturePrompt]:
     for record in read_records(content, name):
         if record.value == "":
             continue
-        fields = _fields(record.value) if isinstance(record.value, Mapping) else {}
-        image = str(_first(fields, IMAGE_FIELDS, default=""))
+        given = _fields(record.value) if isinstance(record.value, Mapping) else {}
+        fields = {name: value.strip() for name, value in given.items() if isinstance(value, str)}
         try:
             prompt = _taken(record)
-            pictures.append(PicturePrompt(prompt.text, prompt.category, record.where, image, refused=""))
+            pictures.append(PicturePrompt(prompt.text, prompt.category, record.where, fields, refused=""))
         except _RefusedError as refused:
-            pictures.append(PicturePrompt("", "", record.where, image, str(refused)))
+            pictures.append(PicturePrompt("", "", record.where, fields, str(refused)))
     return pictures
 
 
-def _taken(record: Record) -> SplitPrompt:
+def _taken(record: Record) -> StatedPrompt:
     if record.refused:
         raise _RefusedError(record.refused)
     return _to_prompt(record.value)
 
 
-def _to_prompt(value: object) -> SplitPrompt:
+def _to_prompt(value: object) -> StatedPrompt:
     """Check one record: a string, or a mapping of fields whose names count in any case."""
     if isinstance(value, str):
         value = {TEXT_FIELDS[0]: value}
@@ -250,14 +268,22 @@ def _to_prompt(value: object) -> SplitPrompt:
         raise _RefusedError("no text field")
     if not (text := _clean(text)):
         raise _RefusedError("empty")
-    category = _first(fields, CATEGORY_FIELDS, default="")
-    category = _clean(str(category) if isinstance(category, int) else category)
-    match _clean(_first(fields, SPLIT_FIELDS, default="")).casefold():
-        case "":
-            return SplitPrompt(text, category, split_of(text))
-        case "train" | "eval" as split:
-            return SplitPrompt(text, category, split)
-    raise _RefusedError("unknown split")
+    category = _clean(_category(_first(fields, CATEGORY_FIELDS)))
+    stated = str(_first(fields, SPLIT_FIELDS, default="")).strip()
+    return StatedPrompt(text, category, SPLITS.get(stated.casefold(), stated) or split_of(text))
+
+
+def _category(value: object) -> str:
+    """A category as text: 3.0 is "3", as a table with gaps writes it, and a list is its parts, as in "a, b"."""
+    if value is None or value != value:  # NaN is what pandas has for none
+        return ""
+    if isinstance(value, list):
+        return ", ".join(map(_category, value))
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise _RefusedError("category of the wrong type")
 
 
 def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,8 +291,9 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first(fields: Mapping[str, Any], names: Iterable[str], default: Any = None) -> Any:
-    """Return what the first of the named fields that is not null holds."""
-    return next((fields[name] for name in names if fields.get(name) is not None), default)
+    """Return what the first of the named fields that is filled holds; else the first that is not null."""
+    held = [fields[name] for name in names if fields.get(name) is not None]
+    return next((value for value in held if str(value).strip()), held[0] if held else default)
 
 
 # Bytes that are not UTF-8 are decoded to lone surrogates; U+FFFD stands where another program already lost some.
@@ -289,12 +316,18 @@ def _clean(value: object) -> str:
     return text
 
 
-def _check_split(prompts: list[SplitPrompt], problems: list[Problem], name: str, wanted: set[Split]) -> None:
-    """Refuse a set without prompts, or without any on a side that is wanted."""
+def _check_split(prompts: list[StatedPrompt], problems: list[Problem], name: str, wanted: set[Split]) -> None:
+    """Refuse a set without prompts, with a split that is not known, or without any on a side that is wanted."""
     if not prompts:
         counts = ", ".join(f"{number} {reason}" for reason, number in _count(problems).items()) or "no records at all"
         raise UserError(f"prompts {name}: not one usable prompt ({counts}); give a UTF-8 file with a prompt a record")
-    for missing in wanted - {prompt.split for prompt in prompts}:
+    sides = {prompt.split for prompt in prompts}
+    for unknown in sorted(sides - {"train", "eval"}):
+        raise UserError(
+            f"prompts {name}: split {unknown[:40]!r} is not known; name a split train, or eval, test, val or "
+            f"validation for what is held out"
+        )
+    for missing in wanted - sides:
         raise UserError(
             f"prompts {name}: none of its {len(prompts)} prompts is for {missing}; add prompts (about 1 in "
             f"{1 / EVAL_FRACTION:.0f} is for eval), or give records a field split that says train or eval"
@@ -305,5 +338,5 @@ def _count(problems: list[Problem]) -> dict[str, int]:
     return dict(sorted(Counter(problem.reason for problem in problems).items()))
 
 
-def _to_jsonl(rows: Iterable[SplitPrompt] | Iterable[Problem]) -> bytes:
-    return "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
+def _to_jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from drtune.files.local import sha256_folder
-from drtune.prompts.prepare import open_prompts, prepare, split_of
+from drtune.prompts.prepare import open_prompts, prepare
 
 ROOT = Path(__file__).parents[2]
 TRACKED = (".dvc/config", ".dvc/.gitignore", ".dvcignore", "data.dvc", "dvc-store")
@@ -59,10 +59,11 @@ def test_the_miniature_set_holds_captions_of_one_and_of_two_objects(pulled: Path
 
 
 @pytest.mark.parametrize(("name", "num_train", "num_eval"), [("miniature", 1000, 200), ("sdxl", 2000, 400)])
-def test_every_prompt_is_taken_and_stands_where_its_hash_puts_it(
+def test_every_prompt_is_taken_and_stands_where_its_record_puts_it(
     pulled: Path, tmp_path: Path, name: str, num_train: int, num_eval: int
 ) -> None:
     prepared = prepare(pulled / f"{name}.jsonl", tmp_path / "out")
     assert (prepared.num_train, prepared.num_eval, prepared.problems) == (num_train, num_eval, {})
-    assert {split_of(prompt.text) for prompt in open_prompts(tmp_path / "out").eval} == {"eval"}
-    assert {split_of(prompt.text) for prompt in open_prompts(tmp_path / "out").train} == {"train"}
+    assert prepared.near_duplicates == 0
+    held_out = {row["text"] for row in rows(pulled / f"{name}.jsonl") if row["split"] == "eval"}
+    assert {prompt.text for prompt in open_prompts(tmp_path / "out").eval} == held_out

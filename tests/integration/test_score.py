@@ -55,7 +55,9 @@ def expected(name: str) -> list[float]:
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_every_picture_has_a_row_and_every_reward_a_column(folder: Path, suffix: str) -> None:
     out = folder / f"scores.{suffix}"
-    scores = score_pictures(str(folder / "images"), str(folder / "prompts.txt"), REWARDS, str(out), batch_size=5)
+    scores = score_pictures(
+        str(folder / "images"), str(folder / "prompts.txt"), REWARDS, str(out), by_order=True, batch_size=5
+    )
     table = pd.read_csv(out, keep_default_na=False) if suffix == "csv" else pd.read_parquet(out)
     assert list(table.columns) == ["image", "prompt", "category", *REWARDS, "problem"]
     assert list(table["image"]) == [f"{number}.png" for number in range(1, 13)]  # 2 before 10
@@ -114,7 +116,7 @@ def test_missing_corrupt_surplus_and_unprompted_pictures_are_named_and_counted(f
 def test_pictures_of_several_sizes_and_modes_are_scored_in_their_order(folder: Path) -> None:
     Image.new("RGBA", (40, 30), (255, 0, 0, 128)).save(folder / "images" / "2.png")
     Image.new("L", (33, 31), 100).save(folder / "images" / "5.png")
-    score_pictures(folder / "images", folder / "prompts.txt", ["brightness"], folder / "scores.csv")
+    score_pictures(folder / "images", folder / "prompts.txt", ["brightness"], folder / "scores.csv", by_order=True)
     with (folder / "scores.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [f"{number}.png" for number in range(1, 13)]
@@ -127,7 +129,7 @@ def test_pictures_are_found_below_the_folder_and_other_files_are_not(folder: Pat
     nested.mkdir()
     (folder / "images" / "1.png").rename(nested / "0.PNG")
     (folder / "images" / "notes.txt").write_text("x")
-    names = [entry.image for entry in matched(folder / "images", folder / "prompts.txt")]
+    names = [entry.image for entry in matched(folder / "images", folder / "prompts.txt", by_order=True)]
     assert names == [*(f"{number}.png" for number in range(2, 13)), "anime/0.PNG"]
 
 
@@ -136,12 +138,14 @@ def test_a_column_of_names_in_parquet_counts_and_one_of_pictures_is_not_read(fol
     pd.DataFrame({"prompt": CAPTIONS[:2], "file": ["2.png", "1.png"]}).to_parquet(prompts)
     assert matched(folder / "images", prompts)[:2] == [Entry("2.png", CAPTIONS[0]), Entry("1.png", CAPTIONS[1])]
     pd.DataFrame({"prompt": CAPTIONS, "image": [b"png"] * 12}).to_parquet(prompts)
-    assert [entry.image for entry in matched(folder / "images", prompts)] == [f"{n}.png" for n in range(1, 13)]
+    entries = matched(folder / "images", prompts, by_order=True)
+    assert [entry.image for entry in entries] == [f"{n}.png" for n in range(1, 13)]
 
 
 def test_the_summary_tells_what_the_scores_hang_on(folder: Path) -> None:
     result = run(
-        folder / "images", "--prompts", folder / "prompts.txt", "--reward", "preference", "--no-antialias", "--reward",
+        folder / "images", "--prompts", folder / "prompts.txt", "--by-order", "--reward", "preference",
+        "--no-antialias", "--reward",
         "jpeg_kilobytes", "--out", folder / "scores.csv",
     )  # fmt: skip
     lines = result.stdout.splitlines()
@@ -153,7 +157,8 @@ def test_the_summary_tells_what_the_scores_hang_on(folder: Path) -> None:
 def test_your_own_reward_scores(folder: Path) -> None:
     (folder / "mine.py").write_text("def redness(images, prompts):\n    return images[:, 0].mean((1, 2)).round()\n")
     name = f"{folder}/mine.py:redness"
-    assert set(score_pictures(folder / "images", folder / "prompts.txt", [name], folder / "scores.csv").means) == {name}
+    summary = score_pictures(folder / "images", folder / "prompts.txt", [name], folder / "scores.csv", by_order=True)
+    assert set(summary.means) == {name}
 
 
 @pytest.mark.parametrize(
@@ -171,12 +176,19 @@ def test_what_cannot_be_scored_is_told_in_one_line_and_leaves_nothing(
     assert callable(change)
     change(folder)
     result = run(
-        folder / "images", "--prompts", folder / "prompts.txt", "--reward", "symmetry", "--out", folder / "scores.csv"
+        folder / "images",
+        "--prompts",
+        folder / "prompts.txt",
+        "--by-order",
+        "--reward",
+        "symmetry",
+        "--out",
+        folder / "scores.csv",
     )
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1].startswith("error: ")
     with pytest.raises(UserError, match=message):
-        score_pictures(folder / "images", folder / "prompts.txt", ["symmetry"], folder / "scores.csv")
+        score_pictures(folder / "images", folder / "prompts.txt", ["symmetry"], folder / "scores.csv", by_order=True)
     assert not (folder / "scores.csv").exists()
 
 
@@ -192,8 +204,8 @@ def test_what_cannot_be_scored_is_told_in_one_line_and_leaves_nothing(
 def test_a_mistake_of_the_command_is_told_in_one_line(folder: Path, reward: str, out: str, message: str) -> None:
     (folder / "mine.py").write_text("def mine(images, prompts):\n    return images.mean((1, 2, 3)) / 0\n")
     result = run(
-        folder / "images", "--prompts", folder / "prompts.txt", "--reward", reward.format(folder=folder), "--out",
-        folder / out,
+        folder / "images", "--prompts", folder / "prompts.txt", "--by-order", "--reward",
+        reward.format(folder=folder), "--out", folder / out,
     )  # fmt: skip
     assert result.exit_code == 2
     assert message in result.stderr.splitlines()[-1]
@@ -201,9 +213,9 @@ def test_a_mistake_of_the_command_is_told_in_one_line(folder: Path, reward: str,
 
 def test_a_table_that_is_there_is_kept_unless_told_otherwise(folder: Path) -> None:
     arguments = [folder / "images", folder / "prompts.txt", ["symmetry"], folder / "scores.csv"]
-    score_pictures(*arguments)
+    score_pictures(*arguments, by_order=True)
     before = (folder / "scores.csv").read_bytes()
     with pytest.raises(UserError, match="exists already; give --overwrite"):
-        score_pictures(*arguments)
-    score_pictures(*arguments, overwrite=True)
+        score_pictures(*arguments, by_order=True)
+    score_pictures(*arguments, by_order=True, overwrite=True)
     assert (folder / "scores.csv").read_bytes() == before

@@ -59,7 +59,7 @@ def test_every_kind_of_file_gives_the_same_prompts(name: str) -> None:
     assert texts_of(CAT_AND_DOG[name], name) == ["a cat, sleeping", "a dog"]
 
 
-def test_quotes_in_tsv_are_plain_characters_and_in_csv_they_quote() -> None:
+def test_quotes_of_a_prompt_in_tsv_are_its_own_and_in_csv_they_quote() -> None:
     assert texts_of('prompt\n"hello" on a sign\nan 8" pipe\n', "p.tsv") == ['"hello" on a sign', 'an 8" pipe']
     assert texts_of('prompt\n"""hello"" on a sign"\nan 8" pipe\n', "p.csv") == ['"hello" on a sign', 'an 8" pipe']
 
@@ -84,11 +84,10 @@ def test_categories_are_kept_and_numbers_become_text() -> None:
         (r'["fine", "\ud800"]', "p.json", [("record 2", "wrong encoding")]),
         ("a\x1b[31m\nb\x85c\n", "p.txt", [("line 1", "control characters"), ("line 2", "control characters")]),
         ('["a", 3, null, {"text": ["b"]}, {"text": "c", "category": {}}]', "p.json",
-         [(f"record {number}", "wrong type") for number in (2, 3, 4, 5)]),
+         [*((f"record {number}", "wrong type") for number in (2, 3, 4)), ("record 5", "category of the wrong type")]),
         ('[{"text": "a"}, {"title": "b"}, {"text": null}]', "p.json",
          [("record 2", "no text field"), ("record 3", "no text field")]),
         ('"a"\n{"text": \n\n"b"\n', "p.jsonl", [("line 2", "not JSON"), ("line 3", "empty")]),
-        ('{"text": "a", "split": "test"}', "p.jsonl", [("line 1", "unknown split")]),
         ('id,text\n1,"two\nlines"\n2\n\n3,a cat, asleep\n4,\n', "p.csv",
          [("line 4", "no text field"), ("line 5", "empty"), ("line 6", "more fields than columns"),
           ("line 7", "empty")]),
@@ -228,7 +227,8 @@ def count_lines(content: bytes) -> int:
 def test_every_line_of_a_text_file_is_accounted_for(content: bytes) -> None:
     assert_accounted_for(b"a\n" + content, "p.txt", 1 + count_lines(content))
     assert_accounted_for(b"1\n" + content, "p.jsonl", 1 + count_lines(content))
-    assert_accounted_for(b"prompt\tcategory\n" + content, "p.tsv", count_lines(content))
+    unquoted = content.replace(b'"', b"")  # a quoted field may have many lines
+    assert_accounted_for(b"prompt\tcategory\n" + unquoted, "p.tsv", count_lines(unquoted))
 
 
 @given(st.lists(st.tuples(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8")))))

@@ -70,7 +70,9 @@ def test_every_picture_has_a_row_and_every_reward_a_column(folder: Path, suffix:
 
 
 def test_a_parquet_table_keeps_what_its_scores_hang_on(folder: Path) -> None:
-    score_pictures(folder / "images", folder / "prompts.txt", ["symmetry", "preference"], folder / "x.parquet")
+    score_pictures(
+        folder / "images", folder / "prompts.txt", ["symmetry", "preference"], folder / "x.parquet", by_order=True
+    )
     metadata = parquet.read_schema(folder / "x.parquet").metadata
     assert metadata[b"provenance of preference"] == b"resized with antialias"
 
@@ -80,7 +82,9 @@ def test_photographs_that_are_stored_turned_score_as_they_are_shown(folder: Path
     exif[0x0112] = 6
     for number, picture in enumerate(PICTURES, start=1):
         picture.rotate(90, expand=True).save(folder / "images" / f"{number}.png", exif=exif)
-    score_pictures(folder / "images", folder / "prompts.txt", ["symmetry", "preference"], folder / "x.parquet")
+    score_pictures(
+        folder / "images", folder / "prompts.txt", ["symmetry", "preference"], folder / "x.parquet", by_order=True
+    )
     table = pd.read_parquet(folder / "x.parquet")
     for name in ("symmetry", "preference"):
         assert list(table[name]) == pytest.approx(expected(name), abs=1e-6)

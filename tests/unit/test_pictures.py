@@ -47,11 +47,12 @@ def test_a_pipe_a_loop_and_a_program_for_a_printer_are_no_pictures(tmp_path: Pat
 
 def test_a_name_that_no_table_can_hold_is_told(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.csv"
-    prompts.write_bytes(b"image,prompt\n\xff.png,a cat\n" + b"b" * 300 + b".png,a dog\nloop.png,a fox\n")
+    prompts.write_bytes(b"image,prompt\n\xff.png,a cat\n" + b"b" * 300 + b".png,a dog\nloop.png,a fox\nc.png,c\n")
     (tmp_path / "images").mkdir()
     (tmp_path / "images/loop.png").symlink_to("loop.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "images/c.png")
     entries = matched(tmp_path / "images", prompts)
-    assert [entry.problem for entry in entries] == ["name is not UTF-8", "missing", "missing"]
+    assert [entry.problem for entry in entries] == ["name is not UTF-8", "missing", "missing", ""]
     Image.new("RGB", (8, 8)).save(os.fsencode(tmp_path / "images") + b"/\xfe.png", format="png")
     with pytest.raises(UserError, match=r"the name '\\udcfe\.png' is not UTF-8; rename the file"):
         matched(tmp_path / "images", prompts)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from drtune.errors import UserError
 from drtune.files.storage import check_writable, open_storage
@@ -30,7 +33,20 @@ def check_registry(registry: str, name: str, environment: Mapping[str, str] = os
         raise UserError(f"registry {place}: would be gone with this pod; give s3://bucket/prefix")
     storage = open_storage(place, environment)
     Registry(storage).production(name)  # read first: some servers make a bucket that is missing when it is written to
-    check_writable(storage)
+    if place.startswith("s3://"):
+        check_writable(storage)
+    else:
+        _check_folder(Path(unquote(urlsplit(storage.uri).path)))
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that could not be made or written to; one that is not there yet is not made by looking."""
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"registry {folder}: {error.strerror}; mend it or give another place") from None
 
 
 def in_a_pod(environment: Mapping[str, str]) -> bool:

@@ -132,19 +132,10 @@ def open_storage(uri: str, environment: Mapping[str, str] = os.environ, *, patie
 def check_writable(storage: Storage) -> None:
     """Write, read and delete a small file, so that what forbids one of them is told now and not at the end.
 
-    A folder that is not there is not made for it: a file is written where it would be made.
-
     Raises:
         UserError: the store cannot be reached or used.
         OSError: as for any other call, or what was written is not what is read.
     """
-    if isinstance(storage, _FileStorage):
-        there = next(folder for folder in (storage.root, *storage.root.parents) if folder.exists())
-        try:
-            with tempfile.TemporaryFile(dir=there):
-                return
-        except OSError as error:
-            raise UserError(f"storage {storage.root}: {error.strerror}; mend it or give another place") from None
     key, content = f"probe-{uuid.uuid4().hex}", b"written to see whether it can be"
     storage.write(key, content)
     if storage.read(key) != content:

@@ -99,7 +99,7 @@ def test_the_first_step_misses_a_policy_but_not_what_may_be_in_another_image(tmp
         (["--policy=nothing.yaml"], "policy nothing.yaml: cannot be read"),
         (["--set=evaluation.features=none"], "policy: limits.min_diversity"),
         (["--registry=pipelines/tune.yaml/registry"], "storage "),
-        (["--registry=/proc/registry"], "storage /proc/registry: "),
+        (["--registry=/proc/registry"], "registry /proc/registry: "),
         (["--registry=s3://bucket/x"], "storage s3://bucket/x: AWS_ACCESS_KEY_ID"),
     ],
     ids=str,

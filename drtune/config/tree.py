@@ -42,6 +42,10 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of things that are made or gone through one by one; more is a slip of the hand, and would never end."""
 
 
+AT_ONCE = 4096
+"""Pictures that one process may sample or measure at once; no memory holds more of them, of the smallest base."""
+
+
 class SamplerConfig(Section):
     """How images are sampled."""
 
@@ -149,7 +153,7 @@ class ComputeSection(Section):
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen weights and of the network's arithmetic; what trains is kept in fp32."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1, le=AT_ONCE)
     """Pictures at once in one process; null: the process's whole share of the batch."""
     decode_batch_size: int | None = Field(default=None, ge=1)
     """Pictures decoded and scored at once; null: all that were sampled together."""
@@ -187,7 +191,7 @@ class EvaluationConfig(Section):
     sampler: DeploymentSamplerConfig = DeploymentSamplerConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the noise that all models draw from."""
-    batch_size: Count = 32
+    batch_size: int = Field(default=32, ge=1, le=AT_ONCE)
     """Pictures drawn and measured at once."""
 
 
@@ -247,6 +251,12 @@ class Config(Section):
             raise ValueError(
                 f"batch_size={self.batch_size} cannot be shared evenly by processes={self.processes}: "
                 f"give a multiple of {self.processes}"
+            )
+        at_once = self.compute.micro_batch_size or self.batch_size // self.processes
+        if at_once > AT_ONCE:
+            raise ValueError(
+                f"batch_size={self.batch_size} over processes={self.processes} is {at_once} pictures at once: "
+                f"give compute.micro_batch_size, at most {AT_ONCE}"
             )
         if self.base_model == "miniature" and self.base_revision is not None:
             raise ValueError(

@@ -279,6 +279,13 @@ def test_the_run_ends_early_with_the_last_state_that_passed_the_held_out_check(p
     assert train(load_config(None, overrides), prompts, tmp_path / "resumed", resume=True) == early
 
 
+def test_a_mirror_that_cannot_be_written_to_is_refused_before_the_training(prompts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/mirror.*Not a directory"):
+        train(load_config(None, SHORT), prompts, tmp_path / "out", mirror=str(tmp_path / "file" / "mirror"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_running_mean_of_the_weights_is_what_is_saved(prompts: Path, tmp_path: Path) -> None:
     trainer = trainer_of([*SHORT, "steps=2", "ema_decay=0.75"], prompts, tmp_path)
     states = [{name: weight.detach().clone() for name, weight in trainer.state.weights.items()}]

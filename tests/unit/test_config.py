@@ -57,6 +57,7 @@ from drtune.errors import UserError
         ("rewards={}", "rewards is empty"),
         ("evaluation.rewards=[beauty]", "evaluation.rewards.0=beauty: "),
         ("processes=3", "batch_size=8 cannot be shared evenly by processes=3: give a multiple of 3"),
+        ("batch_size=1000000", "batch_size=1000000 over processes=1 is 1000000 pictures at once: give compute.micro_"),
         ("steps", "--set 'steps': wanted key=value"),
         ("sampler={", "--set 'sampler={': not valid YAML: "),
         ("sampler={steps: 3, steps: 4}", "--set 'sampler={steps: 3, steps: 4}': line 1: steps is given twice"),

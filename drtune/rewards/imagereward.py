@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from drtune.rewards.head import Head
-from drtune.rewards.loading import filled, from_pickle
+from drtune.rewards.loading import filled, from_pickle, num_heads
 from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop
 from drtune.rewards.weights import digest_of, fetch
 
@@ -144,7 +144,7 @@ def _vision_config(state: Mapping[str, Tensor]) -> BlipVisionConfig:
         hidden_size=width,
         intermediate_size=len(state["blocks.0.mlp.fc1.weight"]),
         num_hidden_layers=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        num_attention_heads=width // HEAD_WIDTH,
+        num_attention_heads=num_heads(width, HEAD_WIDTH),
         patch_size=patch,
         image_size=patch * math.isqrt(state["pos_embed"].shape[1] - 1),
         layer_norm_eps=1e-6,

@@ -60,6 +60,17 @@ def from_pickle(reward: str, path: Path, kind: str, build: Callable[[Any], Built
         ) from None
 
 
+def num_heads(width: int, head_width: int) -> int:
+    """How many attention heads of that width there are.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    if width % head_width:
+        raise ValueError(f"attention {width} wide cannot have heads {head_width} wide, which its weights do not tell")
+    return width // head_width
+
+
 def filled(kind: type[Model], config: PretrainedConfig, weights: Mapping[str, Tensor], **settings: Any) -> Model:
     """A network in single precision with these weights.
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from drtune.rewards.loading import filled
+from drtune.rewards.loading import filled, num_heads
 
-# Of ViT-H-14, which a checkpoint's shapes do not tell.
-VISION_HEAD_WIDTH = 80
-TEXT_HEAD_WIDTH = 64
+ABOUT_VIT_H_14 = {"vision_cfg": {"width": 1280, "head_width": 80}, "text_cfg": {"width": 1024, "heads": 16}}
+"""What a checkpoint's shapes do not tell, as `model_cfg` of an open_clip_config.json has it."""
 
 _NAMES = {
     "logit_scale": "logit_scale",
@@ -40,17 +40,21 @@ _IN_BLOCK = {
 _BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+)[._](weight|bias)")
 
 
-def to_clip_model(state: Mapping[str, Tensor]) -> CLIPModel:
-    """The CLIPModel in single precision of an OpenCLIP state dict, ViT-H-14 or one with heads as wide.
+def to_clip_model(state: Mapping[str, Tensor], about: Mapping[str, Any] = ABOUT_VIT_H_14) -> CLIPModel:
+    """The CLIPModel in single precision of an OpenCLIP state dict, of a vision transformer.
 
-    Exact GELU, and the text's embedding is read at the largest token, its end, as in OpenCLIP.
+    The text's embedding is read at the largest token, its end, as in OpenCLIP.
+
+    Args:
+        state: the weights by OpenCLIP's names.
+        about: `model_cfg` of the checkpoint's open_clip_config.json: how wide the heads are, and which GELU it is.
 
     Raises:
-        ValueError: a weight is missing, unknown or of the wrong shape.
+        ValueError: a weight is missing, unknown or of the wrong shape, or the heads are not as `about` says.
     """
     weights = {name: tensor for key, original in state.items() for name, tensor in _converted(key, original)}
     try:
-        config = _config(state)
+        config = _config(state, about)
     except KeyError as missing:
         raise ValueError(f"{missing} is missing") from None
     return filled(CLIPModel, config, weights)
@@ -76,7 +80,7 @@ def _converted(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         raise ValueError(f"{key!r} is no weight of an OpenCLIP")
 
 
-def _config(state: Mapping[str, Tensor]) -> CLIPConfig:
+def _config(state: Mapping[str, Tensor], about: Mapping[str, Any]) -> CLIPConfig:
     """The network's sizes, read off its weights."""
 
     def tower(prefix: str, width: int, head_width: int) -> dict[str, int | str]:
@@ -85,20 +89,20 @@ def _config(state: Mapping[str, Tensor]) -> CLIPConfig:
             "hidden_size": width,
             "intermediate_size": len(state[f"{prefix}transformer.resblocks.0.mlp.c_fc.weight"]),
             "num_hidden_layers": len(blocks),
-            "num_attention_heads": width // head_width,
-            "hidden_act": "gelu",
+            "num_attention_heads": num_heads(width, head_width),
+            "hidden_act": "quick_gelu" if about.get("quick_gelu") else "gelu",
         }
 
     vocabulary, text_width = state["token_embedding.weight"].shape
     vision_width, _, patch, _ = state["visual.conv1.weight"].shape
     patches = len(state["visual.positional_embedding"]) - 1
-    text = tower("", text_width, TEXT_HEAD_WIDTH) | {
+    text = tower("", text_width, about["text_cfg"]["width"] // about["text_cfg"]["heads"]) | {
         "vocab_size": vocabulary,
         "max_position_embeddings": len(state["positional_embedding"]),
         "bos_token_id": vocabulary - 2,
         "eos_token_id": 2,  # transformers' sign for: read at the largest token
     }
-    vision = tower("visual.", vision_width, VISION_HEAD_WIDTH) | {
+    vision = tower("visual.", vision_width, about["vision_cfg"].get("head_width", 64)) | {
         "patch_size": patch,
         "image_size": patch * math.isqrt(patches),
     }

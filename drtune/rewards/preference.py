@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 
 import ftfy
@@ -14,7 +15,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from drtune.models.miniature import CHECKPOINT
 from drtune.rewards.clip import CLIPReward, Towers
 from drtune.rewards.loading import from_pickle
-from drtune.rewards.openclip import to_clip_model
+from drtune.rewards.openclip import ABOUT_VIT_H_14, to_clip_model
 from drtune.rewards.preprocessing import Letterbox, NetworkReward, Squeeze, TransformersCrop
 from drtune.rewards.weights import digest_of, fetch
 
@@ -62,9 +63,14 @@ class HumanPreferenceScore(CLIPReward):
 
     @classmethod
     def network(cls) -> tuple[CLIPModel, str]:
-        """The published network, which is a pickle of OpenCLIP's, and which file it is."""
+        """The published network, which is a pickle of OpenCLIP's, and which file it is.
+
+        One of your own in its place (DRTUNE_REWARDS) may have another size, with its open_clip_config.json beside it.
+        """
         path = fetch(cls.name, cls.repository, {cls.file: cls.digest}) / cls.file
-        model = from_pickle(cls.name, path, "OpenCLIP", lambda checkpoint: to_clip_model(checkpoint["state_dict"]))
+        beside = path.with_name("open_clip_config.json")
+        about = json.loads(beside.read_bytes())["model_cfg"] if beside.is_file() else ABOUT_VIT_H_14
+        model = from_pickle(cls.name, path, "OpenCLIP", lambda found: to_clip_model(found["state_dict"], about))
         return model, f"{cls.file} md5 {digest_of(path, 'md5')}"
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -13,7 +13,7 @@ from components.images import TRAINER_IMAGE, USER_ID
 from components.train.environment import STEP_HOURS
 from drtune.config import load_section
 from drtune.config.sections import Section, validated
-from drtune.files.storage import S3_URI
+from drtune.files.s3 import S3_URI
 
 GRACE_SECONDS = 300
 """As manifests/trainjob/runtime.yaml has it."""

@@ -22,7 +22,7 @@ from drtune.prompts.prepare import prepare
 SIZES = (256, 1024, 4096)
 PICTURES_A_PROMPT = 2
 REWARDS = "[symmetry, preference, compressibility, brightness, jpeg_kilobytes]"
-TINY = ("steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "sample_every=9")
+TINY = ("steps=1", "processes=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "sample_every=9")
 
 
 def main() -> None:

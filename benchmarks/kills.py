@@ -31,6 +31,7 @@ SEED = 0
 """Of the moments."""
 SETTINGS = (
     "steps=12",
+    "processes=1",
     "batch_size=6",
     "rewards={symmetry: 1, preference: 1}",
     "sampler.steps=4",

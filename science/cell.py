@@ -39,6 +39,7 @@ def config_of(cell: Cell, scale: Scale) -> Config:
         [
             f"rewards={{{REWARDS[cell.reward]}: 1.0}}",
             f"steps={scale.updates}",
+            "processes=1",
             f"seed={cell.seed}",
             f"optimizer.learning_rate={cell.learning_rate}",
             f"evaluation.rewards=[{', '.join([*REWARDS.values(), 'brightness'])}]",

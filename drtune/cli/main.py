@@ -95,8 +95,8 @@ def train(
 ) -> None:
     """Tune a LoRA, or with weights=full the whole network, on the rewards of the configuration.
 
-    With processes=N in the configuration it starts N data-parallel processes on this machine. For many machines start
-    `torchrun ... -m drtune.training.worker` on each.
+    With processes=N in the configuration it starts N data-parallel processes on this machine; by itself, one for each
+    core for the miniature without a GPU. For many machines start `torchrun ... -m drtune.training.worker` on each.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         raise UserError(
@@ -115,7 +115,10 @@ def train(
     goes_on = resume or mirror is not None
     claim(out, overwrite=goes_on or overwrite, inputs=[prompts])
     prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings, goes_on=goes_on, overwrite=overwrite)
-    if settings.processes > 1:
+    from drtune.training.torchrun import settled
+
+    settings = settled(settings, out if goes_on else None)
+    if settings.processes != 1:
         options = [f"--prompts={prompts}", f"--out={out}", *([f"--mirror={mirror}"] if mirror else [])]
         options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
         _start_workers(settings, options)
@@ -171,7 +174,7 @@ def _start_workers(settings: Config, options: list[str]) -> None:
         config = Path(folder) / CONFIG
         config.write_text(settings.to_yaml(), encoding="utf-8")
         try:
-            run_workers(settings.processes, [f"--config={config}", *options], options=["--standalone"])
+            run_workers(settings.process_count, [f"--config={config}", *options], options=["--standalone"])
         except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why, if it could
             if ended.exit_code == 128 + signal.SIGKILL:
                 click.echo(f"{ended}: it was killed, perhaps for want of memory; --resume goes on", err=True)

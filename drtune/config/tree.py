@@ -219,8 +219,9 @@ class Config(Section):
     """Optimizer updates."""
     batch_size: Count = 8
     """Prompts an update, over all processes together."""
-    processes: Count = 1
-    """Data-parallel processes on this machine."""
+    processes: Count | None = None
+    """Data-parallel processes on this machine; None: for a LoRA on the miniature, without a GPU, as many as there are
+    cores, else 1. A run keeps its number when it is resumed."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of all that is drawn by lot: prompts, noise, the adapter's start and where sampling stops."""
     sampler: TuningSamplerConfig = TuningSamplerConfig()
@@ -247,15 +248,15 @@ class Config(Section):
         _check_method(self.method, self.sampler.steps)
         if self.sampler.eta and self.sampler.name not in (None, "ddim"):
             raise ValueError(f"sampler.eta={self.sampler.eta} needs sampler.name=ddim, not {self.sampler.name}")
-        if self.batch_size % self.processes:
+        if self.processes and self.batch_size % self.processes:
             raise ValueError(
                 f"batch_size={self.batch_size} cannot be shared evenly by processes={self.processes}: "
                 f"give a multiple of {self.processes}"
             )
-        at_once = self.compute.micro_batch_size or self.batch_size // self.processes
+        at_once = self.compute.micro_batch_size or self.batch_size // self.process_count
         if at_once > AT_ONCE:
             raise ValueError(
-                f"batch_size={self.batch_size} over processes={self.processes} is {at_once} pictures at once: "
+                f"batch_size={self.batch_size} over processes={self.process_count} is {at_once} pictures at once: "
                 f"give compute.micro_batch_size, at most {AT_ONCE}"
             )
         if self.base_model == "miniature" and self.base_revision is not None:
@@ -280,10 +281,19 @@ class Config(Section):
         return self
 
     @property
+    def process_count(self) -> int:
+        """The processes of a run that is started without choosing their number."""
+        return self.processes or 1
+
+    @property
+    def trained_on(self) -> list[str]:
+        """Every reward that the run itself uses."""
+        return [*self.rewards, *([self.held_out.reward] if self.held_out else [])]
+
+    @property
     def reward_names(self) -> list[str]:
         """Every reward that the run or its evaluation uses, each once."""
-        held_out = [self.held_out.reward] if self.held_out else []
-        return list(dict.fromkeys([*self.rewards, *held_out, *self.evaluation.rewards]))
+        return list(dict.fromkeys([*self.trained_on, *self.evaluation.rewards]))
 
     def to_yaml(self) -> str:
         """The whole resolved tree as YAML; `load_config` reads it back equal."""

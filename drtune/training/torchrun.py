@@ -6,8 +6,12 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
+from drtune.config import Config, load_config
+from drtune.contracts import CONFIG
 from drtune.errors import InterruptionError
+from drtune.models.miniature.cores import cores, is_small, take_one_thread
 
 
 class ProcessesFailedError(Exception):
@@ -19,6 +23,27 @@ class ProcessesFailedError(Exception):
         """Of the process that failed first."""
         self.exit_code = exit_code
         """As shells count: 137 for a process that SIGKILL ended. torchrun's own would always be 1."""
+
+
+def settled(config: Config, earlier: Path | None) -> Config:
+    """The configuration with a number of processes: its own, that of the run that is resumed, or one for this machine.
+
+    Args:
+        config: The run's.
+        earlier: Folder of the run that it resumes, if it does; there may be none.
+    """
+    small = is_small(config.base_model, config.trained_on)
+    if small:
+        take_one_thread()  # before they start, and so in all of them
+    if config.processes is not None:
+        return config
+    if earlier and (earlier / CONFIG).is_file():
+        count = load_config(earlier / CONFIG).process_count
+    elif small and config.weights == "lora":
+        count = max(count for count in range(1, cores() + 1) if config.batch_size % count == 0)
+    else:
+        count = 1
+    return config.model_copy(update={"processes": count})
 
 
 def run_workers(count: int, arguments: Sequence[str], *, options: Sequence[str] = ()) -> None:
@@ -39,7 +64,7 @@ def run_workers(count: int, arguments: Sequence[str], *, options: Sequence[str] 
     # The process that fails tells why itself, once.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # The cores are shared out; without this torchrun gives each process one thread, and says so in four lines.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
     try:
         run(parse_args([*options, f"--nproc-per-node={count}", "-m", "drtune.training.worker", *arguments]))
     except ChildFailedError as failed:

@@ -20,6 +20,7 @@ from drtune.methods.plans import Plan, draw_plan
 from drtune.methods.supervision import Task, supervise
 from drtune.models.base import EncodedPrompts
 from drtune.models.loading import DTYPES, load_base, quiet_libraries
+from drtune.models.miniature.cores import is_small, take_one_thread
 from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards import WeightedSum
 from drtune.training.interrupts import Interrupts
@@ -45,6 +46,8 @@ class Updates:
 
     def __init__(self, config: Config, prompts: PreparedPrompts, out: Path, processes: Processes) -> None:
         quiet_libraries()
+        if is_small(config.base_model, config.trained_on):
+            take_one_thread()
         self.config, self.out, self.processes = config, out, processes
         self.slots = processes.share(config.batch_size)
         self.prompts, self.texts = prompts, [prompt.text for prompt in prompts.train]

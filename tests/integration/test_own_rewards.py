@@ -23,6 +23,7 @@ SHORT = {
     "sampler.steps": 4,
     "method.trained_steps": 2,
     "method.early_stop": 2,
+    "processes": 1,
     "evaluation.sampler.steps": 2,
     "evaluation.max_prompts": 4,
     "evaluation.rewards": "[brightness]",

@@ -19,7 +19,14 @@ from tests.metadata import check_metadata
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
-FEW_STEPS = ["steps=2", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2"]
+FEW_STEPS = [
+    "steps=2",
+    "processes=1",
+    "batch_size=2",
+    "sampler.steps=4",
+    "method.trained_steps=2",
+    "method.early_stop=2",
+]
 FEW_PROMPTS = ["evaluation.max_prompts=8", "evaluation.sampler.steps=2"]
 
 

@@ -17,7 +17,14 @@ from tests.metadata import check_metadata
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
-SMALL = ["steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "evaluation.max_prompts=8"]
+SMALL = [
+    "steps=1",
+    "processes=1",
+    "batch_size=2",
+    "sampler.steps=4",
+    "method.trained_steps=2",
+    "evaluation.max_prompts=8",
+]
 SMALL += ["evaluation.sampler.steps=2"]
 
 

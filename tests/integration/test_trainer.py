@@ -105,7 +105,7 @@ def logged(out: Path) -> list[dict[str, object]]:
 
 def command_of(overrides: list[str], prompts: Path) -> list[str]:
     options = [f"--set={override}" for override in overrides]
-    return [sys.executable, "-m", "drtune.cli.main", "train", f"--prompts={prompts}", *options]
+    return [sys.executable, "-m", "drtune.cli.main", "train", f"--prompts={prompts}", "--set=processes=1", *options]
 
 
 def start_and_wait_for(update: int, command: list[str], out: Path) -> subprocess.Popen[str]:

@@ -80,7 +80,7 @@ def remedy(made: Estimate, gpu: int, tell: Callable[[str], None]) -> Remedy:
 def _change(made: Estimate) -> tuple[str, object] | None:
     """The cheapest change that lowers the phase with the peak, if there is one left."""
     compute = made.config.compute
-    share = made.config.batch_size // made.config.processes
+    share = made.config.batch_size // made.config.process_count
     at_once = min(compute.micro_batch_size or share, share)
     fewer_pictures = ("compute.micro_batch_size", 1, at_once > 1)
     lower_precision = ("compute.precision", "bf16", compute.precision == "fp32")

@@ -109,7 +109,7 @@ class _Run:
         trained = _trained(base)
         for weight in trained:
             weight.grad = torch.zeros_like(weight)
-        self.shards = config.processes if config.weights == "full" else 1
+        self.shards = config.process_count if config.weights == "full" else 1
         self.gathered = gathered_bytes(base.network) if self.shards > 1 else 0
         self.weights = self._weights(trained, learned)
         modules = _modules(base).values()
@@ -153,7 +153,7 @@ class _Run:
     def _update(self) -> dict[str, Phase]:
         """One update with no more steps than its memory needs."""
         config, compute = self.config, self.config.compute
-        share = config.batch_size // config.processes
+        share = config.batch_size // config.process_count
         batch = min(compute.micro_batch_size or share, share)
         denoiser = GuidedDenoiser(
             self.base,

@@ -14,7 +14,7 @@ MILLION = 1_000_000
 def as_text(made: Estimate) -> str:
     """The work of an update and the memory of a run, in tables."""
     config, memory = made.config, made.memory
-    share = config.batch_size // config.processes
+    share = config.batch_size // config.process_count
     at_once = min(config.compute.micro_batch_size or share, share)
     unit = unit_of(memory.peak)
 
@@ -25,8 +25,8 @@ def as_text(made: Estimate) -> str:
     lines = [
         f"{config.base_model}, {made.width} x {made.height}, {config.compute.precision}, {trained} by "
         f"{config.method.name}",
-        f"{config.batch_size} pictures an update: {share} in each of {config.processes} "
-        f"{'process' if config.processes == 1 else 'processes'}, {at_once} at once",
+        f"{config.batch_size} pictures an update: {share} in each of {config.process_count} "
+        f"{'process' if config.process_count == 1 else 'processes'}, {at_once} at once",
         "",
         f"{'each picture in an update':<28}{'least':>10}{'mean':>10}{'most':>10}",
     ]
@@ -81,7 +81,7 @@ def as_json(made: Estimate, gpu: int | None, found: Remedy | None) -> str:
         "base_model": made.config.base_model,
         "width": made.width,
         "height": made.height,
-        "processes": made.config.processes,
+        "processes": made.config.process_count,
         "forwards": asdict(made.forwards),
         "backwards": asdict(made.backwards),
         "guided": made.guided,

@@ -105,12 +105,14 @@ def refuse_unmeasured(policy: Policy, config: Config, references: Iterable[str] 
             f"policy: against.{name} is no reference of this run; give it as --reference {name}=PLACE, or give another "
             "policy"
         )
-    if policy.limits.max_held_out_drop is not None and measured == config.rewards.keys():
-        raise UserError(
-            "policy: limits.max_held_out_drop needs a reward that is not tuned on; add one to evaluation.rewards"
-        )
-    for limit in ("min_diversity", "max_drift"):
-        if getattr(policy.limits, limit) is not None and config.evaluation.features == "none":
+    limits = policy.limits.model_dump(exclude_none=True)
+    for limit in ("max_held_out_drop", "min_all_rise", "max_only_trained"):
+        if limit in limits and measured == config.rewards.keys():
+            raise UserError(
+                f"policy: limits.{limit} needs a reward that is not tuned on; add one to evaluation.rewards"
+            )
+    for limit in ("min_diversity", "max_drift", "max_cmmd"):
+        if limit in limits and config.evaluation.features == "none":
             raise UserError(
                 f"policy: limits.{limit} is not measured with evaluation.features=none; give other features"
             )

@@ -241,6 +241,22 @@ def test_a_policy_on_rewards_that_will_not_be_measured_is_refused_before_a_train
     refuse_unmeasured(policy, load_config(None, ["evaluation.rewards=[pickscore]"]))
 
 
+@pytest.mark.parametrize(
+    ("limits", "override", "message"),
+    [
+        (Limits(max_cmmd=0.5), "evaluation.features=none", r"limits\.max_cmmd is not measured with"),
+        (Limits(min_all_rise=0.5), "evaluation.rewards=[symmetry]", r"limits\.min_all_rise needs a reward that is not"),
+    ],
+)
+def test_limits_on_what_will_not_be_measured_are_refused_before_a_training(
+    limits: Limits, override: str, message: str
+) -> None:
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(min_gain=0.1)}}, limits=limits)
+    with pytest.raises(UserError, match=message):
+        refuse_unmeasured(policy, load_config(None, [override]))
+    refuse_unmeasured(policy, load_config(None, []))
+
+
 numbers = st.floats(-1, 1)
 optional = st.none() | st.floats(0, 1)
 

@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 
 from benchmarks.hostile import Input, damage, inputs
 
 SECONDS = 30.0
+"""Without those in which it waits for a core that others use."""
 BYTES = 2 * 10**9
-FAULTS = ("traceback", "many lines", "hang", "memory", "outside", "left behind")
+FAULTS = ("traceback", "many lines", "hang", "crash", "memory", "outside", "left behind")
 ASSETS = "assets"
 
 
@@ -43,7 +46,8 @@ def main() -> None:
 def fuzz(count: int, work: Path) -> Counter[tuple[str, str]]:
     """Try `count` inputs in `work`; how often each command ended in which way, which is printed as a table too."""
     outcomes: Counter[tuple[str, str]] = Counter()
-    _run(["-m", "benchmarks.hostile", str(work / ASSETS)], work).wait()
+    if _run(["-m", "benchmarks.hostile", str(work / ASSETS)], work).wait():
+        raise RuntimeError("the files to be damaged could not be made")
     next_one = 0
     while next_one < count:
         for number, command, outcome in _followed(
@@ -81,9 +85,10 @@ def _followed(process: subprocess.Popen[str]) -> Iterator[tuple[int, str, str]]:
     """The outcomes that a process tells; the last one is a hang, if it had to be killed."""
     assert process.stdout is not None
     begun = None
-    timer = Timer(0, lambda: None)
+    started = [float("inf")]  # with the first line, when all is imported
+    Thread(target=_limit, args=(process, started), daemon=True).start()
     for line in process.stdout:
-        timer.cancel()
+        started[0] = _seconds_of(process)
         told = json.loads(line)
         if told["outcome"] is None:
             begun = told
@@ -92,15 +97,29 @@ def _followed(process: subprocess.Popen[str]) -> Iterator[tuple[int, str, str]]:
             about = f" with {told['arguments']}" if told["outcome"] in FAULTS else ""
             print(f"{told['number']}: {told['command']} {told['outcome']}{about}: {told['told']}", flush=True)
             yield told["number"], told["command"], told["outcome"]
-        timer = Timer(SECONDS * (4 if begun is None else 1), process.kill)
-        timer.start()
-    timer.cancel()
     if process.wait() and begun:
-        how = "hang" if process.returncode == -9 else "memory"
+        how = "hang" if process.returncode == -9 else "crash"
         print(f"{begun['number']}: {how.upper()}: {begun['arguments']}", flush=True)
         yield begun["number"], begun["command"], how
     elif process.returncode:
         raise RuntimeError(f"the process ended with {process.returncode} between two inputs")
+
+
+def _limit(process: subprocess.Popen[str], started: list[float]) -> None:
+    """Kill a process that has told nothing for SECONDS."""
+    while process.poll() is None:
+        if _seconds_of(process) - started[0] > SECONDS:
+            process.kill()
+        time.sleep(0.2)
+
+
+def _seconds_of(process: subprocess.Popen[str]) -> float:
+    """A clock that stands still while the process waits for a core."""
+    try:
+        waited = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1])
+    except (OSError, IndexError):  # it has ended
+        waited = 0
+    return time.monotonic() - waited / 1e9
 
 
 def _try_from(first: int, count: int, work: Path) -> None:
@@ -110,6 +129,7 @@ def _try_from(first: int, count: int, work: Path) -> None:
     import drtune.evaluation.run
     import drtune.training.trainer  # noqa: F401 - imports take their time, and not that of the first input
 
+    resource.setrlimit(resource.RLIMIT_DATA, (3 * BYTES, 3 * BYTES))  # what takes more ends, and not the machine
     written = _watch_writing(work)
     number = -1
     tried: set[str] = set()

@@ -33,7 +33,7 @@ SMALL = (
         "method.early_stop=1",
         "checkpoint_every=1",
     ),
-    *("evaluation.max_prompts=2", "evaluation.sampler.steps=1", "evaluation.rewards=[brightness]"),
+    *("evaluation.max_prompts=8", "evaluation.sampler.steps=1", "evaluation.rewards=[brightness]"),
 )
 SETTINGS = [f"--set={setting}" for setting in SMALL]
 TEXTS = (
@@ -328,7 +328,7 @@ def make_assets(folder: Path) -> None:
     os.chdir(folder)
     drawn = scenes(seed=7, count=20)
     captions = [scene.caption for scene in drawn]
-    records = pd.DataFrame({"prompt": captions})
+    records = pd.DataFrame({"prompt": captions, "split": ["eval"] * 8 + ["train"] * 12})
     Path("prompts.txt").write_text("\n".join(captions), encoding="utf-8")
     records.to_csv("prompts.csv", index=False)
     records.to_csv("prompts.tsv", index=False, sep="\t")
@@ -338,8 +338,8 @@ def make_assets(folder: Path) -> None:
     Path("config.yaml").write_text(
         "steps: 1\nbatch_size: 2\nsampler: {steps: 2}\nmethod: {trained_steps: 1, early_stop: 1}\n"
     )
-    Path("gate.yaml").write_text("min_prompts: 1\nagainst:\n  base:\n    symmetry:\n      max_drop: 1.0\n")
-    _drtune("prompts", "prompts.txt", "--out=prompts")
+    Path("gate.yaml").write_text("min_prompts: 8\nagainst:\n  base:\n    symmetry:\n      max_drop: 1.0\n")
+    _drtune("prompts", "prompts.csv", "--out=prompts")
     _drtune("train", "--prompts=prompts", "--out=model", *SETTINGS)
     _drtune("evaluate", "--model=model", "--prompts=prompts", "--out=report")
     _drtune("decide", "--policy=gate.yaml", "--report=report", "--out=decision")

@@ -48,7 +48,7 @@ def as_command(*, with_parent: bool = False) -> Iterator[None]:
         with mortal(with_parent=with_parent):
             yield
     except UserError as error:
-        line, exit_code = f"error: {error}", error.exit_code
+        line, exit_code = f"error: {' '.join(str(error).splitlines())}", error.exit_code  # names may hold newlines
     except InterruptionError as interrupted:
         line, exit_code = str(interrupted), interrupted.exit_code
     except OSError as error:

@@ -17,7 +17,7 @@ import click
 from drtune.cli import evaluation, registry, score, study
 from drtune.cli.console import OVERRIDES, OVERWRITE, PATH, CommandGroup, Number
 from drtune.errors import InterruptionError, UserError
-from drtune.files.local import claim, sha256_file, write_text
+from drtune.files.local import claim, read_given, sha256_file, write_text
 
 if TYPE_CHECKING:
     from drtune.config import Config
@@ -150,7 +150,7 @@ def _prompt_set(given: Path | None, out: Path, settings: Config, *, goes_on: boo
         captions = "".join(f"{scene.caption}\n" for scene in scenes(seed=7, count=1000))
         if not given.exists():
             write_text(given, captions)
-        elif given.read_text(encoding="utf-8", errors="replace") != captions:
+        elif read_given(given) != captions.encode():
             raise UserError(f"{given}: holds something else than the captions to be written there; give another --out")
     if (given / MANIFEST).exists():
         return given

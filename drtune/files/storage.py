@@ -18,7 +18,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from drtune.errors import UserError
-from drtune.files.local import check_key, files_below, replacing, sha256_file
+from drtune.files.local import check_key, files_below, read_given, replacing, sha256_file
 from drtune.files.patience import Patience
 from drtune.files.s3 import S3_URI, S3Storage
 from drtune.files.scratch import clear_abandoned, remove_empty
@@ -149,7 +149,7 @@ class _FileStorage:
 
     def read(self, key: str) -> bytes:
         with self._explained(path := self._path(key)):
-            return path.read_bytes()
+            return read_given(path)
 
     def download(self, key: str, target: Path) -> None:
         with self._explained(f"{(path := self._path(key))} to {target}"):

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from transformers.utils import logging as transformers_logging
 
 from drtune.errors import UserError
+from drtune.files.local import read_given
 from drtune.models.base import Base
 from drtune.models.flux import Flux
 from drtune.models.miniature import CHECKPOINT
@@ -82,7 +83,7 @@ def _read_index(source: str, revision: str | None) -> dict[str, Any]:
     path = Path(source) / "model_index.json"
     if not Path(source).is_dir():
         path = Path(hf_hub_download(source, path.name, revision=revision))
-    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    index: dict[str, Any] = json.loads(read_given(path))
     return index
 
 

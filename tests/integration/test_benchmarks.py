@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from benchmarks.fuzz import FAULTS, fuzz
 from benchmarks.workbench import Workbench, peak_bytes
 
 
@@ -18,3 +21,10 @@ def test_peak_memory_is_flat_and_close_to_that_of_an_ordinary_step() -> None:
     ]
     assert max(peaks) <= 1.03 * min(peaks)
     assert max(peaks) <= 1.10 * ordinary
+
+
+@pytest.mark.slow
+def test_hostile_inputs_end_well_or_in_a_line(tmp_path: Path) -> None:
+    outcomes = fuzz(20, tmp_path)
+    assert sum(outcomes.values()) == 20
+    assert not [(command, outcome) for command, outcome in outcomes if outcome in FAULTS]

@@ -280,6 +280,7 @@ def test_a_full_disk_is_one_line_and_exit_code_2() -> None:
         (["decide", "--report", "folder"], "folder/manifest.json: no EvaluationReport to read here (is a pipe"),
         (["publish", "--name=a", "--registry=http://[::1"], "storage 'http://[::1': wanted a folder"),
         (["sample", "--base-model=miniature", "--prompt=\udcff"], "'--prompt=\\udcff' is not UTF-8"),
+        (["train", "--config=a\nb", "--out=out"], "config a b: cannot be read (No such file or directory)"),
         (["registry", "list", "a\0b"], "'a\\x00b' is not UTF-8, or holds a NUL"),
     ],
 )

@@ -19,7 +19,7 @@ from drtune.contracts import CONFIG, MIN_PROMPTS, Decision, EvaluationReport, Sc
 from drtune.errors import UserError
 from drtune.evaluation.report.published import CAVEAT, PUBLISHED, STYLES
 from drtune.evaluation.report.signs import signs
-from drtune.files.local import write_text
+from drtune.files.local import read_given, write_text
 from drtune.files.markdown import markdown_environment
 
 PAGE, SUMMARY = "report.html", "report.md"
@@ -134,7 +134,7 @@ def data_uri(path: Path) -> str:
         UserError: it is gone.
     """
     try:
-        content = path.read_bytes()
+        content = read_given(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); evaluate again") from None
     return f"data:{TYPES[path.suffix]};base64,{base64.b64encode(content).decode()}"

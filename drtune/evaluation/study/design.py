@@ -12,6 +12,7 @@ import numpy as np
 from drtune.contracts import SCORES, StudyPair
 from drtune.errors import UserError
 from drtune.evaluation.study.defaults import COUNT
+from drtune.files.local import open_given
 
 COLUMNS = ["contestant", "prompt", "category", "picture", "image"]
 
@@ -30,7 +31,8 @@ def read_pictures(report: Path, contestants: Sequence[str]) -> tuple[dict[str, d
 
     path = report / SCORES
     try:
-        table = pd.read_parquet(path, columns=COLUMNS)
+        with open_given(path) as file:
+            table = pd.read_parquet(file, columns=COLUMNS)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'no Parquet'}); evaluate again") from None
     except pa.ArrowException:

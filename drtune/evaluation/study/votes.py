@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from drtune.contracts import Contract, Study
 from drtune.errors import UserError
-from drtune.files.local import sha256_bytes
+from drtune.files.local import read_given, sha256_bytes
 
 MAX_FILE_BYTES = 10_000_000
 """A file of 50,000 votes is smaller."""
@@ -90,7 +90,7 @@ def _read(path: Path, study: Study) -> Ballot:
                 f"votes {path}: is larger than {MAX_FILE_BYTES // 10**6} MB, as no file with votes is; give a file "
                 "that the page saved"
             )
-        content = path.read_bytes()
+        content = read_given(path)
     except OSError as error:
         raise UserError(f"votes {path}: cannot be read ({error.strerror}); give a file that the page saved") from None
     try:

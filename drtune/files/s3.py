@@ -219,8 +219,8 @@ def _endpoint(url: str) -> tuple[str, str, bool]:
     try:
         parts = urlsplit(url)
         _ = parts.port  # which is read here, and refused if there can be none such
-    except ValueError as error:
-        raise UserError(f"AWS_ENDPOINT_URL: {error}; wanted http://host:port or https://host:port") from None
+    except ValueError:  # whose words could hold a password
+        raise UserError("AWS_ENDPOINT_URL: is no URL with a possible port; wanted http://host:port") from None
     host = parts.netloc.rpartition("@")[2]
     is_host = re.fullmatch(r"[\w.:\[\]-]+", parts.netloc)  # without a name and a password before it
     if parts.scheme not in ("http", "https") or not is_host or parts.path.strip("/"):

@@ -11,20 +11,25 @@ import tempfile
 import traceback
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
-from drtune.config import load_config
+from drtune.config import MethodConfig, load_config
 from drtune.errors import UserError
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import prepare
 from drtune.training.trainer import train
 
-METHODS = ("drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align")
+METHODS = get_args(MethodConfig.model_fields["name"].annotation)
 CHOICES: dict[str, tuple[object, ...]] = {
     "method.name": METHODS,
     "method.trained_steps": (1, 2, 3, 5),
     "method.early_stop": (1, 2, 4),
     "method.alpha": ("null", 0, 0.3, 1),
     "method.renoised": (1, 3),
+    "method.placement": ("prefix", "prefix", "chain"),
+    "method.rescale": ("null", 0, 2),
+    "method.tau": ("null", 0, 0.5),
+    "method.weighting": ("chain", "chain", "uniform", "signal"),
     "sampler.steps": (1, 2, 4),
     "sampler.name": ("null", "ddim", "euler", "flow_euler"),
     "sampler.eta": (0, 0, 0.5, 1),

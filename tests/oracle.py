@@ -6,6 +6,7 @@ Nothing of the sweep is used here; the sampler's numbers are (tests/unit/test_sa
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor
@@ -32,9 +33,16 @@ def loss_of(task: Task, method: MethodConfig, plan: Plan, price: Callable[[Tenso
         return output
 
     noise = task.sampler.initial_scale * task.draw_noise()
+    counts = torch.ones(len(noise), dtype=noise.dtype)
     match method.name:
         case "leapalign":
-            finished = [_leapalign(task.sampler, run, noise, plan, task)]
+            finished, counts = _leapalign(task, run, noise, plan)
+        case "flowbp_sparse":
+            finished = [_flowbp(task, run, noise, plan, bridge=None)]
+        case "flowbp_bridge":
+            finished = [_flowbp(task, run, noise, plan, bridge=plan.attached[0])]
+        case "flowbp_lagrange":
+            finished, counts = _lagrange(task, run, noise, plan)
         case "draft_lv":
             finished = _draft_lv(task, run, noise, method.renoised)
         case "direct_align":
@@ -42,7 +50,7 @@ def loss_of(task: Task, method: MethodConfig, plan: Plan, price: Callable[[Tenso
         case _:
             finished = [_chain(task, run, noise, plan)[-1]]
     everything = slice(0, len(noise))
-    losses = [-task.rewards_of(clean, everything).mean() for clean in finished]
+    losses = [-(counts * task.rewards_of(clean, everything)).mean() for clean in finished]
     return (torch.stack(losses).sum() + torch.stack(prices).sum()) / len(losses)
 
 
@@ -74,17 +82,89 @@ def _predicted(sampler: Sampler, index: int, latents: Tensor, output: Tensor) ->
     return clean, (latents - signal * clean) / noise
 
 
-def _leapalign(sampler: Sampler, run: Run, noise: Tensor, plan: Plan, task: Task) -> Tensor:
+def _leapalign(task: Task, run: Run, noise: Tensor, plan: Plan) -> tuple[list[Tensor], Tensor]:
     """Two leaps; each end takes the value of the real trajectory and the gradient of the leap."""
-    first, second = plan.trained
-    whole = Plan(stop=len(sampler.steps) - 1, trained=(), alpha=0.0)
-    real = _chain(task, run, noise, whole)
+    sampler, (first, second) = task.sampler, plan.trained
+    real = _real(task, run, noise)
     clean, epsilon = _predicted(sampler, first, real[first], run(first, real[first]))
     signal, level = sampler.steps[second].level
     landed = signal * clean + level * epsilon
     middle = real[second] + landed - landed.detach()
     clean, _ = _predicted(sampler, second, middle, run(second, _attached(middle, plan.alpha)))
-    return real[-1] + clean - clean.detach()
+    counts = _counts([(landed, real[second]), (clean, real[-1])], plan.tau)
+    return [real[-1] + clean - clean.detach()], counts
+
+
+def _real(task: Task, run: Run, noise: Tensor) -> list[Tensor]:
+    return _chain(task, run, noise, Plan(stop=len(task.sampler.steps) - 1, trained=(), alpha=0.0))
+
+
+def _counts(misses: list[tuple[Tensor, Tensor]], tau: float) -> Tensor:
+    """LeapAlign's weight of each picture by how near its leaps come to the real latents."""
+    if not tau:
+        return torch.ones(len(misses[0][0]), dtype=misses[0][0].dtype)
+    distances = [(landed - real).detach().abs().mean((1, 2, 3)).clip(min=tau) for landed, real in misses]
+    return 1 / torch.stack(distances).sum(0)
+
+
+def _flowbp(task: Task, run: Run, noise: Tensor, plan: Plan, bridge: int | None) -> Tensor:
+    """The real chain put together again from its outputs, of which the active ones are run once more with a graph."""
+    steps, real = task.sampler.steps, _real(task, run, noise)
+    weights = [abs(steps[at].move[1] * prod(step.move[0] for step in steps[at + 1 :])) for at in range(len(steps))]
+    factor = 1 + plan.rescale * (sum(weights) / sum(weights[at] for at in plan.trained) - 1)
+    latents = noise
+    for index, step in enumerate(steps):
+        seen = _attached(latents, plan.alpha) if index == bridge else real[index].detach()
+        with torch.set_grad_enabled(index in plan.trained):
+            output = _with_gradient(run(index, seen), factor)
+        a, b = step.move
+        latents = a * latents + b * output + step.fresh * task.draw_noise("fresh", index)
+    return latents
+
+
+def _with_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same value, with `factor` times the gradient."""
+    return value.detach() + factor * (value - value.detach())
+
+
+def _lagrange(task: Task, run: Run, noise: Tensor, plan: Plan) -> tuple[list[Tensor], Tensor]:
+    """Two leaps, each along the parabola through what is predicted at three of its steps."""
+    sampler, real = task.sampler, _real(task, run, noise)
+    position, misses = real[plan.leaps[0][0]], []
+    for leap, target in zip(plan.leaps, (plan.leaps[1][0], None), strict=True):
+        start, active = leap[0], [index for index in leap if index in plan.trained]
+        levels = [sampler.steps[index].level for index in leap]
+        signal, level = (1.0, 0.0) if target is None else sampler.steps[target].level
+        if sampler.is_flow:
+            points, end, slopes = [noise for _, noise in levels], level, [1.0] * len(leap)
+        else:  # of epsilon = (x - signal (a0 x + b0 out)) / noise
+            points, end = [noise / signal for signal, noise in levels], level / signal
+            slopes = [-sampler.steps[index].jump[1] / point for index, point in zip(leap, points, strict=True)]
+        weights = _moments(points, end)
+        sizes = {index: abs(w * slope) for index, w, slope in zip(leap, weights, slopes, strict=True)}
+        factor = 1 + plan.rescale * (sum(sizes.values()) / sum(sizes[index] for index in active) - 1)
+        moved = torch.zeros_like(noise)
+        for index, weight in zip(leap, weights, strict=True):
+            at = position if index == start else real[index]
+            with torch.set_grad_enabled(index in active):
+                output = run(index, _attached(at, plan.alpha if index in plan.attached else 0.0))
+            output = _with_gradient(output, factor * (1.0 if index == start else 0.25))
+            moved = moved + weight * (output if sampler.is_flow else _predicted(sampler, index, at, output)[1])
+        start_signal = sampler.steps[start].level[0]
+        landed = position + moved if sampler.is_flow else signal * (position / start_signal + moved)
+        landing = real[-1] if target is None else real[target]
+        misses.append((landed, landing))
+        position = landing + landed - landed.detach()
+    return [position], _counts(misses, plan.tau)
+
+
+def _moments(points: list[float], end: float) -> list[float]:
+    """Weights that integrate 1, x, x^2, ... exactly from the first point to `end`."""
+    powers = range(len(points))
+    matrix = torch.tensor([[point**power for point in points] for power in powers], dtype=torch.float64)
+    exact = [(end ** (power + 1) - points[0] ** (power + 1)) / (power + 1) for power in powers]
+    weights: list[float] = torch.linalg.solve(matrix, torch.tensor(exact, dtype=torch.float64)).tolist()
+    return weights
 
 
 def _draft_lv(task: Task, run: Run, noise: Tensor, renoised: int) -> list[Tensor]:
@@ -102,8 +182,7 @@ def _draft_lv(task: Task, run: Run, noise: Tensor, renoised: int) -> list[Tensor
 def _direct_align(task: Task, run: Run, noise: Tensor, plan: Plan) -> Tensor:
     """Known noise into the finished picture, a step of denoising, and what is known taken off."""
     sampler, index = task.sampler, plan.trained[0]
-    whole = Plan(stop=len(sampler.steps) - 1, trained=(), alpha=0.0)
-    real, known = _chain(task, run, noise, whole)[-1], task.draw_noise("known")
+    real, known = _real(task, run, noise)[-1], task.draw_noise("known")
     (signal, level), (next_signal, next_level) = sampler.steps[index].level, sampler.steps[index + 1].level
     latents = signal * real + level * known
     clean, epsilon = _predicted(sampler, index, latents, run(index, latents))

@@ -17,6 +17,7 @@ from drtune.config.tree import (
     RewardTerm,
     SamplerConfig,
     TuningSamplerConfig,
+    Weighting,
     is_reward,
     reward_name,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "RewardTerm",
     "SamplerConfig",
     "TuningSamplerConfig",
+    "Weighting",
     "differences",
     "is_reward",
     "load_config",

@@ -77,20 +77,43 @@ class TuningSamplerConfig(SamplerConfig):
     """Whether the gradient passes through both branches of guidance or through the conditional one alone."""
 
 
+Weighting = Literal["chain", "uniform", "signal"]
+
+
 class MethodConfig(Section):
     """How the reward's gradient reaches the network (docs/method.md has a table of the methods)."""
 
-    name: Literal["drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align"] = "drtune"
+    name: Literal[
+        "drtune",
+        "refl",
+        "draft_k",
+        "draft_lv",
+        "alignprop",
+        "full",
+        "leapalign",
+        "flowbp_sparse",
+        "flowbp_bridge",
+        "flowbp_lagrange",
+        "direct_align",
+    ] = "drtune"
     """Which steps train, and where sampling stops."""
     trained_steps: int = Field(default=4, ge=1)
     """K, the steps that carry gradient: equally spaced in drtune, the last ones in draft_k, at most so many in
-    alignprop."""
+    alignprop, drawn in flowbp_sparse and flowbp_bridge."""
+    placement: Literal["prefix", "chain"] = "prefix"
+    """Where drtune spreads its K steps: over those that run, or over all T, of which an early stop cuts some off."""
     early_stop: int = Field(default=3, ge=1)
     """m: drtune and refl stop at one of the last m steps, direct_align re-noises to one of the m before the last."""
     renoised: Count = 2
     """n: how many times draft_lv re-noises the image for its last step."""
     alpha: float | None = Field(default=None, ge=0, le=1)
     """How much gradient passes through the network's input, 0 detaches it; null: as the method is published."""
+    rescale: float | None = Field(default=None, ge=0)
+    """How far the trained steps of FlowBP stand in for all: 0 not at all, 1 by the whole weight; null: as published."""
+    tau: float | None = Field(default=None, ge=0)
+    """Least miss of a leap by which leapalign and flowbp_lagrange weigh a picture, 0: all alike; null: as published."""
+    weighting: Weighting = "chain"
+    """What a step's output is owed: its weight in the chain, as much for each step, or as the latents' signal grows."""
 
 
 class RewardTerm(Section):
@@ -310,7 +333,8 @@ def _check_method(method: MethodConfig, steps: int) -> None:
     Raises:
         ValueError: naming the key, its value and what would fit.
     """
-    if method.name in ("drtune", "draft_k", "alignprop") and method.trained_steps > steps:
+    needs_k = ("drtune", "draft_k", "alignprop", "flowbp_sparse", "flowbp_bridge")
+    if method.name in needs_k and method.trained_steps > steps:
         raise ValueError(
             f"method.trained_steps={method.trained_steps} is more than sampler.steps={steps}: give at most {steps}"
         )
@@ -318,7 +342,14 @@ def _check_method(method: MethodConfig, steps: int) -> None:
         raise ValueError(
             f"method.early_stop={method.early_stop} is more than sampler.steps={steps}: give at most {steps}"
         )
-    if method.name == "drtune" and (executed := steps - method.early_stop + 1) < method.trained_steps:
+    if method.name == "drtune" and method.placement == "chain":
+        most = (method.trained_steps - 1) * (steps // method.trained_steps) + 1
+        if method.early_stop > most:
+            raise ValueError(
+                f"method.early_stop={method.early_stop} with placement=chain could cut all trained steps off: "
+                f"give at most {most}, or placement=prefix"
+            )
+    elif method.name == "drtune" and (executed := steps - method.early_stop + 1) < method.trained_steps:
         raise ValueError(
             f"method.trained_steps={method.trained_steps} does not fit into the {executed} steps that are always "
             f"executed (sampler.steps={steps} less method.early_stop={method.early_stop} plus 1): lower one of the two"
@@ -328,5 +359,14 @@ def _check_method(method: MethodConfig, steps: int) -> None:
             f"method.early_stop={method.early_stop} must be less than sampler.steps={steps} for direct_align: "
             f"give at most {steps - 1}"
         )
-    if method.name == "leapalign" and steps < 2:
-        raise ValueError(f"method.name=leapalign takes two steps, sampler.steps={steps}: give at least 2")
+    if method.name in ("leapalign", "flowbp_bridge", "flowbp_lagrange") and steps < 2:
+        raise ValueError(f"method.name={method.name} takes two steps, sampler.steps={steps}: give at least 2")
+    if method.name == "flowbp_bridge" and method.trained_steps < 2:
+        raise ValueError(
+            f"method.trained_steps={method.trained_steps}: flowbp_bridge trains on both sides of its bridge; "
+            "give at least 2"
+        )
+    if method.name in ("draft_lv", "direct_align") and method.weighting != "chain":
+        raise ValueError(
+            f"method.weighting={method.weighting}: {method.name} trains steps of its own making; leave it at chain"
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from drtune.config import MethodConfig
@@ -27,8 +28,24 @@ class Plan:
     """How much of the gradient passes through the network's input: 0 detaches it, 1 is full back-propagation."""
     start: int = 0
     """The first step that runs."""
-    leaps: bool = False
-    """The gradient goes from one trained step to the next, and from the last to the end, in one leap each."""
+    bridges: tuple[int, ...] | None = None
+    """Trained steps whose input is not detached; None: each but the first, before which nothing trains."""
+    leaps: tuple[tuple[int, ...], ...] = ()
+    """The gradient goes back in leaps instead of steps: each from its first step to the next leap's, the last to the
+    clean end, with the outputs of all its steps."""
+    gains: tuple[float, ...] = ()
+    """Factors on what each trained output is owed; empty: 1."""
+    rescale: float = 0.0
+    """How far trained outputs stand in for all that the way has: 0 not at all, 1 for the whole of their weights."""
+    tau: float = 0.0
+    """Pictures whose leaps miss the real latents count less: by 1 / (miss at the middle + miss at the end), each at
+    least tau; 0: all count alike."""
+
+    @property
+    def attached(self) -> tuple[int, ...]:
+        """Trained steps whose input the gradient passes."""
+        bridges = self.trained[1:] if self.bridges is None else self.bridges
+        return bridges if self.alpha else ()
 
 
 def draw_plan(method: MethodConfig, num_steps: int, generator: torch.Generator) -> Plan:
@@ -37,7 +54,7 @@ def draw_plan(method: MethodConfig, num_steps: int, generator: torch.Generator) 
     match method.name:
         case "drtune":
             executed = num_steps - _draw(method.early_stop, generator)
-            return Plan(executed - 1, _spread(executed, method.trained_steps, generator), _alpha(method, 0.0))
+            return Plan(executed - 1, _spread(method, num_steps, executed, generator), _alpha(method, 0.0))
         case "refl":
             # Xu et al. 2023 (arXiv 2304.05977), algorithm 1: one step of a late range, and the jump from there.
             stop = last - _draw(method.early_stop, generator)
@@ -54,30 +71,118 @@ def draw_plan(method: MethodConfig, num_steps: int, generator: torch.Generator) 
             return Plan(last, tuple(range(num_steps)), _alpha(method, 1.0))
         case "leapalign":
             # LeapAlign (arXiv 2604.15311): two random leaps, the gradient that is nested in both scaled down.
-            first, second = sorted(torch.randperm(num_steps, generator=generator)[:2].tolist())
-            return Plan(last, (first, second), _alpha(method, 0.3), leaps=True)
+            first, second = _pair(num_steps, generator)
+            leaps, tau = ((first,), (second,)), _or(method.tau, 0.1)
+            return Plan(last, (first, second), _alpha(method, 0.3), leaps=leaps, tau=tau)
+        case "flowbp_sparse":
+            trained = _late(range(num_steps), method.trained_steps, generator)
+            return Plan(last, trained, _alpha(method, 0.0), rescale=_or(method.rescale, 1.0))
+        case "flowbp_bridge":
+            return _bridge(method, num_steps, generator)
+        case "flowbp_lagrange":
+            return _lagrange(method, num_steps, generator)
         case "direct_align":
             # Before the last step, whose end holds no noise that could be known.
             index = last - 1 - _draw(method.early_stop, generator)
             return Plan(index, (index,), _alpha(method, 0.0), start=index)
 
 
+def _or(given: float | None, published: float) -> float:
+    return published if given is None else given
+
+
 def _alpha(method: MethodConfig, published: float) -> float:
-    return published if method.alpha is None else method.alpha
+    return _or(method.alpha, published)
 
 
-def _spread(executed: int, num_trained: int, generator: torch.Generator) -> tuple[int, ...]:
+def _spread(method: MethodConfig, num_steps: int, executed: int, generator: torch.Generator) -> tuple[int, ...]:
     """DRTune (Wu et al. 2024, arXiv 2405.00760): K equally spaced steps with a random offset.
 
-    They are placed inside the prefix that runs, so that every update trains K steps however early it stops.
+    They are placed inside the prefix that runs, so that every update trains K steps however early it stops; with
+    `placement` chain as the paper draws them, over all T, of which an early stop may cut some off.
     """
-    stride = executed // num_trained
-    offset = _draw(executed - (num_trained - 1) * stride, generator)
-    return tuple(offset + index * stride for index in range(num_trained))
+    among = executed if method.placement == "prefix" else num_steps
+    stride = among // method.trained_steps
+    offset = _draw(among - (method.trained_steps - 1) * stride, generator)
+    steps = (offset + index * stride for index in range(method.trained_steps))
+    return tuple(step for step in steps if step < executed)
 
 
 def _last(count: int, num_steps: int) -> tuple[int, ...]:
     return tuple(range(num_steps - count, num_steps))
+
+
+def _pair(num_steps: int, generator: torch.Generator) -> tuple[int, int]:
+    first, second = sorted(torch.randperm(num_steps, generator=generator)[:2].tolist())
+    return first, second
+
+
+def _late(steps: range, count: int, generator: torch.Generator) -> tuple[int, ...]:
+    """`count` of some steps, the later ones more often: the n-th, from 1, in proportion to n^2.
+
+    FlowBP-Sparse (Wang et al. 2026, arXiv 2606.11075), as its code draws them.
+    """
+    weights = torch.arange(1, len(steps) + 1, dtype=torch.float64).square()
+    chosen: list[int] = torch.multinomial(weights, count, generator=generator).tolist() if count else []
+    return tuple(sorted(steps[index] for index in chosen))
+
+
+def _bridge(method: MethodConfig, num_steps: int, generator: torch.Generator) -> Plan:
+    """FlowBP-Bridge (arXiv 2606.11075): as Sparse, but gradient passes through the input of one drawn step, the bridge.
+
+    The K steps are shared out by the lengths of what lies before the bridge and from it on, at least one to each; the
+    bridge trains.
+    """
+    _, bridge = _pair(num_steps, generator)
+    count, after = method.trained_steps, num_steps - bridge
+    before = min(max(round(count * bridge / num_steps), 1, count - after), bridge, count - 1)
+    early = _late(range(bridge), before, generator)
+    late = _late(range(bridge + 1, num_steps), count - before - 1, generator)
+    return Plan(
+        num_steps - 1,
+        (*early, bridge, *late),
+        _alpha(method, 0.1),
+        bridges=(bridge,),
+        rescale=_or(method.rescale, 1.0),
+    )
+
+
+def _lagrange(method: MethodConfig, num_steps: int, generator: torch.Generator) -> Plan:
+    """FlowBP-Lagrange (arXiv 2606.11075): two leaps of higher order, each by a polynomial through up to three outputs.
+
+    The first output of each leap trains, and the second by a quarter. As in its code, the lengths of what lies before
+    the leaps and of the two are shared out by Dirichlet's distribution.
+    """
+    first, second = _stretches(num_steps, generator)
+    leaps = _supports(first, second), _supports(second, num_steps)
+    trained = tuple(step for leap in leaps for step in leap[:2])
+    gains = tuple(1.0 if step in (first, second) else 0.25 for step in trained)
+    return Plan(
+        num_steps - 1,
+        trained,
+        _alpha(method, 0.1),
+        bridges=(second,),
+        leaps=leaps,
+        gains=gains,
+        rescale=_or(method.rescale, 0.5),
+        tau=_or(method.tau, 0.2),
+    )
+
+
+def _stretches(num_steps: int, generator: torch.Generator) -> tuple[int, int]:
+    """Where the two leaps of FlowBP-Lagrange begin."""
+    before, between, _ = np.random.default_rng(_draw(2**31, generator)).dirichlet([2.0, 6.0, 2.5])
+    first = min(round(before * num_steps), num_steps - 2)
+    length = max(1, min(round(between * num_steps), num_steps - 1 - first))
+    return first, first + length
+
+
+def _supports(start: int, end: int, most: int = 3) -> tuple[int, ...]:
+    """At most so many steps from `start` to before `end`, evenly spaced, the first and the last among them."""
+    length = end - start
+    if length <= most:
+        return tuple(range(start, end))
+    return tuple(start + round(index * (length - 1) / (most - 1)) for index in range(most))
 
 
 def _draw(count: int, generator: torch.Generator) -> int:

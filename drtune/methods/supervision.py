@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from drtune.config import ComputeSection, MethodConfig
+from drtune.config import ComputeSection, MethodConfig, Weighting
 from drtune.methods.loss_scale import LossScale, unscaled
 from drtune.methods.plans import Plan
 from drtune.methods.sweep import Denoiser, DrawNoise, Penalty, reward_gradient, roll_out, sample_chain, sweep_back
@@ -37,11 +37,11 @@ def supervise(task: Task, method: MethodConfig, plan: Plan) -> Tensor:
         return _direct_align(task, noise, plan)
     if method.name == "draft_lv":
         return _draft_lv(task, noise, plan, method.renoised)
-    rewards, _ = _sweep(task, noise, plan)
+    rewards, _ = _sweep(task, noise, plan, method.weighting)
     return rewards
 
 
-def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan, weighting: Weighting = "chain") -> tuple[Tensor, Tensor]:
     """Rewards and clean latents of the whole sweep, from `latents_BCHW` at `plan.start`."""
     compute = task.compute
     rollout = roll_out(
@@ -53,6 +53,8 @@ def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan) -> tuple[Tensor, Tensor
         keep_graphs=compute.keep_graphs,
     )
     rewards, gradient = reward_gradient(task.rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
+    if rollout.counts_B is not None:
+        gradient = rollout.counts_B.view(-1, 1, 1, 1) * gradient
     with task.loss_scale(gradient) as loss_scale:
         scale = loss_scale * task.gradient_scale
         sweep_back(
@@ -63,6 +65,7 @@ def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan) -> tuple[Tensor, Tensor
             plan,
             penalty=_scaled(task.penalty, scale),
             replay_batch=compute.replay_batch,
+            weighting=weighting,
         )
     return rewards, rollout.clean_BCHW
 
@@ -101,7 +104,7 @@ def _direct_align(task: Task, noise_BCHW: Tensor, plan: Plan) -> Tensor:
     signal, noise = step.level
     latents = signal * clean + noise * known
 
-    a, b = task.sampler.leap(index, index + 1)
+    (a,), (b,) = (weights.values() for weights in task.sampler.leap((index,), index + 1))
     signal_next, noise_next = task.sampler.steps[index + 1].level
     recovering = replace(step, move=(a / signal_next, b / signal_next), fresh=0.0)
     taken_off = noise_next / signal_next * known

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from drtune.config import Weighting
+from drtune.methods.path import Misses, gradient_path, jumps, path_of, taken
 from drtune.methods.plans import Plan
 from drtune.models.sampler import Sampler
 
@@ -41,6 +43,8 @@ class Rollout:
     """Requires grad where the adjoint goes on through the network to an earlier trained step."""
     graphs: dict[int, Tensor]
     """Outputs of trained steps whose graph is kept."""
+    counts_B: Tensor | None = None
+    """How much each picture counts, where the plan's leaps have a `tau`."""
 
 
 @torch.no_grad()
@@ -61,21 +65,24 @@ def roll_out(
     inputs: dict[int, Tensor] = {}
     graphs: dict[int, Tensor] = {}
     kept = plan.trained[max(0, len(plan.trained) - keep_graphs) :]
+    misses = Misses(path_of(sampler, plan), plan.tau) if plan.tau else None
     for index in range(plan.start, plan.stop + 1):
         step = sampler.steps[index]
         seen = step.scale * latents
         if index in plan.trained:
-            inputs[index] = seen.requires_grad_(plan.alpha > 0 and index > plan.trained[0])
+            inputs[index] = seen.requires_grad_(index in plan.attached)
         with torch.set_grad_enabled(index in kept):
             output = denoiser(seen, step.timesteps(seen))
         if index in kept:
             graphs[index] = output
-        a, b = _taken(sampler, index, plan)
+        if misses:
+            misses.note(index, latents, output)
+        a, b = taken(sampler, index, plan)
         latents = a * latents + b * output
-        if step.fresh and not _jumps(sampler, index, plan):
+        if step.fresh and not jumps(sampler, index, plan):
             assert draw_noise is not None
             latents = latents + step.fresh * draw_noise("fresh", index)
-    return Rollout(latents, inputs, graphs)
+    return Rollout(latents, inputs, graphs, misses.weights(latents) if misses else None)
 
 
 def sample_chain(
@@ -115,26 +122,26 @@ def sweep_back(
     *,
     penalty: Penalty | None = None,
     replay_batch: int = 1,
+    weighting: Weighting = "chain",
 ) -> None:
     """Add d loss / d weights to the weights' `.grad`, one network graph at a time, from the clean end to the noise.
 
     `gradient_BCHW` is d loss / d clean latents. Only trained steps run the network again; an untrained step's output
     counts as a constant, so that the adjoint passes it by its linear part alone. Where the input is detached no step
-    waits for another, and `replay_batch` of them run in one forward.
+    waits for another, and `replay_batch` of them run in one forward. `weighting` is that of `gradient_path`.
     """
     adjoint = gradient_BCHW
     waiting: dict[int, Tensor] = {}
-    for index, (a, b) in reversed(_path(sampler, plan)):
-        owed, adjoint = b * adjoint, a * adjoint
-        if index not in plan.trained:
-            continue
-        seen = rollout.inputs[index]
-        if not seen.requires_grad and index not in rollout.graphs:
-            waiting[index] = owed
-            continue
-        _pay(denoiser, sampler, rollout, {index: owed}, penalty)
-        if seen.grad is not None:
-            adjoint = adjoint + plan.alpha * sampler.steps[index].scale * seen.grad
+    for leg in reversed(gradient_path(sampler, plan, weighting)):
+        at_end, adjoint = adjoint, leg.a * adjoint
+        for index, b in reversed(list(leg.outputs.items())):
+            seen = rollout.inputs[index]
+            if not seen.requires_grad and index not in rollout.graphs:
+                waiting[index] = b * at_end
+                continue
+            _pay(denoiser, sampler, rollout, {index: b * at_end}, penalty)
+            if seen.grad is not None:
+                adjoint = adjoint + plan.alpha * sampler.steps[index].scale * seen.grad
     for start in range(0, len(waiting), replay_batch):
         _pay(denoiser, sampler, rollout, dict(list(waiting.items())[start : start + replay_batch]), penalty)
 
@@ -154,22 +161,3 @@ def _pay(
     if penalty is not None:
         gradient = gradient + penalty(output.detach(), seen.detach(), timesteps)
     output.backward(gradient)
-
-
-def _path(sampler: Sampler, plan: Plan) -> list[tuple[int, tuple[float, float]]]:
-    """The steps that the gradient passes, noisiest first, each with the weights of its latents and output."""
-    if plan.leaps:
-        *firsts, last = plan.trained
-        leaps = [(index, sampler.leap(index, end)) for index, end in zip(firsts, plan.trained[1:], strict=True)]
-        return [*leaps, (last, sampler.steps[last].jump)]
-    return [(index, _taken(sampler, index, plan)) for index in range(min(plan.trained), plan.stop + 1)]
-
-
-def _taken(sampler: Sampler, index: int, plan: Plan) -> tuple[float, float]:
-    """The weights of latents and output: of the jump where sampling stops early, else of the sampler's own step."""
-    step = sampler.steps[index]
-    return step.jump if _jumps(sampler, index, plan) else step.move
-
-
-def _jumps(sampler: Sampler, index: int, plan: Plan) -> bool:
-    return index == plan.stop < len(sampler.steps) - 1

@@ -10,12 +10,14 @@ latents, a unit output and unit noise. So they are right by construction, spacin
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from numpy.polynomial import Polynomial
 from torch import Tensor
 
 from drtune.errors import UserError
@@ -53,16 +55,58 @@ class Sampler:
     steps: tuple[SamplerStep, ...]
     initial_scale: float
     """The first latents are unit noise times this."""
+    is_flow: bool = False
 
-    def leap(self, start: int, end: int) -> tuple[float, float]:
-        """The weights a and b of one deterministic step from step `start` to the noise level of step `end`.
+    def leap(self, nodes: Sequence[int], end: int | None) -> tuple[dict[int, float], dict[int, float]]:
+        """The weights a of latents and b of outputs, by step, of one move from the first of `nodes` to step `end`.
 
-        x_end = signal_end * x0 + noise_end * epsilon, with x0 as predicted at `start` and epsilon what is left of x.
+        x_end = sum of a_i * x_i + sum of b_i * out_i; `end` None is the clean end. With one node it is a deterministic
+        step of any length. With more it integrates the polynomial through what the network predicts at them: of a flow
+        the velocity, dx = v d sigma; else the noise, d(x / signal) = epsilon d(noise / signal).
+
+        Raises:
+            UserError: several nodes on a noise schedule of zero terminal SNR, whose first sigma is infinite.
         """
+        start = nodes[0]
+        signal, _ = self.steps[start].level
+        end_signal, end_noise = (1.0, 0.0) if end is None else self.steps[end].level
+        if len(nodes) == 1:
+            a, b = self._step_to(start, end_signal, end_noise)
+            return {start: a}, {start: b}
+        if self.is_flow:
+            weights = _integrals([self.steps[node].level[1] for node in nodes], end_noise)
+            return {start: 1.0}, dict(zip(nodes, weights, strict=True))
+        if not signal:
+            raise UserError("a leap with several outputs: not from a signal of zero; take another scheduler or method")
+        ratios = [self.steps[node].level[1] / self.steps[node].level[0] for node in nodes]
+        latents, outputs = {start: end_signal / signal}, {}
+        for node, weight in zip(nodes, _integrals(ratios, end_noise / end_signal), strict=True):
+            (a0, b0), (node_signal, node_noise) = self.steps[node].jump, self.steps[node].level
+            share = end_signal * weight / node_noise  # of epsilon = (x - signal * x0) / noise
+            latents[node] = latents.get(node, 0.0) + share * (1 - node_signal * a0)
+            outputs[node] = -share * node_signal * b0
+        return latents, outputs
+
+    def _step_to(self, start: int, end_signal: float, end_noise: float) -> tuple[float, float]:
+        """x_end = signal_end * x0 + noise_end * epsilon, with x0 as predicted, and epsilon what is left of x."""
         (a0, b0), (signal, noise) = self.steps[start].jump, self.steps[start].level
-        end_signal, end_noise = self.steps[end].level
         x0_share = end_signal - end_noise * signal / noise
         return x0_share * a0 + end_noise / noise, x0_share * b0
+
+
+def _integrals(nodes: Sequence[float], end: float) -> list[float]:
+    """For each node, the integral from the first node to `end` of the polynomial that is 1 there and 0 at the others.
+
+    >>> _integrals([1.0, 0.5], 0.0)
+    [0.0, -1.0]
+    """
+    integrals = []
+    for node in nodes:
+        others = [other for other in nodes if other != node]
+        basis = Polynomial.fromroots(others) / prod(node - other for other in others)
+        antiderivative = basis.integ()
+        integrals.append(float(antiderivative(end) - antiderivative(nodes[0])))
+    return integrals
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Scheduler:
@@ -91,7 +135,7 @@ def read_sampler(scheduler: Scheduler, eta: float = 0.0) -> Sampler:
     except ValueError as error:
         raise UserError(f"scheduler {type(scheduler).__name__}: {error}") from None
     flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler)
-    return Sampler(steps, initial_scale=1.0 if flow else float(scheduler.init_noise_sigma))
+    return Sampler(steps, initial_scale=1.0 if flow else float(scheduler.init_noise_sigma), is_flow=flow)
 
 
 def _read_step(scheduler: Scheduler, index: int, eta: float) -> SamplerStep:

@@ -33,6 +33,9 @@ METHODS = {
     "alignprop": Method("AlignProp", "2310.03739", ("trained_steps",)),
     "full": Method("full back-propagation", "2309.17400"),
     "leapalign": Method("LeapAlign", "2604.15311"),
+    "flowbp_sparse": Method("FlowBP-Sparse", "2606.11075", ("trained_steps",)),
+    "flowbp_bridge": Method("FlowBP-Bridge", "2606.11075", ("trained_steps",)),
+    "flowbp_lagrange": Method("FlowBP-Lagrange", "2606.11075"),
     "direct_align": Method("Direct-Align", "2509.06942", ("early_stop",)),
 }
 

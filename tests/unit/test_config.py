@@ -20,7 +20,7 @@ from drtune.errors import UserError
         ("stpes=8", "stpes: no such key; did you mean steps?"),
         ("learning_rate=1e-4", "learning_rate: no such key; did you mean optimizer.learning_rate?"),
         ("frob=8", "frob: no such key; the keys are base_model, "),
-        ("method.k=2", "method.k: no such key; the keys are name, trained_steps, early_stop"),
+        ("method.k=2", "method.k: no such key; the keys are name, trained_steps, placement"),
         ("rewards.symmetry.k=2", "rewards.symmetry.k: no such key; the keys are weight, hinge, target"),
         ("steps=many", "steps=many: Input should be a valid integer"),
         ("steps=true", "steps=true: Input should be a valid integer"),

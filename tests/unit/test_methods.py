@@ -76,8 +76,75 @@ def test_full_trains_every_step_attached() -> None:
 def test_leapalign_draws_every_pair_of_steps() -> None:
     drawn = Counter(plans(MethodConfig(name="leapalign"), 4))
     pairs = [(first, second) for second in range(4) for first in range(second)]
-    assert set(drawn) == {Plan(3, pair, alpha=0.3, leaps=True) for pair in pairs}
+    assert set(drawn) == {Plan(3, pair, alpha=0.3, leaps=((pair[0],), (pair[1],)), tau=0.1) for pair in pairs}
     assert min(drawn.values()) > 60
+
+
+def test_flowbp_sparse_draws_late_steps_more_often_and_every_step_sometimes() -> None:
+    drawn = plans(MethodConfig(name="flowbp_sparse", trained_steps=1), 4)
+    assert {(plan.stop, plan.alpha, plan.rescale, plan.attached) for plan in drawn} == {(3, 0.0, 1.0, ())}
+    counts = Counter(plan.trained[0] for plan in drawn)
+    expected = [600 * share / 30 for share in (1, 4, 9, 16)]
+    assert [counts[step] for step in range(4)] == pytest.approx(expected, abs=4 * 600**0.5 / 2)
+    assert counts[0] > 0
+    assert all(len(set(plan.trained)) == 3 for plan in plans(MethodConfig(name="flowbp_sparse", trained_steps=3), 5))
+
+
+@given(st.integers(2, 40), st.data(), SEEDS)
+def test_flowbp_bridge_trains_k_steps_on_both_sides_of_a_bridge(num_steps: int, data: st.DataObject, seed: int) -> None:
+    count = data.draw(st.integers(2, num_steps))
+    method = MethodConfig(name="flowbp_bridge", trained_steps=count)
+    plan = draw_plan(method, num_steps, torch.Generator().manual_seed(seed))
+    assert list(plan.trained) == sorted(set(plan.trained))
+    assert len(plan.trained) == count
+    (bridge,) = plan.attached
+    assert plan.trained[0] < bridge
+    assert bridge in plan.trained
+    assert plan.trained[-1] < num_steps
+
+
+@given(st.integers(2, 60), SEEDS)
+def test_flowbp_lagrange_leaps_twice_through_three_outputs_of_which_two_train(num_steps: int, seed: int) -> None:
+    plan = draw_plan(MethodConfig(name="flowbp_lagrange"), num_steps, torch.Generator().manual_seed(seed))
+    (first, *_), (second, *rest) = plan.leaps
+    assert 0 <= first < second < num_steps
+    for leap, end in zip(plan.leaps, (second, num_steps), strict=True):
+        assert list(leap) == sorted(set(leap))
+        assert (leap[-1], len(leap)) == (end - 1, min(3, end - leap[0]))
+    assert plan.trained == (*plan.leaps[0][:2], second, *rest[:1])
+    assert plan.gains == tuple(1.0 if step in (first, second) else 0.25 for step in plan.trained)
+    assert (plan.attached, plan.alpha, plan.rescale, plan.tau) == ((second,), 0.1, 0.5, 0.2)
+
+
+def test_drtune_placed_over_the_chain_loses_the_steps_beyond_the_stop() -> None:
+    """T = 10, K = 3, m = 6: in the prefix three always train; as the paper draws them, the stop may cut two off."""
+    settings = {"trained_steps": 3, "early_stop": 6}
+    prefix, chain = (
+        plans(MethodConfig.model_validate(settings | {"placement": placement}), 10, 3000)
+        for placement in ("prefix", "chain")
+    )
+    assert {len(plan.trained) for plan in prefix} == {3}
+    assert {len(plan.trained) for plan in chain} == {1, 2, 3}
+    assert all(plan.trained[-1] <= plan.stop for plan in chain)
+    for drawn, share in ((prefix, PREFIX), (chain, CHAIN)):
+        counts = Counter(step for plan in drawn for step in plan.trained)
+        assert [counts[step] / 3000 for step in range(10)] == pytest.approx(share, abs=0.04)
+
+
+def exact_shares(placement: str) -> list[float]:
+    """How often each of 10 steps trains in the long run, by counting all stops and offsets."""
+    shares = [0.0] * 10
+    for executed in range(5, 11):
+        among = executed if placement == "prefix" else 10
+        offsets = range(among - 2 * (among // 3))
+        for offset in offsets:
+            for step in range(offset, offset + 2 * (among // 3) + 1, among // 3):
+                if step < executed:
+                    shares[step] += 1 / 6 / len(offsets)
+    return shares
+
+
+PREFIX, CHAIN = exact_shares("prefix"), exact_shares("chain")
 
 
 def test_direct_align_renoises_to_one_of_the_steps_before_the_last() -> None:
@@ -86,7 +153,9 @@ def test_direct_align_renoises_to_one_of_the_steps_before_the_last() -> None:
     assert min(drawn.values()) > 150
 
 
-@pytest.mark.parametrize("name", ["drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign"])
+@pytest.mark.parametrize(
+    "name", ["drtune", "refl", "draft_k", "draft_lv", "alignprop", "full", "leapalign", "flowbp_bridge"]
+)
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
 def test_alpha_is_as_published_unless_it_is_given(name: str, alpha: float) -> None:
     method = MethodConfig.model_validate({"name": name, "alpha": alpha})
@@ -95,7 +164,7 @@ def test_alpha_is_as_published_unless_it_is_given(name: str, alpha: float) -> No
 
 @given(SEEDS)
 def test_a_plan_depends_on_the_generator_alone(seed: int) -> None:
-    for name in ("drtune", "refl", "alignprop", "leapalign", "direct_align"):
+    for name in ("drtune", "refl", "alignprop", "leapalign", "flowbp_bridge", "flowbp_lagrange", "direct_align"):
         method = MethodConfig.model_validate({"name": name})
         first, second = (draw_plan(method, 20, torch.Generator().manual_seed(seed)) for _ in range(2))
         assert first == second

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -166,18 +167,42 @@ def test_a_leap_lands_on_the_latents_of_a_perfect_network(name: str, config: dic
         signal, noise = sampler.steps[index].level
         return signal * clean + noise * eps
 
+    def landed(nodes: tuple[int, ...], end: int | None) -> Tensor:
+        seen, outputs = sampler.leap(nodes, end)
+        said = [b * perfect_output(name, config, sampler.steps[node].level, clean, eps) for node, b in outputs.items()]
+        return sum([a * latents(node) for node, a in seen.items()]) + sum(said)
+
     for start in range(9):
-        output = perfect_output(name, config, sampler.steps[start].level, clean, eps)
         for end in range(start + 1, 10):
-            a, b = sampler.leap(start, end)
-            torch.testing.assert_close(a * latents(start) + b * output, latents(end), rtol=1e-5, atol=2e-5)
+            torch.testing.assert_close(landed((start,), end), latents(end), rtol=1e-5, atol=2e-5)
+    if sampler.steps[0].level[0] > 0:
+        for nodes in (2, 3), (2, 4, 5):
+            torch.testing.assert_close(landed(nodes, 7), latents(7), rtol=1e-5, atol=2e-5)
+            torch.testing.assert_close(landed(nodes, None), clean, rtol=1e-4, atol=1e-4)
+
+
+def test_a_leap_of_three_outputs_is_exact_where_the_velocity_is_a_parabola() -> None:
+    sampler = read_sampler(prepared("flow_euler", {"shift": 3.0}, 10))
+    sigmas = [step.level[1] for step in sampler.steps]
+    for end in (8, None):
+        seen, outputs = sampler.leap((1, 3, 6), end)
+        landed = seen[1] * sigmas[1] ** 3 + sum(b * 3 * sigmas[node] ** 2 for node, b in outputs.items())
+        assert landed == pytest.approx(0.0 if end is None else sigmas[end] ** 3, abs=1e-9)
+
+
+def test_a_leap_of_several_outputs_from_a_signal_of_zero_is_refused_in_one_line() -> None:
+    step = read_sampler(prepared("ddim", SDXL, 2)).steps[1]
+    sampler = Sampler((replace(step, level=(0.0, 1.0)), step), initial_scale=1.0)
+    with pytest.raises(UserError, match=r"^a leap with several outputs: .*another scheduler"):
+        sampler.leap((0, 1), None)
 
 
 @pytest.mark.parametrize(("name", "config"), CHAINS, ids=CHAIN_IDS)
 def test_a_leap_to_the_next_step_is_the_samplers_own_step(name: str, config: dict[str, Any]) -> None:
     sampler = read_sampler(prepared(name, config, 10))  # 10 divides 1000: DDIM steps from one grid point to the next
     for index, step in enumerate(sampler.steps[:-1]):
-        assert sampler.leap(index, index + 1) == pytest.approx(step.move, rel=1e-4, abs=1e-5)
+        seen, outputs = sampler.leap((index,), index + 1)
+        assert (seen[index], outputs[index]) == pytest.approx(step.move, rel=1e-4, abs=1e-5)
 
 
 def test_the_last_step_is_the_jump_when_the_schedule_ends_without_noise() -> None:

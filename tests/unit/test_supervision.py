@@ -37,6 +37,9 @@ METHODS = {
     "alignprop": MethodConfig(name="alignprop", trained_steps=4),
     "full": MethodConfig(name="full"),
     "leapalign": MethodConfig(name="leapalign"),
+    "flowbp_sparse": MethodConfig(name="flowbp_sparse", trained_steps=3),
+    "flowbp_bridge": MethodConfig(name="flowbp_bridge", trained_steps=4),
+    "flowbp_lagrange": MethodConfig(name="flowbp_lagrange"),
     "direct_align": MethodConfig(name="direct_align", early_stop=4),
 }
 GUIDED = TuningSamplerConfig(guidance_scale=3.0)
@@ -138,7 +141,7 @@ def test_the_gradient_equals_autograd(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 3), (3, 4)])
 def test_the_gradient_of_two_leaps_equals_autograd(pair: tuple[int, int]) -> None:
-    plan = Plan(T - 1, pair, alpha=0.3, leaps=True)
+    plan = Plan(T - 1, pair, alpha=0.3, leaps=((pair[0],), (pair[1],)))
     assert_equals_autograd(task_of(sampler=ancestral()), METHODS["leapalign"], plan)
 
 
@@ -329,7 +332,7 @@ def test_full_goes_back_through_every_step_to_the_noise() -> None:
 
 
 def test_leapalign_runs_the_whole_chain_and_goes_back_in_two_leaps() -> None:
-    calls, at = counted("leapalign", Plan(stop=4, trained=(1, 3), alpha=0.3, leaps=True))
+    calls, at = counted("leapalign", Plan(stop=4, trained=(1, 3), alpha=0.3, leaps=((1,), (3,))))
     assert calls.forwards == [*at, at[3], at[1]]
     assert calls.backwards == [at[3], at[1]]
     assert calls.through_input == [at[3]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -195,7 +195,7 @@ class _Run:
         compute = self.config.compute
         wanted = max(compute.replay_batch, compute.keep_graphs + 1, 2 if longest.alpha else 1)
         count = min(len(longest.trained), wanted)
-        return replace(longest, start=0, stop=count - 1, trained=tuple(range(count)))
+        return Plan(stop=count - 1, trained=tuple(range(count)), alpha=longest.alpha)
 
     def _samples(self) -> dict[str, Phase]:
         """One step and the decoding of held-out pictures."""

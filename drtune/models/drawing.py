@@ -17,7 +17,6 @@ from drtune.errors import UserError
 from drtune.models.base import Base, Conditions
 
 
-@torch.no_grad()
 def draw(
     base: Base,
     conditions: Conditions,
@@ -41,6 +40,27 @@ def draw(
     Raises:
         UserError: a pixel is infinite or not a number, which an 8-bit picture would show as black or white.
     """
+    images_BCHW = draw_unchecked(base, conditions, negative, seeds, steps=steps, guidance_scale=guidance_scale)
+    if not images_BCHW.isfinite().all():
+        precision = str(conditions["prompt_embeds"].dtype).removeprefix("torch.")
+        raise UserError(
+            f"pictures in {precision}: pixels are infinite or not a number; weights tuned with a lower "
+            "optimizer.learning_rate, or another compute.precision, may have finite ones"
+        )
+    return images_BCHW.clamp(0, 1)
+
+
+@torch.no_grad()
+def draw_unchecked(
+    base: Base,
+    conditions: Conditions,
+    negative: Conditions,
+    seeds: Sequence[int],
+    *,
+    steps: int | None = None,
+    guidance_scale: float | None = None,
+) -> Tensor:
+    """What `draw` looks at and clamps; a plan's tensors, which have no numbers, can only come this far."""
     precision = conditions["prompt_embeds"].dtype
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     rows = [torch.randn(1, *base.latents_shape, generator=generator, dtype=precision) for generator in generators]
@@ -57,13 +77,7 @@ def draw(
             generator=generators,  # which a sampler with fresh noise goes on to draw from
             output_type="latent",
         ).images
-    images_BCHW = base.pixels(base.unpack(latents).to(base.pipeline.vae.dtype)).float()
-    if not images_BCHW.isfinite().all():
-        raise UserError(
-            f"pictures in {str(precision).removeprefix('torch.')}: pixels are infinite or not a number; weights tuned "
-            "with a lower optimizer.learning_rate, or another compute.precision, may have finite ones"
-        )
-    return images_BCHW.clamp(0, 1)
+    return base.pixels(base.unpack(latents).to(base.pipeline.vae.dtype)).float()
 
 
 @contextmanager

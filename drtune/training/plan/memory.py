@@ -17,7 +17,7 @@ from drtune.methods.plans import Plan
 from drtune.methods.sweep import reward_gradient, roll_out, sweep_back
 from drtune.models.adapter import add_adapter
 from drtune.models.base import ENCODED_TOGETHER, Base, Conditions
-from drtune.models.drawing import draw
+from drtune.models.drawing import draw_unchecked
 from drtune.models.loading import DTYPES
 from drtune.models.sampler import Sampler
 from drtune.models.tensors import optimizer_tensors
@@ -204,7 +204,8 @@ class _Run:
         pipeline = self.base.pipeline
         pipeline.scheduler = OneStep(pipeline.scheduler.config)
         guidance_scale = settings.sampler.guidance_scale
-        draw(self.base, self._conditions(batch), self.negative, range(batch), steps=1, guidance_scale=guidance_scale)
+        conditions = self._conditions(batch)
+        draw_unchecked(self.base, conditions, self.negative, range(batch), steps=1, guidance_scale=guidance_scale)
         return {"samples": self._phase(sum(self.weights.values()), self.gathered)}
 
 

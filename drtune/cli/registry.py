@@ -128,7 +128,7 @@ def clean(dry_run: bool, uri: str) -> None:
     for orphan in orphans:
         when = datetime.fromtimestamp(orphan.written, UTC)
         done = "would be removed" if dry_run else "removed"
-        click.echo(f"{done}: {orphan.place}, {len(orphan.keys)} files, the newest of {when:%Y-%m-%d %H:%M} UTC")
+        click.echo(f"{done}: {orphan.place} (files: {len(orphan.keys)}, the newest of {when:%Y-%m-%d %H:%M} UTC)")
     if not orphans:
         click.echo("nothing to remove")
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from diffusers import DDIMScheduler, DiffusionPipeline, FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, FluxTransformer2DModel, UNet2DConditionModel
 from safetensors.torch import load
 
 from drtune.config import Config
@@ -15,7 +15,7 @@ from drtune.errors import UserError
 from drtune.files.local import claim, replacing
 from drtune.models.adapter import adapter_bytes, load_adapter
 from drtune.models.kohya import (
-    STABLE_DIFFUSION_XL,
+    FLUX_SIDE,
     flux,
     flux_to_kohya,
     metadata_of_kind,
@@ -62,15 +62,15 @@ def _save_kohya(adapter: bytes, model: TunedModel, config: Config, out: Path) ->
     tensors = load(adapter)
     try:
         match DiffusionPipeline.load_config(source, **where)["_class_name"]:
-            case "StableDiffusionPipeline":
+            case "StableDiffusionPipeline" | "StableDiffusionXLPipeline":
                 network = UNet2DConditionModel.load_config(source, subfolder="unet", **where)
                 sampler = DDIMScheduler.load_config(source, subfolder="scheduler", **where)
+                vae = AutoencoderKL.load_config(source, subfolder="vae", **where)
+                side = network["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
                 kind, named = stable_diffusion(network, sampler), unet_to_kohya(tensors)
-            case "StableDiffusionXLPipeline":
-                kind, named = STABLE_DIFFUSION_XL, unet_to_kohya(tensors)
             case "FluxPipeline":
                 network = FluxTransformer2DModel.load_config(source, subfolder="transformer", **where)
-                kind, named = flux(network), flux_to_kohya(tensors)
+                kind, named, side = flux(network), flux_to_kohya(tensors), FLUX_SIDE
             case other:
                 raise UserError(
                     f"format kohya: diffusers reads none for a {other}, so that it could not be checked; "
@@ -82,7 +82,7 @@ def _save_kohya(adapter: bytes, model: TunedModel, config: Config, out: Path) ->
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(config.lora.rank),
         "ss_network_alpha": str(float(config.lora.rank)),
-        **metadata_of_kind(kind, named, out.stem, width=config.width, height=config.height),
+        **metadata_of_kind(kind, named, out.stem, width=config.width or side, height=config.height or side),
         "modelspec.description": f"{model.base_model}, tuned by {config.method.name} on {', '.join(config.rewards)}",
     }
     stream_tensors(out, named, about)

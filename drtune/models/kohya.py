@@ -34,6 +34,10 @@ SINGLE_BLOCK = {
 """FLUX.1's layers as its authors named them, each one or several of diffusers' side by side."""
 
 
+FLUX_SIDE = 1024
+"""Pixels of its images, of which its configuration says nothing."""
+
+
 class Kind(NamedTuple):
     """What a base is called by those who look for adapters to it."""
 
@@ -43,33 +47,28 @@ class Kind(NamedTuple):
     """As ModelSpec has it, https://github.com/Stability-AI/ModelSpec; an adapter's is this and `/lora`."""
     implementation: str
     """Whose names the layers have."""
-    side: int
-    """Pixels of the images that it was made for."""
     prediction: str | None
     """`epsilon`, `v` or, for a flow, none."""
 
 
-STABLE_DIFFUSION_XL = Kind("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "diffusers", 1024, "epsilon")
-
-
 def stable_diffusion(network: Mapping[str, Any], sampler: Mapping[str, Any]) -> Kind:
-    """Which Stable Diffusion 1 or 2, from the configurations of its UNet and its scheduler."""
+    """Which Stable Diffusion 1, 2 or XL, from the configurations of its UNet and its scheduler."""
+    if network["addition_embed_type"] == "text_time":
+        return Kind("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "diffusers", "epsilon")
     if not network["use_linear_projection"]:
-        return Kind("sd_v1", "stable-diffusion-v1", "diffusers", 512, "epsilon")
+        return Kind("sd_v1", "stable-diffusion-v1", "diffusers", "epsilon")
     if sampler["prediction_type"] == "epsilon":
-        return Kind("sd_v2", "stable-diffusion-v2-512", "diffusers", 512, "epsilon")
-    return Kind("sd_v2_v", "stable-diffusion-v2-768-v", "diffusers", 768, "v")
+        return Kind("sd_v2", "stable-diffusion-v2-512", "diffusers", "epsilon")
+    return Kind("sd_v2_v", "stable-diffusion-v2-768-v", "diffusers", "v")
 
 
 def flux(network: Mapping[str, Any]) -> Kind:
     """Which FLUX.1, from the configuration of its transformer."""
     name = "flux-1-dev" if network["guidance_embeds"] else "flux-1-schnell"
-    return Kind("flux1", name, "https://github.com/black-forest-labs/flux", 1024, None)
+    return Kind("flux1", name, "https://github.com/black-forest-labs/flux", None)
 
 
-def metadata_of_kind(
-    kind: Kind, named: Mapping[str, Tensor], title: str, *, width: int | None, height: int | None
-) -> dict[str, str]:
+def metadata_of_kind(kind: Kind, named: Mapping[str, Tensor], title: str, *, width: int, height: int) -> dict[str, str]:
     """What a file of an adapter says of itself: its base as sd-scripts calls it, and what ModelSpec 1.0.1 asks for.
 
     The hash is that of all tensors as they lie in the file, without its header.
@@ -81,7 +80,7 @@ def metadata_of_kind(
         "architecture": f"{kind.architecture}/lora",
         "implementation": kind.implementation,
         "title": title,
-        "resolution": f"{width or kind.side}x{height or kind.side}",
+        "resolution": f"{width}x{height}",
         "hash_sha256": f"0x{sha256_bytes(content[header:])}",
         **({"prediction_type": kind.prediction} if kind.prediction else {}),
     }

@@ -167,9 +167,9 @@ def test_an_adapter_with_its_scale_in_the_metadata_alone_is_exported_with_it_in_
 @pytest.mark.parametrize(
     ("kind", "version", "architecture", "resolution", "prediction"),
     [
-        ("sd15", "sd_v1", "stable-diffusion-v1/lora", "512x512", "epsilon"),
-        ("sd21", "sd_v2_v", "stable-diffusion-v2-768-v/lora", "768x768", "v"),
-        ("sdxl", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "1024x1024", "epsilon"),
+        ("sd15", "sd_v1", "stable-diffusion-v1/lora", "16x16", "epsilon"),
+        ("sd21", "sd_v2_v", "stable-diffusion-v2-768-v/lora", "16x16", "v"),
+        ("sdxl", "sdxl_base_v1-0", "stable-diffusion-xl-v1-base/lora", "16x16", "epsilon"),
         ("flux_dev", "flux1", "flux-1-dev/lora", "1024x1024", None),
         ("flux_schnell", "flux1", "flux-1-schnell/lora", "1024x1024", None),
     ],

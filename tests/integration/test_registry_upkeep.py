@@ -139,7 +139,7 @@ def test_what_clean_removes_is_told(tmp_path: Path) -> None:
     storage.write(key, b"")
     os.utime(tmp_path / "registry" / key, (0, 0))
     command = ["registry", "clean", "--registry", str(tmp_path / "registry")]
-    about = f"{NAME}/files/{'0' * 32}, 1 files, the newest of 1970-01-01 00:00 UTC\n"
+    about = f"{NAME}/files/{'0' * 32} (files: 1, the newest of 1970-01-01 00:00 UTC)\n"
     assert CliRunner().invoke(main, [*command, "--dry-run"]).output == f"would be removed: {about}"
     assert CliRunner().invoke(main, command).output == f"removed: {about}"
     assert CliRunner().invoke(main, command).output == "nothing to remove\n"

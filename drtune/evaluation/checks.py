@@ -10,6 +10,7 @@ from drtune.contracts import CONFIG, PromptSet, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference
 from drtune.files.local import claim
+from drtune.rewards.files import check_own
 
 
 def check_inputs(
@@ -39,10 +40,11 @@ def overridden(model_folder: str | Path, overrides: Sequence[str]) -> Config:
     """The configuration of a tuned model with overrides of its evaluation.
 
     Raises:
-        UserError: an override is wrong, or changes something else.
+        UserError: an override is wrong, changes something else, or names a reward whose file is not there.
     """
     path = Path(model_folder) / CONFIG
     tuned, config = load_config(path), load_config(path, overrides)
     if elsewhere := differences(config.model_copy(update={"evaluation": tuned.evaluation}), tuned):
         raise UserError(f"--set {elsewhere[0]}: the model is tuned already; only evaluation.* can be set now")
+    check_own([*config.rewards, *config.evaluation.rewards], Path(model_folder))
     return config

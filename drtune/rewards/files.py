@@ -47,15 +47,15 @@ def keep_files(names: Iterable[str], model_folder: Path) -> dict[str, str]:
     return digests
 
 
-def check_own(names: Iterable[str]) -> None:
-    """Refuse the name of a reward of your own whose file cannot be read, before anything heavy.
+def check_own(names: Iterable[str], model_folder: Path | None = None) -> None:
+    """Refuse the name of a reward of your own whose file cannot be read, before anything heavy; `file_of` says which.
 
     Raises:
         UserError: naming it.
     """
     for name in names:
         if name not in REWARDS:
-            read_own(name, file_of(name))
+            read_own(name, file_of(name, model_folder))
 
 
 def read_own(name: str, file: Path) -> bytes:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from drtune.config import RewardTerm
+from drtune.config import RewardTerm, load_config
 from drtune.errors import UserError
+from drtune.evaluation.checks import overridden
 from drtune.files.local import sha256_file
 from drtune.rewards import Reward, WeightedSum, load_reward
 from drtune.rewards.files import keep_files
@@ -162,3 +163,15 @@ def test_one_that_ends_the_program_is_refused_and_does_not_end_it(tmp_path: Path
     reward = load_reward(f"{file}:late", antialias=True)
     with pytest.raises(UserError, match="ends the program"):
         reward(torch.rand(2, 3, 8, 8), ["a", "b"])
+
+
+def test_an_evaluation_is_refused_at_once_when_a_file_is_neither_there_nor_kept(tmp_path: Path) -> None:
+    config = load_config(None, ["rewards.gone.py:fn=1"])
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    with pytest.raises(UserError, match=r"reward gone\.py:fn: gone\.py cannot be read"):
+        overridden(tmp_path, [])
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "gone.py").touch()
+    assert overridden(tmp_path, []).rewards == config.rewards
+    with pytest.raises(UserError, match=r"reward other\.py:fn: other\.py cannot be read"):
+        overridden(tmp_path, ["evaluation.rewards=[other.py:fn]"])

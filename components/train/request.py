@@ -15,6 +15,7 @@ from drtune.config import Config
 from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
 from drtune.errors import UserError
 from drtune.files.local import replacing
+from drtune.files.output import MARK
 from drtune.files.storage import Storage
 from drtune.training.mirror import MODEL, REQUEST
 
@@ -46,7 +47,7 @@ def fetch_model(storage: Storage, out: Path) -> TunedModel:
         raise RuntimeError(f"{storage.uri}/{MODEL}: the training job succeeded and left no model here")
     with replacing(out) as written:
         for key in keys:
-            if not key.startswith("checkpoints/"):
+            if not key.startswith("checkpoints/") and key != MARK:  # a model from then on, and no run
                 (written / key).parent.mkdir(parents=True, exist_ok=True)
                 storage.download(f"{MODEL}/{key}", written / key)
         try:

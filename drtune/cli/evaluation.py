@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from drtune.cli.console import OVERWRITE, PATH
-from drtune.files.local import claim, replacing
+from drtune.files.local import replacing
+from drtune.files.output import claimed
 
 
 @click.command()
@@ -99,12 +100,12 @@ def decide(ctx: click.Context, report: Path, policy: Path, study: Path | None, o
     from drtune.publishing.gate import Policy
     from drtune.publishing.gate import decide as judge
 
-    claim(out, overwrite=overwrite, inputs=[report, study])
-    result = StudyResult.load(study) if study else None
-    decision = judge(EvaluationReport.load(report), Policy.read(policy), result)
-    with replacing(out) as folder:
-        write_pages(report, folder, decision, result)
-        decision.save(folder)
+    with claimed(out, "Decision", overwrite=overwrite, inputs=[report, policy, study]) as place:
+        result = StudyResult.load(study) if study else None
+        decision = judge(EvaluationReport.load(report), Policy.read(policy), result)
+        with replacing(place) as folder:
+            write_pages(report, folder, decision, result)
+            decision.save(folder)
     click.echo("\n".join([*decision.reasons, f"report: {out / PAGE}"]))
     click.echo("publish" if decision.publish else "do not publish")
     ctx.exit(0 if decision.publish else 1)

@@ -17,7 +17,8 @@ import click
 from drtune.cli import evaluation, registry, score, study
 from drtune.cli.console import OVERRIDES, OVERWRITE, PATH, CommandGroup, Number
 from drtune.errors import InterruptionError, UserError
-from drtune.files.local import claim, read_given, sha256_file, write_text
+from drtune.files.local import read_given, sha256_file, write_text
+from drtune.files.output import claimed
 
 if TYPE_CHECKING:
     from drtune.config import Config
@@ -113,8 +114,10 @@ def train(
     settings = load_config(config, overrides)
     check_start(settings)
     goes_on = resume or mirror is not None
-    claim(out, overwrite=goes_on or overwrite, inputs=[prompts])
-    prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings, goes_on=goes_on, overwrite=overwrite)
+    inputs = [prompts, mirror, config if overwrite else None]
+    with claimed(out, "TrainingRun", overwrite=goes_on or overwrite, inputs=inputs) as out:
+        # Let go of then: the process that trains holds it, and may outlive this one.
+        prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings, goes_on=goes_on, overwrite=overwrite)
     from drtune.training.torchrun import settled
 
     settings = settled(settings, out if goes_on else None)
@@ -264,6 +267,7 @@ def sample(
         SampleSettings(**settings),
         model_folder=None if base_model else model or Path("runs/train"),
         base_model=base_model,
+        prompts_file=prompts,
         overwrite=overwrite,
     )
     click.echo(f"pictures: {len(drawn.pictures)} in {out}")
@@ -284,8 +288,8 @@ def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
     """Write a tuned model in a format of other programs."""
     from drtune.contracts import TunedModel
 
-    claim(out, overwrite=overwrite, inputs=[model])
-    TunedModel.load(model)  # before the ten seconds that the rest takes to be imported
+    with claimed(out, "MergedPipeline" if form == "merged" else None, overwrite=overwrite, inputs=[model]):
+        TunedModel.load(model)  # before the ten seconds that the rest takes to be imported
     from drtune.models.export import export as write
 
     write(model, form, out, overwrite=overwrite)

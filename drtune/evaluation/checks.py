@@ -9,7 +9,7 @@ from drtune.config import Config, differences, load_config
 from drtune.contracts import CONFIG, PromptSet, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference
-from drtune.files.local import claim
+from drtune.files.output import claimed
 from drtune.rewards.files import check_own
 
 
@@ -27,7 +27,9 @@ def check_inputs(
     Raises:
         UserError: naming the first of them.
     """
-    claim(out, overwrite=overwrite, inputs=[model_folder, prompts_folder, champion, *references.values()])
+    inputs = [model_folder, prompts_folder, champion, *references.values()]
+    with claimed(out, "EvaluationReport", overwrite=overwrite, inputs=inputs):
+        pass  # free now; asked again, and held, by what writes there
     TunedModel.load(model_folder)
     if champion is not None:
         TunedModel.load(champion)

@@ -7,6 +7,7 @@ measured/<contestant>/00003.parquet the batch's rows, written when its pictures 
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,12 +41,13 @@ def partial_folder(out: Path, key: str) -> Path:
         UserError: something else stands there.
     """
     folder = out.with_name(f"{out.name}.partial")
-    if folder.exists() and any(folder.iterdir()) and not (folder / KEY).is_file():
+    known = (folder / KEY).read_text(encoding="utf-8", errors="replace") if (folder / KEY).is_file() else ""
+    if folder.exists() and any(folder.iterdir()) and not re.fullmatch("[0-9a-f]{64}", known):
         raise UserError(
             f"{folder}: stands where the evaluation works, and is not its own; move it, or give another --out"
         )
     folder.mkdir(exist_ok=True)
-    if (folder / KEY).is_file() and (folder / KEY).read_text(encoding="utf-8") != key:
+    if known != key:
         for part in (IMAGES, MEASURED):  # the key goes last, so that what a kill leaves is still known to be ours
             shutil.rmtree(folder / part, ignore_errors=True)
     write_text(folder / KEY, key)

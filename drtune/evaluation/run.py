@@ -20,6 +20,7 @@ from drtune.evaluation.gathering import KEY, MEASURED, gather, gathered, partial
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.report.pages import write_pages
 from drtune.files.local import replacing, sha256_bytes, write_text
+from drtune.files.output import base_folder, claimed
 from drtune.files.progress import Progress
 from drtune.files.provenance import code_revision
 from drtune.models.base import Base
@@ -64,39 +65,41 @@ def evaluate(
     quiet_libraries()
     places = {name: str(place) for name, place in (references or {}).items()}
     check_inputs(model_folder, prompts_folder, out, champion, places, overwrite=overwrite)
-    model_folder, out = Path(model_folder), Path(out)
+    model_folder = Path(model_folder)
     model, _ = open_tuned(model_folder)
-    config = overridden(model_folder, overrides)
-    prepared = open_prompts(prompts_folder)
-    prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
-    loaded = LoadedModel(config)
-    pipeline = _described(loaded.become(model.base_model, model.base_revision), prompts)
-    config = config.model_copy(update={"height": loaded.height, "width": loaded.width})
-    with ExitStack() as unpacking:
-        contestants: list[AnyContestant] = [
-            *drawn_contestants(loaded, config.evaluation, model_folder, model, champion),
-            *reference_contestants(places, prompts, config.evaluation.pictures_per_prompt, unpacking),
-        ]
-        gauges = Gauges(config, model_folder)
-        folder = partial_folder(out, _key(config, prompts, contestants, gauges))
-        table = _table(contestants, prompts, config, gauges, folder, loaded)
-    report = EvaluationReport(
-        model=model,
-        prompts_sha256=prepared.prompt_set.sha256,
-        num_prompts=len(prompts),
-        pictures_per_prompt=config.evaluation.pictures_per_prompt,
-        seed=config.evaluation.seed,
-        num_inference_steps=config.evaluation.sampler.steps,
-        guidance_scale=config.evaluation.sampler.guidance_scale,
-        negative_prompt=config.evaluation.sampler.negative_prompt,
-        antialias=config.reward_antialias,
-        code_revision=code_revision(),
-        versions=_versions(),
-        **pipeline,
-        **findings(table, contestants, gauges, config, folder),
-    )
-    _publish(report, config, folder, out)
-    return report
+    inputs = [model_folder, base_folder(model.base_model), prompts_folder, champion, *places.values()]
+    with claimed(out, "EvaluationReport", overwrite=overwrite, inputs=inputs) as out:
+        config = overridden(model_folder, overrides)
+        prepared = open_prompts(prompts_folder)
+        prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
+        loaded = LoadedModel(config)
+        pipeline = _described(loaded.become(model.base_model, model.base_revision), prompts)
+        config = config.model_copy(update={"height": loaded.height, "width": loaded.width})
+        with ExitStack() as unpacking:
+            contestants: list[AnyContestant] = [
+                *drawn_contestants(loaded, config.evaluation, model_folder, model, champion),
+                *reference_contestants(places, prompts, config.evaluation.pictures_per_prompt, unpacking),
+            ]
+            gauges = Gauges(config, model_folder)
+            folder = partial_folder(out, _key(config, prompts, contestants, gauges))
+            table = _table(contestants, prompts, config, gauges, folder, loaded)
+        report = EvaluationReport(
+            model=model,
+            prompts_sha256=prepared.prompt_set.sha256,
+            num_prompts=len(prompts),
+            pictures_per_prompt=config.evaluation.pictures_per_prompt,
+            seed=config.evaluation.seed,
+            num_inference_steps=config.evaluation.sampler.steps,
+            guidance_scale=config.evaluation.sampler.guidance_scale,
+            negative_prompt=config.evaluation.sampler.negative_prompt,
+            antialias=config.reward_antialias,
+            code_revision=code_revision(),
+            versions=_versions(),
+            **pipeline,
+            **findings(table, contestants, gauges, config, folder),
+        )
+        _publish(report, config, folder, out)
+        return report
 
 
 def _described(base: Base, prompts: Sequence[Prompt]) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from drtune.config import reward_name
 from drtune.errors import UserError
 from drtune.evaluation.pictures import Entry, batches, matched, reward_columns
 from drtune.files.images import UnusablePictureError, open_picture, to_tensor
-from drtune.files.local import claim, replacing
+from drtune.files.local import replacing
+from drtune.files.output import claimed
 from drtune.files.progress import Progress
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.files import check_own
@@ -82,9 +83,15 @@ def score_pictures(
         UserError: something given cannot be used, no picture can be scored, or a score is not finite.
     """
     images, prompts, out = Path(images), Path(prompts), Path(out)
-    if out.suffix not in TABLES:
-        raise UserError(f"output {out}: unknown suffix {out.suffix!r}; give a file that ends in {' or '.join(TABLES)}")
-    claim(out, overwrite=overwrite)
+    with claimed(out, None, overwrite=overwrite, inputs=[images, prompts]) as out:
+        if out.suffix not in TABLES:
+            raise UserError(f"output {out}: is no table; give a file that ends in {' or '.join(TABLES)}")
+        return _write_table(images, prompts, names, out, antialias, batch_size, by_order)
+
+
+def _write_table(
+    images: Path, prompts: Path, names: Sequence[str], out: Path, antialias: bool, batch_size: int, by_order: bool
+) -> ScoringSummary:
     names = [_checked(name) for name in dict.fromkeys(names)]
     check_own(names)
     entries = matched(images, prompts, by_order=by_order)

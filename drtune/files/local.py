@@ -6,16 +6,13 @@ import errno
 import hashlib
 import os
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
 from drtune.errors import UnusableFileError, UserError
-
-MARKS = {"manifest.json": '"kind": "', "config.yaml": "base_model: ", "pipeline.log": ""}
-"""An output folder of ours has one of these files, with these words in it; no other folder is ever replaced."""
+from drtune.files.scratch import aside_in, keep, scratch_beside
 
 LARGEST_READ = 256 * 2**20
 """Bytes of the largest file that is read as a whole: two million prompts."""
@@ -62,17 +59,36 @@ def read_given(path: str | Path, *, most: int = LARGEST_READ) -> bytes:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a fresh path beside `path` to write a file or a folder at; on success it takes the place of `path`.
 
-    A reader sees the old content or the new, never a part; after an error the old content stands untouched.
+    A reader sees the old content or the new, never a part; after an error the old content stands untouched. Through a
+    link it is what the link leads to that is replaced.
+
+    Raises:
+        UserError: the new content is written and cannot take its place; old and new are both kept.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        written = Path(scratch) / path.name
+    path = Path(os.path.realpath(path))
+    with scratch_beside(path) as scratch:
+        written = scratch / path.name
         yield written
-        if path.is_dir() and not path.is_symlink():
+        _place(written, path)
+
+
+def _place(written: Path, path: Path) -> None:
+    aside = aside_in(written.parent, path)
+    if not os.path.lexists(written):
+        raise FileNotFoundError(errno.ENOENT, "nothing was written to replace it", str(path))
+    try:
+        if path.is_dir():
             # A folder cannot be replaced in one call: the old one steps aside first.
-            path.replace(Path(scratch) / "replaced")
+            path.replace(aside)
         written.replace(path)
+    except OSError as error:
+        keep(written.parent)
+        with suppress(OSError):
+            aside.replace(path)
+        raise UserError(
+            f"output {path}: what was written cannot take its place ({error.strerror}); it is at {written}, and what "
+            f"stood there before at {aside if aside.exists() else path}: move one of them"
+        ) from None
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -144,38 +160,3 @@ def check_digest(shown: str, found: str, named: str, *, owner: str, fix: str) ->
             f"{shown}: is not the one that {owner} names, but changed or damaged (digest {found[:12]}..., named is "
             f"{named[:12]}...); {fix}"
         )
-
-
-def claim(path: str | Path, *, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()) -> Path:
-    """Check that output may go to `path`: its folder can be written, and nothing is there unless `overwrite`.
-
-    What it is made from, the `inputs`, is never replaced.
-
-    Raises:
-        UserError: something stands there already, with `overwrite` something else than our own output; or the place
-            cannot be written to.
-    """
-    path = Path(path)
-    try:  # first of all: without its parent, a path through `..` would seem to be free
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"output {path}: cannot be written ({error.strerror}); give another place") from None
-    for given in inputs:
-        if given is not None and os.path.realpath(given) == os.path.realpath(path):
-            raise UserError(f"output {path}: is what it would be made from; give another place")
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UserError(f"output {path}: is no file and no folder, which is never replaced; give another place")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        if not overwrite:
-            raise UserError(f"output {path}: exists already; give --overwrite to replace it, or another place")
-        if path.is_dir() and not _is_ours(path):
-            raise UserError(f"output {path}: holds files that drtune did not write; give another place")
-    return path
-
-
-def _is_ours(folder: Path) -> bool:
-    return any(
-        (folder / mark).is_file() and words.encode() in (folder / mark).read_bytes() for mark, words in MARKS.items()
-    )

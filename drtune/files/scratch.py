@@ -1,12 +1,79 @@
-"""What killed writers left half written, found by what `replacing` calls its folders."""
+"""The folders in which something is written before it takes its place, and what killed writers have left of them."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+SCRATCH = ".drtune"
+"""How the names of those folders end in which something is being written."""
+KEPT = "kept"
+"""A file in such a folder: what was written there could not take its place, and is not to be removed."""
+
+
+@contextmanager
+def scratch_beside(path: Path) -> Iterator[Path]:
+    """A fresh folder beside `path` to write in, gone afterwards; what killed writers of `path` have left goes before.
+
+    Its writer holds a lock on it, by which others see that it lives. Where folders cannot be locked (NFS), what killed
+    writers leave stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    clear_killed(path)
+    scratch, lock = _locked_scratch(path)
+    try:
+        yield scratch
+    finally:
+        _clear(scratch, path)
+        os.close(lock)
+
+
+def _locked_scratch(path: Path) -> tuple[Path, int]:
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=SCRATCH, dir=path.parent))
+        with suppress(FileNotFoundError):  # another writer has taken it for one of a killed one, before it was locked
+            lock = os.open(scratch, os.O_RDONLY)
+            with suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if scratch.exists():
+                return scratch, lock
+            os.close(lock)
+
+
+def clear_killed(path: Path) -> None:
+    """Remove what killed writers of `path` have left beside it."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(SCRATCH)}")
+    for scratch in [beside for beside in path.parent.iterdir() if name.fullmatch(beside.name)]:
+        with suppress(FileNotFoundError):  # another has removed it
+            lock = os.open(scratch, os.O_RDONLY)
+            with suppress(OSError):  # it is being written, or there are no locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _clear(scratch, path)
+            os.close(lock)
+
+
+def _clear(scratch: Path, path: Path) -> None:
+    """Remove a scratch folder; one whose writer ended while a folder took the place of another finishes that."""
+    if not (scratch / KEPT).exists():
+        if aside_in(scratch, path).exists() and not path.exists():
+            (scratch / path.name).replace(path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def aside_in(scratch: Path, path: Path) -> Path:
+    """Where a folder is while another takes its place."""
+    return scratch / f"{path.name}.replaced"
+
+
+def keep(scratch: Path) -> None:
+    """Leave a scratch folder as it is, for good: what was written there could not take its place."""
+    (scratch / KEPT).touch()
 
 
 def clear_abandoned(top: Path, before: float) -> None:

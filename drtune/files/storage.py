@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from drtune.errors import UserError
 from drtune.files.local import check_key, files_below, read_given, replacing, sha256_file
 from drtune.files.patience import Patience
 from drtune.files.s3 import S3_URI, S3Storage
-from drtune.files.scratch import clear_abandoned, remove_empty
+from drtune.files.scratch import clear_abandoned, remove_empty, scratch_beside
 
 
 class Storage(Protocol):
@@ -135,16 +134,14 @@ class _FileStorage:
             written.write_bytes(content)
 
     def create(self, key: str, content: bytes) -> bool:
-        with self._explained(path := self._path(key)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
-                written = Path(scratch) / path.name
-                written.write_bytes(content)
-                try:
-                    # Unlike a rename, a link fails when the name is taken; unlike O_EXCL, the content is there at once.
-                    path.hardlink_to(written)
-                except FileExistsError:
-                    return False
+        with self._explained(path := self._path(key)), scratch_beside(path) as scratch:
+            written = scratch / path.name
+            written.write_bytes(content)
+            try:
+                # Unlike a rename, a link fails when the name is taken; unlike O_EXCL, the content is there at once.
+                path.hardlink_to(written)
+            except FileExistsError:
+                return False
         return True
 
     def read(self, key: str) -> bytes:

@@ -12,7 +12,8 @@ from safetensors.torch import load
 from drtune.config import Config
 from drtune.contracts import CONFIG, TunedModel
 from drtune.errors import UserError
-from drtune.files.local import claim, replacing
+from drtune.files.local import replacing
+from drtune.files.output import base_folder, claimed, mark
 from drtune.models.adapter import adapter_bytes, load_adapter
 from drtune.models.kohya import (
     FLUX_SIDE,
@@ -38,22 +39,24 @@ def export(model_folder: str | Path, form: str, out: str | Path, *, overwrite: b
     Raises:
         UserError: the model is not what its manifest says, it has no such format, or something stands at `out`.
     """
-    model_folder, out = Path(model_folder), claim(out, overwrite=overwrite, inputs=[model_folder])
+    model_folder = Path(model_folder)
     quiet_libraries()
     model, config = open_tuned(model_folder)
-    if form == "merged":
-        _merge(model_folder, model, config, out)
-        return
-    if model.weights == "full":
-        raise UserError(f"format {form}: holds a LoRA, and {model_folder} has full weights; give --format merged")
-    if out.suffix != ".safetensors":
-        raise UserError(f"output {out}: format {form} is one file; give a name that ends in .safetensors")
-    adapter = adapter_bytes(*load_adapter(model_folder / model.weights_file))
-    if form == "kohya":
-        _save_kohya(adapter, model, config, out)
-    else:
-        with replacing(out) as written:
-            written.write_bytes(adapter)
+    inputs = [model_folder, base_folder(model.base_model)]
+    with claimed(out, "MergedPipeline" if form == "merged" else None, overwrite=overwrite, inputs=inputs) as out:
+        if form == "merged":
+            _merge(model_folder, model, config, out)
+            return
+        if model.weights == "full":
+            raise UserError(f"format {form}: holds a LoRA, and {model_folder} has full weights; give --format merged")
+        if out.suffix != ".safetensors":
+            raise UserError(f"output {out}: format {form} is one file; give a name that ends in .safetensors")
+        adapter = adapter_bytes(*load_adapter(model_folder / model.weights_file))
+        if form == "kohya":
+            _save_kohya(adapter, model, config, out)
+        else:
+            with replacing(out) as written:
+                written.write_bytes(adapter)
 
 
 def _save_kohya(adapter: bytes, model: TunedModel, config: Config, out: Path) -> None:
@@ -104,3 +107,4 @@ def _merge(model_folder: Path, model: TunedModel, config: Config, out: Path) -> 
             settings.pop("_name_or_path", None)  # where the base was found on this machine
             path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         shutil.copyfile(model_folder / CONFIG, folder / CONFIG)  # how it was tuned
+        mark(folder, "MergedPipeline")

@@ -19,7 +19,8 @@ from drtune.config import Config, SamplerConfig
 from drtune.contracts import Contract
 from drtune.errors import UserError
 from drtune.files.images import contact_sheet, to_pil
-from drtune.files.local import claim, replacing
+from drtune.files.local import replacing
+from drtune.files.output import base_folder, claimed
 from drtune.files.progress import Progress
 from drtune.models.tuned import open_tuned, put_on
 
@@ -90,55 +91,59 @@ def write_sample_set(
     *,
     model_folder: str | Path | None = None,
     base_model: str | None = None,
+    prompts_file: str | Path | None = None,
     overwrite: bool = False,
 ) -> SampleSet:
     """Draw pictures with the TunedModel in `model_folder`, or with a base alone; write them and a SampleSet to `out`.
 
+    Where the prompts were read from a file, it is named so that nothing is written in its place.
+
     Raises:
         UserError: the model is not what its manifest says, has no adapter to scale, or something stands at `out`.
     """
-    out = claim(out, overwrite=overwrite, inputs=[model_folder, base_model])
     if model_folder is not None:
         model, config = open_tuned(model_folder)
     else:
         model, config = None, Config(base_model=base_model or Config().base_model)
-    if settings.lora_scale != 1 and (model is None or model.weights == "full"):
-        raise UserError(f"lora_scale={settings.lora_scale}: there is no adapter that could be scaled; leave it out")
-    from drtune.models.loading import DEVICE, load_base, quiet_libraries
+    inputs = [model_folder, base_folder(config.base_model), prompts_file]
+    with claimed(out, "SampleSet", overwrite=overwrite, inputs=inputs) as out:
+        if settings.lora_scale != 1 and (model is None or model.weights == "full"):
+            raise UserError(f"lora_scale={settings.lora_scale}: there is no adapter that could be scaled; leave it out")
+        from drtune.models.loading import DEVICE, load_base, quiet_libraries
 
-    quiet_libraries()
-    precision = settings.precision or config.compute.precision
-    base = load_base(
-        config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width
-    )
-    base.pipeline.to(DEVICE)
-    negative_prompt = ""
-    if model is not None:
-        settings = _as_deployed(settings, config.evaluation.sampler)
-        negative_prompt = config.evaluation.sampler.negative_prompt
+        quiet_libraries()
+        precision = settings.precision or config.compute.precision
+        base = load_base(
+            config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width
+        )
+        base.pipeline.to(DEVICE)
+        negative_prompt = ""
+        if model is not None:
+            settings = _as_deployed(settings, config.evaluation.sampler)
+            negative_prompt = config.evaluation.sampler.negative_prompt
 
-    images: dict[bool, list[Image.Image]] = {}
-    total = len(prompts) * settings.count * (1 + settings.compare)
-    with Progress("sample", total, "image") as progress:
-        if model is None or settings.compare:
-            images[False] = _draw_all(base, prompts, negative_prompt, settings, progress)
-        if model_folder is not None and model is not None:
-            put_on(base, model_folder, model)
-            if model.weights == "lora":
-                base.pipeline.set_adapters(base.pipeline.get_active_adapters(), settings.lora_scale)
-            images[True] = _draw_all(base, prompts, negative_prompt, settings, progress)
+        images: dict[bool, list[Image.Image]] = {}
+        total = len(prompts) * settings.count * (1 + settings.compare)
+        with Progress("sample", total, "image") as progress:
+            if model is None or settings.compare:
+                images[False] = _draw_all(base, prompts, negative_prompt, settings, progress)
+            if model_folder is not None and model is not None:
+                put_on(base, model_folder, model)
+                if model.weights == "lora":
+                    base.pipeline.set_adapters(base.pipeline.get_active_adapters(), settings.lora_scale)
+                images[True] = _draw_all(base, prompts, negative_prompt, settings, progress)
 
-    drawn = SampleSet(
-        base_model=config.base_model,
-        base_revision=config.base_revision,
-        weights_sha256=model.weights_sha256 if model else None,
-        precision=precision,
-        arguments=_arguments(base, settings, negative_prompt),
-        lora_scale=settings.lora_scale,
-        pictures=tuple(picture for tuned in images for picture in _pictures(prompts, settings, tuned=tuned)),
-    )
-    _write(drawn, list(chain.from_iterable(images.values())), out, settings)
-    return drawn
+        drawn = SampleSet(
+            base_model=config.base_model,
+            base_revision=config.base_revision,
+            weights_sha256=model.weights_sha256 if model else None,
+            precision=precision,
+            arguments=_arguments(base, settings, negative_prompt),
+            lora_scale=settings.lora_scale,
+            pictures=tuple(picture for tuned in images for picture in _pictures(prompts, settings, tuned=tuned)),
+        )
+        _write(drawn, list(chain.from_iterable(images.values())), out, settings)
+        return drawn
 
 
 def _as_deployed(settings: SampleSettings, deployment: SamplerConfig) -> SampleSettings:

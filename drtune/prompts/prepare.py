@@ -22,7 +22,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import check_digest, claim, read_given, replacing, sha256_bytes
+from drtune.files.local import check_digest, read_given, replacing, sha256_bytes
+from drtune.files.output import claimed
 from drtune.prompts.likeness import canonical, near_duplicates
 from drtune.prompts.records import (
     CATEGORY_FIELDS,
@@ -123,37 +124,37 @@ def prepare(
         UserError: the file cannot be read as what its suffix says, has no field with prompts, or yields no prompt for
             train or for eval; or `out` cannot be written.
     """
-    claim(out, overwrite=overwrite, inputs=[source])
-    try:
-        content = read_given(source)
-    except OSError as error:
-        raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
-    data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
-    prompts, problems = parse(content, data.path)
-    if held_out:
-        prompts = [replace(prompt, split="eval") for prompt in prompts]
-    _check_split(prompts, problems, data.path, {"eval"} if held_out else {"train", "eval"})
+    with claimed(out, "PromptSet", overwrite=overwrite, inputs=[source]) as out:
+        try:
+            content = read_given(source)
+        except OSError as error:
+            raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
+        data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
+        prompts, problems = parse(content, data.path)
+        if held_out:
+            prompts = [replace(prompt, split="eval") for prompt in prompts]
+        _check_split(prompts, problems, data.path, {"eval"} if held_out else {"train", "eval"})
 
-    lines = _to_jsonl(map(asdict, prompts))
-    train, held = ([prompt.text for prompt in prompts if prompt.split == side] for side in ("train", "eval"))
-    near = near_duplicates(held, train)
-    prompt_set = PromptSet(
-        sha256=sha256_bytes(lines),
-        num_train=len(train),
-        num_eval=len(held),
-        split_version=SPLIT_VERSION,
-        near_duplicates=len(near),
-        categories=dict(sorted(Counter(prompt.category for prompt in prompts).items())),
-        problems=_count(problems),
-        source=data,
-    )
-    with replacing(out) as folder:
-        folder.mkdir()
-        (folder / PROMPTS).write_bytes(lines)
-        (folder / PROBLEMS).write_bytes(_to_jsonl(map(asdict, problems)))
-        (folder / NEAR_DUPLICATES).write_bytes(_to_jsonl(pair._asdict() for pair in near))
-        prompt_set.save(folder)
-    return prompt_set
+        lines = _to_jsonl(map(asdict, prompts))
+        train, held = ([prompt.text for prompt in prompts if prompt.split == side] for side in ("train", "eval"))
+        near = near_duplicates(held, train)
+        prompt_set = PromptSet(
+            sha256=sha256_bytes(lines),
+            num_train=len(train),
+            num_eval=len(held),
+            split_version=SPLIT_VERSION,
+            near_duplicates=len(near),
+            categories=dict(sorted(Counter(prompt.category for prompt in prompts).items())),
+            problems=_count(problems),
+            source=data,
+        )
+        with replacing(out) as folder:
+            folder.mkdir()
+            (folder / PROMPTS).write_bytes(lines)
+            (folder / PROBLEMS).write_bytes(_to_jsonl(map(asdict, problems)))
+            (folder / NEAR_DUPLICATES).write_bytes(_to_jsonl(pair._asdict() for pair in near))
+            prompt_set.save(folder)
+        return prompt_set
 
 
 def open_prompts(folder: str | Path) -> PreparedPrompts:

@@ -25,7 +25,8 @@ from drtune.config import load_config
 from drtune.contracts import CONFIG, MANIFEST, SCORES, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.report.pages import PAGE
-from drtune.files.local import check_digest, check_sha256, claim, replacing, sha256_folder
+from drtune.files.local import check_digest, check_sha256, replacing, sha256_folder
+from drtune.files.output import claimed
 from drtune.files.storage import Storage, open_storage
 from drtune.publishing.model_card import PICTURE, draw_picture, render_model_card
 
@@ -169,10 +170,12 @@ class Registry:
             UserError: `out` is taken, or a stored file is missing or was changed after publication.
         """
         entry = self.show(name, version)
-        out = claim(out, overwrite=overwrite)
         # The id, not the whole URI: a registry that was moved to another bucket or folder stays whole.
         files_folder = f"{name}/files/{PurePosixPath(entry.uri).name}"
-        with replacing(out) as written:
+        with (
+            claimed(out, "TunedModel", overwrite=overwrite, inputs=[self.storage.uri]) as place,
+            replacing(place) as written,
+        ):
             for path, sha256 in entry.files.items():
                 target = written / path
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,15 +6,17 @@ shards after the shards of all machines, the manifest, which makes the folder a 
 
 from __future__ import annotations
 
+import json
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
 from drtune.contracts import MANIFEST
 from drtune.errors import UserError
 from drtune.files.local import files_below, replacing
+from drtune.files.output import MARK, id_of
 from drtune.files.storage import Storage
 
 REQUEST, MODEL, LAUNCHER = "request", "model", "launcher"
@@ -40,8 +42,34 @@ class Mirror:
         self._stored: dict[str, tuple[int, int]] = {}
         """Size and time of the files that the store has as they are here."""
 
+    def refuse_another_run(self) -> None:
+        """Raise UserError when the store holds another run than the folder does, or something else than a run."""
+        keys = self.storage.keys()
+        if not keys:
+            return
+        if MARK not in keys:
+            raise UserError(f"mirror {self.storage.uri}: holds something else than a run; give an empty place")
+        theirs = json.loads(self.storage.read(MARK)).get("id")
+        if self._files() and id_of(self.folder) != theirs:
+            raise UserError(f"mirror {self.storage.uri}: is of another run than {self.folder}; give another place")
+
+    def announce(self) -> None:
+        """Store what tells whose the mirror is, before anything else comes there."""
+        self.storage.upload(MARK, self.folder / MARK)
+
+    def is_ahead(self) -> bool:
+        """Whether the newest checkpoint that is whole here is of a later update than the newest in the store."""
+        here = self._files()
+        lists = [key for key in here if key.startswith(CHECKPOINTS) and key.endswith(f"/{SHARDS}")]
+        shards = {key: json.loads((self.folder / key).read_bytes())["sha256"] for key in lists}
+        torn = {key for key in lists if any(key.replace(SHARDS, shard) not in here for shard in shards[key])}
+        return _newest(here.keys() - torn) > _newest(self.storage.keys())
+
     def fetch(self, *, checkpoints: bool = True) -> None:
-        """Make the folder what the store has, with or without its checkpoints; a store with nothing changes nothing."""
+        """Make the folder what the store has, with or without its checkpoints; a store with nothing changes nothing.
+
+        Only checkpoints and a manifest are taken away, which would count as what the store does not have.
+        """
         keys = set(self.storage.keys())
         if not keys:
             return
@@ -51,7 +79,7 @@ class Mirror:
             if not (key.startswith(CHECKPOINTS) and (self.folder / key).exists()):
                 self._download(key)
         for key in self._files().keys() - keys:
-            if checkpoints or not key.startswith(CHECKPOINTS):
+            if key == MANIFEST or (checkpoints and key.startswith(CHECKPOINTS)):
                 (self.folder / key).unlink()
         self._stored = self._files()
 
@@ -114,6 +142,12 @@ class Mirror:
 def _turn(key: str) -> tuple[bool, bool, bool, str]:
     """What makes others count comes after them."""
     return key == MANIFEST, key.startswith(CHECKPOINTS), key.endswith(SHARDS), key
+
+
+def _newest(keys: Iterable[str]) -> int:
+    """The update of the newest whole checkpoint; -1: there is none."""
+    steps = (re.fullmatch(r"checkpoints/step-(\d+)-[0-9a-f]{12}(\.safetensors|/shards\.json)", key) for key in keys)
+    return max((int(step[1]) for step in steps if step), default=-1)
 
 
 def _list_of(key: str) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 import signal
+from contextlib import ExitStack
 from pathlib import Path
 
 from drtune.config import Config
-from drtune.contracts import TunedModel
+from drtune.config.tree import REWARDS
+from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
-from drtune.files.local import claim
+from drtune.files.output import base_folder, claimed, mark, resolved
 from drtune.files.storage import check_writable, open_storage
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import PreparedPrompts, open_prompts
+from drtune.rewards.files import file_of
 from drtune.training.checks import check_start
 from drtune.training.mirror import Mirror
 from drtune.training.processes import Processes
@@ -42,33 +45,34 @@ def train(
     >>> from drtune.config import load_config
     >>> model = train(load_config("configs/miniature.yaml", ["steps=80"]), "runs/prompts", "runs/model")
     """
-    out = Path(out).resolve() if Path(out).is_symlink() else Path(out)
+    out, _ = resolved(out)
     check_start(config)
     kept = Mirror(out, open_storage(mirror)) if mirror else None
     resume = resume or kept is not None
     processes = Processes()
-    with processes.failing_as_one():
+    with processes.failing_as_one(), ExitStack() as held:
         if resume and overwrite:
             raise UserError("resume keeps what stands at the output, overwrite replaces it; give one of them")
         prepared = open_prompts(prompts)
-        # Asked here, so any caller is refused before anything heavy; again below, because loading takes a while, in
-        # which another run may come. `drtune train` asks too, before it prepares prompts and starts processes.
         if processes.is_main:
-            _claim(out, prepared, overwrite=overwrite or resume)
+            inputs = [prepared.folder, base_folder(config.base_model), mirror]
+            if overwrite:  # a run that goes on may be given what it keeps itself
+                inputs += [file_of(name) for name in config.reward_names if name not in REWARDS]
+            held.enter_context(claimed(out, "TrainingRun", overwrite=overwrite or resume, inputs=inputs))
         if kept:
-            if processes.is_first_here:
-                kept.fetch()
-            if processes.is_main:
-                check_writable(kept.storage)
-            processes.wait()
+            _take_up(kept, processes)
         if resume and (model := _finished(out, config, prepared)):
             return model
+        if processes.is_main and resume and (out / MANIFEST).exists() and not any((out / "checkpoints").glob("step-*")):
+            raise UserError(f"output {out}: holds a model, and no checkpoint to go on from; give another place")
         trainer = Trainer(config, prepared, out, processes, kept)
         if processes.is_main:
-            _claim(out, prepared, overwrite=overwrite or resume)
-            if out.exists() and not resume:
+            if overwrite and out.exists():
                 shutil.rmtree(out)
-            out.mkdir(parents=True, exist_ok=True)
+            out.mkdir(exist_ok=True)
+            mark(out, "TrainingRun")
+            if kept:
+                kept.announce()
         processes.wait()
         try:
             return trainer.run()
@@ -76,9 +80,24 @@ def train(
             raise InterruptionError(str(error), signal.SIGTERM) from None
 
 
-def _claim(out: Path, prepared: PreparedPrompts, *, overwrite: bool) -> None:
-    if claim(out, overwrite=overwrite, inputs=[prepared.folder]).is_file():
-        raise UserError(f"output {out}: is a file, and a model is a folder; give another place")
+def _take_up(kept: Mirror, processes: Processes) -> None:
+    """Make the folder of every machine and the mirror alike; the one that is further on counts.
+
+    Raises:
+        UserError: they are of different runs, or the mirror cannot be written to.
+    """
+    if processes.is_first_here:
+        kept.refuse_another_run()
+    processes.wait()
+    if processes.is_main:
+        check_writable(kept.storage)
+    if is_ahead := processes.is_main and kept.is_ahead():
+        kept.announce()
+        kept.push(must=True)
+    processes.wait()
+    if processes.is_first_here and not is_ahead:
+        kept.fetch()
+    processes.wait()
 
 
 def _finished(out: Path, config: Config, prepared: PreparedPrompts) -> TunedModel | None:

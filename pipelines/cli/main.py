@@ -64,7 +64,9 @@ def run(
     refuse_absent(arguments["prompts"])
     check_services(arguments)
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    duration = run_into(out, tune, arguments, ctx, overwrite=overwrite)
+    places = [reference.partition("=")[2] for reference in references]
+    inputs = [*(arguments[key] for key in ("prompts", "config", "policy", "registry")), *places]
+    duration = run_into(out, tune, arguments, ctx, overwrite=overwrite, inputs=inputs)
     click.echo(_summary(out, duration))
 
 

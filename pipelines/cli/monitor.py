@@ -35,7 +35,7 @@ def monitor(ctx: click.Context, /, out: Path | None, overwrite: bool, **given: s
 
     arguments = defaults(pipeline) | {key: value for key, value in given.items() if value is not None}
     out = out or Path("runs") / time.strftime("monitor-%Y%m%d-%H%M%S")
-    duration = run_into(out, pipeline, arguments, ctx, overwrite=overwrite)
+    duration = run_into(out, pipeline, arguments, ctx, overwrite=overwrite, inputs=given.values())
     verdict = DriftVerdict.load(out / "verdict")
     click.echo(f"\nreport: {out / 'verdict' / 'report.html'}")
     click.echo(f"{verdict.outcome}, after {duration}: {verdict.reason}")

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,7 +19,7 @@ from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 from drtune.errors import UserError
-from drtune.files.local import claim
+from drtune.files.output import claimed, mark
 from drtune.files.progress import spell
 from pipelines.local.display import Display, Failure
 
@@ -33,7 +33,13 @@ def defaults(pipeline: GraphComponent) -> dict[str, Any]:
 
 
 def run_into(
-    out: Path, pipeline: GraphComponent, arguments: dict[str, Any], ctx: click.Context, *, overwrite: bool
+    out: Path,
+    pipeline: GraphComponent,
+    arguments: dict[str, Any],
+    ctx: click.Context,
+    *,
+    overwrite: bool,
+    inputs: Iterable[str | None],
 ) -> str:
     """Run the pipeline for a command: everything it makes is in `out`, with a link to each artifact that is a folder.
 
@@ -43,6 +49,7 @@ def run_into(
         arguments: As `run_here`.
         ctx: The command, which ends here when a step fails: exit code 2 for a mistake of the user, else 1.
         overwrite: Whether there may be an earlier run.
+        inputs: The files and folders among the arguments.
 
     Returns:
         How long it took, in words.
@@ -50,11 +57,12 @@ def run_into(
     Raises:
         UserError: `out` cannot be used.
     """
-    _make_room(out, overwrite=overwrite)
     started = time.monotonic()
-    with (out / LOG).open("w", encoding="utf-8") as log:
-        failure = run_here(pipeline, out / STEPS, arguments, sys.stdout, log)
-    _link_artifacts(out, pipeline.name)
+    with claimed(out, "PipelineRun", overwrite=overwrite, inputs=inputs) as place:
+        _make_room(place)
+        with (place / LOG).open("w", encoding="utf-8") as log:
+            failure = run_here(pipeline, place / STEPS, arguments, sys.stdout, log)
+        _link_artifacts(place, pipeline.name)
     if failure:
         click.echo(f"error: step {failure.step}: {failure.reason}", err=True)
         click.echo(f"(everything it wrote: {out / LOG})", err=True)
@@ -62,10 +70,10 @@ def run_into(
     return spell(time.monotonic() - started)
 
 
-def _make_room(out: Path, *, overwrite: bool) -> None:
+def _make_room(out: Path) -> None:
     """Remove what an earlier run made in `out`, and only that."""
-    claim(out, overwrite=overwrite)
     out.mkdir(exist_ok=True)
+    mark(out, "PipelineRun")
     for link in filter(Path.is_symlink, out.iterdir()):
         link.unlink()
     if (out / STEPS).exists():

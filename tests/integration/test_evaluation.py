@@ -24,7 +24,7 @@ from drtune.evaluation.gathering import gather
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.run import evaluate
 from drtune.files.images import to_pil
-from drtune.files.local import sha256_file, sha256_folder
+from drtune.files.local import sha256_bytes, sha256_file, sha256_folder
 from drtune.files.progress import Progress
 from drtune.models.base import Base
 from drtune.models.loading import load_base
@@ -199,7 +199,7 @@ def test_another_evaluation_does_not_go_on_with_the_batches_of_an_earlier_one(
 ) -> None:
     partial = tmp_path / "report.partial"
     shutil.copytree(whole / "images", partial / "images")
-    (partial / "key").write_text("another", encoding="utf-8")
+    (partial / "key").write_text(sha256_bytes(b"another"), encoding="utf-8")
     (partial / "measured" / "base").mkdir(parents=True)
     (partial / "measured" / "base" / "00000.parquet").write_bytes(b"of another")
     evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report")

@@ -12,6 +12,7 @@ import pytest
 
 from drtune.contracts import Decision, EvaluationReport, PromptSet, RegistryEntry, TunedModel
 from drtune.files.local import sha256_file
+from drtune.files.output import mark
 from drtune.publishing.registry import Registry
 from tests.lives import pids_of, wait_until_gone
 from tests.metadata import check_metadata
@@ -179,8 +180,10 @@ def test_a_run_is_repeated_in_its_place_only_when_asked_to(tmp_path: Path, promp
     note = tmp_path / "run" / "note.txt"
     note.parent.mkdir()
     note.write_text("mine", encoding="utf-8")
-    (note.parent / "pipeline.log").touch()
     assert "exists already" in run(tmp_path, prompts, overrides=[]).stderr
+    (note.parent / "pipeline.log").write_text("of somebody else's pipeline", encoding="utf-8")
+    assert "files that drtune did not write" in run(tmp_path, prompts, "--overwrite", overrides=[]).stderr
+    mark(note.parent, "PipelineRun")
     for _ in range(2):
         run(tmp_path, no_prompts(tmp_path), "--overwrite", overrides=[])
         assert len(list((tmp_path / "run" / "steps").iterdir())) == 1

@@ -1,17 +1,21 @@
-"""Files are whole or absent, and only our own output is ever replaced."""
+"""Files are whole or absent, whatever happens to who writes them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from drtune.errors import UserError
-from drtune.files.local import LARGEST_READ, claim, read_given, replacing, sha256_file, sha256_folder, write_text
+from drtune.files.local import LARGEST_READ, read_given, replacing, sha256_file, sha256_folder, write_text
 from drtune.files.provenance import code_revision
+from drtune.files.scratch import clear_killed
 from tests.conftest import REVISION
 
 
@@ -38,41 +42,72 @@ def test_a_folder_takes_the_place_of_a_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-def test_claim_refuses_what_stands_there_and_what_is_not_ours(tmp_path: Path) -> None:
-    taken = tmp_path / "taken"
-    taken.mkdir()
-    assert claim(taken) == taken  # an empty folder is as good as none
-    (taken / "holiday.jpg").touch()
-    with pytest.raises(UserError, match="exists already"):
-        claim(taken)
-    with pytest.raises(UserError, match="files that drtune did not write"):
-        claim(taken, overwrite=True)
-    (taken / "manifest.json").write_text('{"name": "a web page"}')
-    (taken / "config.yaml").write_text("theme: dark\n")
-    with pytest.raises(UserError, match="files that drtune did not write"):
-        claim(taken, overwrite=True)
-    (taken / "manifest.json").write_text('{\n  "kind": "TunedModel/1"\n}')
-    assert claim(taken, overwrite=True) == taken
+def test_what_cannot_take_its_place_is_kept_and_so_is_what_stands_there(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+
+    def put_a_folder_in_its_place() -> None:
+        with replacing(tmp_path / "file") as written:
+            written.mkdir()
+            write_text(written / "hours", "new")
+
+    with pytest.raises(UserError, match="cannot take its place") as told:
+        put_a_folder_in_its_place()
+    [kept] = [path / "file" / "hours" for path in tmp_path.iterdir() if path.name != "file"]
+    assert f"it is at {kept.parent}" in str(told.value)
+    assert f"what stood there before at {tmp_path / 'file'}" in str(told.value)
+    assert ((tmp_path / "file").read_text(), kept.read_text()) == ("old", "new")
+    write_text(tmp_path / "file", "newer")
+    assert kept.exists()
 
 
-def test_claim_is_not_led_astray_by_a_path_through_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights").touch()
-    with pytest.raises(UserError, match="exists already"):
-        claim(tmp_path / "nowhere" / ".." / "model")
+def test_a_block_that_writes_nothing_takes_nothing_away(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    with pytest.raises(FileNotFoundError, match="nothing was written"), replacing(tmp_path / "folder"):
+        pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "old"]
 
 
-def test_claim_never_gives_away_what_the_output_is_made_from(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "manifest.json").write_text('{"kind": "TunedModel/1"}')
-    with pytest.raises(UserError, match="is what it would be made from"):
-        claim(tmp_path / "." / "model", overwrite=True, inputs=[None, tmp_path / "model"])
+def test_through_a_link_it_is_what_the_link_leads_to_that_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "old").touch()
+    (tmp_path / "link").symlink_to("disk")
+    with replacing(tmp_path / "nowhere" / ".." / "link") as written:
+        written.mkdir()
+        (written / "new").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["new"]
 
 
-def test_claim_refuses_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"):
-        claim(tmp_path / "file" / "below")
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from drtune.files.local import replacing
+with replacing(sys.argv[1]) as written:
+    written.mkdir()
+    (written / "new").touch()
+    if sys.argv[2] == "between":  # as _place does it
+        Path(sys.argv[1]).replace(written.with_name("folder.replaced"))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("moment", "found"), [("writing", "old"), ("between", "new")])
+def test_what_a_killed_writer_leaves_is_gone_with_the_next_and_nothing_is_lost(
+    moment: str, found: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "old").touch()
+    with replacing(folder) as alive:  # at the same time, and still at it
+        alive.mkdir()
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(folder), moment], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert len(list(tmp_path.glob(".folder.*"))) == 2
+        clear_killed(folder)
+        assert [path.name for path in folder.iterdir()] == [found]
+        assert list(tmp_path.glob(".folder.*")) == [alive.parent]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_digests_of_a_folder_go_by_relative_path(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from drtune.errors import UserError
 from drtune.evaluation.study.defaults import CONTESTANTS, QUESTION, REPEAT, SEED, SIDE, TIES
 from drtune.evaluation.study.design import Place, design, read_pictures
 from drtune.evaluation.study.page import encode, longer_side, render
-from drtune.files.local import claim, replacing, sha256_bytes, sha256_file, write_text
+from drtune.files.local import replacing, sha256_bytes, sha256_file, write_text
+from drtune.files.output import claimed
 
 PAGE = "index.html"
 MAX_PNG_SIDE = 128
@@ -54,35 +55,36 @@ def make(
     Raises:
         UserError: an argument or the report cannot be used, the page would be too large, or something stands at `out`.
     """
-    report, out = Path(report), claim(out, overwrite=overwrite, inputs=[report])
+    report = Path(report)
     _check(contestants, seed, repeat, question, side)
-    try:
-        report_sha256 = sha256_file(report / MANIFEST)
-    except OSError as error:
-        raise UserError(f"{report / MANIFEST}: no report to read here ({error.strerror})") from None
-    pictures, categories = read_pictures(report, contestants)
-    rng = np.random.default_rng([seed, int(report_sha256, 16)])
-    places = {contestant: list(files) for contestant, files in pictures.items()}
-    parts = design(places, categories, count=count, repeat=repeat, rng=rng)
-    pairs = tuple(pair for part in parts for pair in part)
+    with claimed(out, "Study", overwrite=overwrite, inputs=[report]) as out:
+        try:
+            report_sha256 = sha256_file(report / MANIFEST)
+        except OSError as error:
+            raise UserError(f"{report / MANIFEST}: no report to read here ({error.strerror})") from None
+        pictures, categories = read_pictures(report, contestants)
+        rng = np.random.default_rng([seed, int(report_sha256, 16)])
+        places = {contestant: list(files) for contestant, files in pictures.items()}
+        parts = design(places, categories, count=count, repeat=repeat, rng=rng)
+        pairs = tuple(pair for part in parts for pair in part)
 
-    unnamed = Study(
-        id="",
-        question=question,
-        ties=ties,
-        seed=seed,
-        contestants=tuple(contestants),
-        pairs=pairs,
-        report_sha256=report_sha256,
-    )
-    study = unnamed.model_copy(update={"id": sha256_bytes(unnamed.manifest().encode())[:16]})
-    page = render(study, parts, _encoded(pictures, pairs, side, rng))
-    study = study.model_copy(update={"page_sha256": sha256_bytes(page.encode())})
-    with replacing(out) as folder:
-        folder.mkdir()
-        write_text(folder / PAGE, page)
-        study.save(folder)
-    return study
+        unnamed = Study(
+            id="",
+            question=question,
+            ties=ties,
+            seed=seed,
+            contestants=tuple(contestants),
+            pairs=pairs,
+            report_sha256=report_sha256,
+        )
+        study = unnamed.model_copy(update={"id": sha256_bytes(unnamed.manifest().encode())[:16]})
+        page = render(study, parts, _encoded(pictures, pairs, side, rng))
+        study = study.model_copy(update={"page_sha256": sha256_bytes(page.encode())})
+        with replacing(out) as folder:
+            folder.mkdir()
+            write_text(folder / PAGE, page)
+            study.save(folder)
+        return study
 
 
 def _check(contestants: Sequence[str], seed: int, repeat: float, question: str, side: int) -> None:

@@ -11,7 +11,8 @@ from drtune.evaluation.study.measures import Judgement, agreement, self_consiste
 from drtune.evaluation.study.strengths import strengths
 from drtune.evaluation.study.summary import as_markdown
 from drtune.evaluation.study.votes import Ballot, read_ballots
-from drtune.files.local import claim, replacing, sha256_file, write_text
+from drtune.files.local import replacing, sha256_file, write_text
+from drtune.files.output import claimed
 
 RESULT = "result.md"
 WINS_LEFT = {"left": 1.0, "right": 0.0, "tie": 0.5}
@@ -32,33 +33,33 @@ def count(votes: Sequence[str | Path], study: str | Path, out: str | Path, *, ov
         UserError: a file or the study cannot be used, or something stands at `out`.
     """
     study = Path(study)
-    out = claim(out, overwrite=overwrite, inputs=[study, *votes])
-    key = Study.load(study)
-    ballots = sorted(read_ballots(votes, key), key=lambda ballot: ballot.rater)
-    judgements = [vote for ballot in ballots for vote in _unblinded(ballot, key)]
-    first = [vote for vote in judgements if not vote.repeat]
-    num_repeats, consistency = self_consistency(judgements)
-    alike, alpha = agreement(judgements)
-    result = StudyResult(
-        study_sha256=sha256_file(study / MANIFEST),
-        report_sha256=key.report_sha256,
-        votes_sha256={ballot.rater: ballot.sha256 for ballot in ballots},
-        num_votes=len(first),
-        num_repeats=num_repeats,
-        num_prompts=len({vote.prompt for vote in first}),
-        num_raters=len(ballots),
-        preferences=_preferences(key.contestants, first),
-        raters=tuple(_rater_result(ballot.rater, key.contestants, judgements) for ballot in ballots),
-        self_consistency=consistency,
-        agreement=alike,
-        alpha=alpha,
-        strengths=strengths(key.contestants, first) if len(key.contestants) > 2 else (),
-    )
-    with replacing(out) as folder:
-        folder.mkdir()
-        write_text(folder / RESULT, as_markdown(result, key))
-        result.save(folder)
-    return result
+    with claimed(out, "StudyResult", overwrite=overwrite, inputs=[study, *votes]) as out:
+        key = Study.load(study)
+        ballots = sorted(read_ballots(votes, key), key=lambda ballot: ballot.rater)
+        judgements = [vote for ballot in ballots for vote in _unblinded(ballot, key)]
+        first = [vote for vote in judgements if not vote.repeat]
+        num_repeats, consistency = self_consistency(judgements)
+        alike, alpha = agreement(judgements)
+        result = StudyResult(
+            study_sha256=sha256_file(study / MANIFEST),
+            report_sha256=key.report_sha256,
+            votes_sha256={ballot.rater: ballot.sha256 for ballot in ballots},
+            num_votes=len(first),
+            num_repeats=num_repeats,
+            num_prompts=len({vote.prompt for vote in first}),
+            num_raters=len(ballots),
+            preferences=_preferences(key.contestants, first),
+            raters=tuple(_rater_result(ballot.rater, key.contestants, judgements) for ballot in ballots),
+            self_consistency=consistency,
+            agreement=alike,
+            alpha=alpha,
+            strengths=strengths(key.contestants, first) if len(key.contestants) > 2 else (),
+        )
+        with replacing(out) as folder:
+            folder.mkdir()
+            write_text(folder / RESULT, as_markdown(result, key))
+            result.save(folder)
+        return result
 
 
 def _unblinded(ballot: Ballot, study: Study) -> list[Judgement]:

@@ -80,8 +80,8 @@ def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
 @click.option(
     "--mirror",
     metavar="URI",
-    help="Keep a copy of OUT at s3://bucket/prefix or in a folder. At the start OUT is made equal to it, if there is "
-    "one; at each checkpoint and at the end the copy is made equal to OUT. It implies --resume.",
+    help="Keep a copy of OUT at s3://bucket/prefix or in a folder. At the start OUT is made equal to it, if it is "
+    "further on; at each checkpoint and at the end the copy is made equal to OUT. It implies --resume.",
 )
 @OVERWRITE
 def train(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from drtune.config import Config
 from drtune.contracts import DRIFT_PIXELS
-from drtune.evaluation.comparison import BASE, CANDIDATE, per_prompt, with_diversity, with_drift
+from drtune.evaluation.comparison import BASE, CANDIDATE, per_prompt, with_cmmd, with_diversity, with_drift
 from drtune.evaluation.measures import Gauges, pixel_drift
 from drtune.files.images import to_pil, to_tensor
 from drtune.models.base import Base
@@ -69,6 +69,6 @@ class Exam:
         drift = pixel_drift(images_NCHW, self.base_pictures[guidance_scale])
         base = pd.concat([shots.assign(contestant=BASE), self.base_readings[guidance_scale]], axis=1)
         own = pd.concat([shots.assign(contestant=CANDIDATE, **{DRIFT_PIXELS: drift}), readings], axis=1)
-        table = with_diversity(with_drift(pd.concat([base, own], ignore_index=True)))
+        table = with_diversity(with_cmmd(with_drift(pd.concat([base, own], ignore_index=True))))
         means = per_prompt(table, self.gauges.measures)[CANDIDATE].drop(columns="category").mean()
         return {str(name): float(value) for name, value in means.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import ftfy
 import torch
@@ -69,8 +70,12 @@ class HumanPreferenceScore(CLIPReward):
         """
         path = fetch(cls.name, cls.repository, {cls.file: cls.digest}) / cls.file
         beside = path.with_name("open_clip_config.json")
-        about = json.loads(beside.read_bytes())["model_cfg"] if beside.is_file() else ABOUT_VIT_H_14
-        model = from_pickle(cls.name, path, "OpenCLIP", lambda found: to_clip_model(found["state_dict"], about))
+
+        def build(checkpoint: dict[str, Any]) -> CLIPModel:
+            about = json.loads(beside.read_bytes())["model_cfg"] if beside.is_file() else ABOUT_VIT_H_14
+            return to_clip_model(checkpoint["state_dict"], about)
+
+        model = from_pickle(cls.name, path, "OpenCLIP", build)
         return model, f"{cls.file} md5 {digest_of(path, 'md5')}"
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:

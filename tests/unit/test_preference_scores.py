@@ -301,6 +301,9 @@ def test_heads_of_another_width_are_refused_until_the_checkpoints_config_tells_t
         load_reward("hps_v2", antialias=True)
     images = random_images(3, 3, 40, 56)
     before = load_reward("hps", antialias=True)(images, PROMPTS)
+    (tmp_path / "xswu/HPSv2/open_clip_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is no OpenCLIP checkpoint \('model_cfg'\)"):
+        load_reward("hps", antialias=True)
     about = {"vision_cfg": {"width": 160, "head_width": 40}, "text_cfg": {"width": 128, "heads": 2}}
     (tmp_path / "xswu/HPSv2/open_clip_config.json").write_text(json.dumps({"model_cfg": about}))
     told = load_reward("hps", antialias=True)

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from drtune.errors import UserError
-from drtune.files.local import is_text, write_text
+from drtune.files.local import is_text, read_given, write_text
 from drtune.files.scratch import clear_killed
 
 MARK = "drtune.json"
@@ -180,7 +180,7 @@ def id_of(folder: Path) -> str | None:
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_bytes())
+        about = json.loads(read_given(path))
     except (OSError, ValueError):
         return {}
     return about if isinstance(about, dict) else {}

@@ -46,7 +46,9 @@ def main() -> None:
 def fuzz(count: int, work: Path) -> Counter[tuple[str, str]]:
     """Try `count` inputs in `work`; how often each command ended in which way, which is printed as a table too."""
     outcomes: Counter[tuple[str, str]] = Counter()
-    if _run(["-m", "benchmarks.hostile", str(work / ASSETS)], work).wait():
+    with _run(["-m", "benchmarks.hostile", str(work / ASSETS)], work) as made:
+        made.communicate()
+    if made.returncode:
         raise RuntimeError("the files to be damaged could not be made")
     next_one = 0
     while next_one < count:
@@ -87,17 +89,18 @@ def _followed(process: subprocess.Popen[str]) -> Iterator[tuple[int, str, str]]:
     begun = None
     started = [float("inf")]  # with the first line, when all is imported
     Thread(target=_limit, args=(process, started), daemon=True).start()
-    for line in process.stdout:
-        started[0] = _seconds_of(process)
-        told = json.loads(line)
-        if told["outcome"] is None:
-            begun = told
-        else:
-            begun = None
-            about = f" with {told['arguments']}" if told["outcome"] in FAULTS else ""
-            print(f"{told['number']}: {told['command']} {told['outcome']}{about}: {told['told']}", flush=True)
-            yield told["number"], told["command"], told["outcome"]
-    if process.wait() and begun:
+    with process:
+        for line in process.stdout:
+            started[0] = _seconds_of(process)
+            told = json.loads(line)
+            if told["outcome"] is None:
+                begun = told
+            else:
+                begun = None
+                about = f" with {told['arguments']}" if told["outcome"] in FAULTS else ""
+                print(f"{told['number']}: {told['command']} {told['outcome']}{about}: {told['told']}", flush=True)
+                yield told["number"], told["command"], told["outcome"]
+    if process.returncode and begun:
         how = "hang" if process.returncode == -9 else "crash"
         print(f"{begun['number']}: {how.upper()}: {begun['arguments']}", flush=True)
         yield begun["number"], begun["command"], how

@@ -32,6 +32,7 @@ SMALL = (
         "method.trained_steps=1",
         "method.early_stop=1",
         "checkpoint_every=1",
+        "processes=1",
     ),
     *("evaluation.max_prompts=8", "evaluation.sampler.steps=1", "evaluation.rewards=[brightness]"),
 )

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from typing import TypeVar
@@ -108,7 +108,8 @@ class Processes:
             if self.board is None:
                 raise
             if self._failed_before():
-                time.sleep(LEAD_SECONDS)
+                with suppress(InterruptionError):  # by torchrun's SIGTERM, of which there is nothing to tell
+                    time.sleep(LEAD_SECONDS)
             elif _is_loss(error):
                 print(f"another process of the run went away; go on with all of them: {error}", file=sys.stderr)
             else:

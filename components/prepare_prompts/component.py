@@ -38,7 +38,7 @@ def prepare_prompts(
 
     from components.checks import check_in_step
     from components.metadata import describe
-    from components.prepare_prompts.run import prepare_prompts
+    from components.prepare_prompts.run import prepare_prompts, tell_prospects
 
     check_in_step(
         config=config,
@@ -50,4 +50,6 @@ def prepare_prompts(
         registry=registry,
         name=name,
     )
-    describe(prompt_set, prepare_prompts(prompts, data_revision, Path(prompt_set.path)).model_dump(mode="json"))
+    prepared = prepare_prompts(prompts, data_revision, Path(prompt_set.path))
+    tell_prospects(prepared, policy)
+    describe(prompt_set, prepared.model_dump(mode="json"))

@@ -17,6 +17,7 @@ from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import is_text, sha256_file
 from drtune.prompts.prepare import prepare
+from drtune.publishing.gate import Policy
 
 
 def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
@@ -41,6 +42,12 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
     prepared = _prepare(prompts, data_revision, out)
     print(prepared.told)
     return prepared
+
+
+def tell_prospects(prepared: PromptSet, policy: str) -> None:
+    """Say so at once when a policy wants more prompts than are held out."""
+    if policy and prepared.num_eval < (wanted := Policy.read(policy).min_prompts):
+        print(f"{prepared.num_eval} held out, {policy} wants {wanted}: what this run makes cannot be published")
 
 
 def refuse_absent(prompts: str) -> None:

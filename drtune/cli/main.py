@@ -121,7 +121,8 @@ def train(
     from drtune.training.torchrun import settled
 
     settings = settled(settings, out if goes_on else None)
-    if settings.processes != 1:
+    if settings.process_count > 1:
+        click.echo(f"train: starting {settings.process_count} processes")
         options = [f"--prompts={prompts}", f"--out={out}", *([f"--mirror={mirror}"] if mirror else [])]
         options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
         _start_workers(settings, options)

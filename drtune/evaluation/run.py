@@ -72,6 +72,7 @@ def evaluate(
         config = overridden(model_folder, overrides)
         prepared = open_prompts(prompts_folder)
         prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
+        print(f"evaluate: loading {model.base_model}, to draw for {len(prompts)} held-out prompts", flush=True)
         loaded = LoadedModel(config)
         pipeline = _described(loaded.become(model.base_model, model.base_revision), prompts)
         config = config.model_copy(update={"height": loaded.height, "width": loaded.width})

@@ -13,6 +13,7 @@ from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.output import base_folder, claimed, mark, resolved
 from drtune.files.storage import check_writable, open_storage
+from drtune.models.miniature.words import warning_of
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import PreparedPrompts, open_prompts
 from drtune.rewards.files import file_of
@@ -61,10 +62,14 @@ def train(
             held.enter_context(claimed(out, "TrainingRun", overwrite=overwrite or resume, inputs=inputs))
         if kept:
             _take_up(kept, processes)
-        if resume and (model := _finished(out, config, prepared)):
-            return model
+        if resume:  # one decides for all: another may read while something is written, and would go its own way
+            [model, *_] = processes.exchange(_finished(out, config, prepared) if processes.is_main else None)
+            if model:
+                return model
         if processes.is_main and resume and (out / MANIFEST).exists() and not any((out / "checkpoints").glob("step-*")):
             raise UserError(f"output {out}: holds a model, and no checkpoint to go on from; give another place")
+        if processes.is_main:
+            _tell(config, prepared)
         trainer = Trainer(config, prepared, out, processes, kept)
         if processes.is_main:
             if overwrite and out.exists():
@@ -98,6 +103,14 @@ def _take_up(kept: Mirror, processes: Processes) -> None:
     if processes.is_first_here and not is_ahead:
         kept.fetch()
     processes.wait()
+
+
+def _tell(config: Config, prepared: PreparedPrompts) -> None:
+    """What happens in the silent time before the first update, and what is odd about the prompts."""
+    texts = [prompt.text for prompt in (*prepared.train, *prepared.eval)]
+    if config.base_model == "miniature" and (warning := warning_of(texts)):
+        print(f"train: {warning}", flush=True)
+    print(f"train: loading {config.base_model} and encoding prompts, which takes a while", flush=True)
 
 
 def _finished(out: Path, config: Config, prepared: PreparedPrompts) -> TunedModel | None:

@@ -75,11 +75,12 @@ def _summary(out: Path, duration: str) -> str:
     from drtune.contracts import Decision, RegistryEntry
 
     decision = Decision.load(out / "decision")
-    lines = ["", *decision.reasons, f"report: {out / 'decision' / 'report.html'}", f"model: {out / 'model'}"]
+    lines = ["", f"model: {out / 'model'}", f"report: {out / 'decision' / 'report.html'}"]
     if decision.publish:
         entry = RegistryEntry.load(out / "entry")
         return "\n".join([*lines, f"published in {duration}: {entry.name} {entry.version} at {entry.uri}"])
-    return "\n".join([*lines, f"not published, after {duration}: the decision is in {out / 'decision'}"])
+    failed = sum(not check.passed for check in decision.checks)
+    return "\n".join([*lines, f"not published, after {duration}: {failed} of {len(decision.checks)} rules refused it"])
 
 
 @main.command()

@@ -10,6 +10,7 @@ import io
 import logging
 import re
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Self, TextIO
@@ -20,6 +21,8 @@ from drtune.files.progress import PROGRESS_LINE
 _STARTED = re.compile(r"Executing task \S*'(?P<step>[^']+)'")
 _ENDED = re.compile(r"Task \S*'(?P<step>[^']+)'\S* finished with status \S*(?P<status>SUCCESS|FAILURE)")
 _EXECUTOR = "[KFP Executor "
+_TOLD_AT_THE_END = ("report: ", "outcome: ")
+"""Lines by which a step tells alone what the run's own last lines tell better: which report has the verdict."""
 _REDRAW, _REST = "\r", "\x1b[K"
 
 
@@ -42,15 +45,16 @@ class Failure:
 
 
 class Display(io.TextIOBase, AbstractContextManager["Display"]):
-    """Stands in for standard output and listens to kfp's log while a pipeline runs.
+    """Stands in for standard output and listens to kfp's log while a pipeline runs; `reword` changes lines of steps.
 
     with Display(sys.stdout, log) as display:
         tune(...)
     display.failure  # None when every step did its work
     """
 
-    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+    def __init__(self, terminal: TextIO, log: TextIO, reword: Callable[[str], str] = str) -> None:
         self.failure: Failure | None = None
+        self._reword = reword
         self._terminal = terminal
         self._log = log
         self._redirection = redirect_stdout(self)
@@ -76,7 +80,7 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
         self._log.write(text)
         *lines, self._rest = (self._rest + text).split("\n")
         for line in lines:
-            self._take(line.removeprefix("    ").rstrip())
+            self._take(self._reword(line.removeprefix("    ").rstrip()))
         return len(text)
 
     def flush(self) -> None:
@@ -111,7 +115,7 @@ class Display(io.TextIOBase, AbstractContextManager["Display"]):
             self._in_executor_input = line.endswith("Got executor_input:")
         elif self._in_executor_input:
             self._in_executor_input = line != "}"
-        elif not line.strip("- ") or self._step is None:
+        elif not line.strip("- ") or self._step is None or line.startswith(_TOLD_AT_THE_END):
             pass
         elif line == TRACEBACK or self._step.traceback:
             self._step.traceback.append(line)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -61,7 +62,7 @@ def run_into(
     with claimed(out, "PipelineRun", overwrite=overwrite, inputs=inputs) as place:
         _make_room(place)
         with (place / LOG).open("w", encoding="utf-8") as log:
-            failure = run_here(pipeline, place / STEPS, arguments, sys.stdout, log)
+            failure = run_here(pipeline, place / STEPS, arguments, sys.stdout, log, _by_links(out, pipeline.name))
         _link_artifacts(place, pipeline.name)
     if failure:
         click.echo(f"error: step {failure.step}: {failure.reason}", err=True)
@@ -83,12 +84,30 @@ def _make_room(out: Path) -> None:
 def _link_artifacts(out: Path, pipeline: str) -> None:
     """Make `out`/<artifact> lead to where kfp.local put it: steps/<pipeline and time>/<step>/<artifact>."""
     for artifact in (out / STEPS).glob(f"{pipeline}-*/*/*"):
-        if artifact.is_dir():
+        is_whole = artifact.is_dir() and "." not in artifact.name  # others stand beside one that is being made
+        if is_whole and not (out / artifact.name).is_symlink():
             (out / artifact.name).symlink_to(artifact.relative_to(out), target_is_directory=True)
 
 
+def _by_links(out: Path, pipeline: str) -> Callable[[str], str]:
+    """What shortens a step's line by the links to the artifacts, each of which is there as soon as its artifact is."""
+    places = {re.escape(str(place)) for place in (out / STEPS, (out / STEPS).resolve())}
+    artifact = re.compile(rf"(?:{'|'.join(places)})/{pipeline}-[^/ ]+/[^/ ]+/")
+
+    def shortened(line: str) -> str:
+        _link_artifacts(out, pipeline)
+        return artifact.sub(lambda _: f"{out}/", line)
+
+    return shortened
+
+
 def run_here(
-    pipeline: GraphComponent, root: Path, arguments: dict[str, Any], terminal: TextIO, log: TextIO
+    pipeline: GraphComponent,
+    root: Path,
+    arguments: dict[str, Any],
+    terminal: TextIO,
+    log: TextIO,
+    reword: Callable[[str], str] = str,
 ) -> Failure | None:
     """Run the pipeline with every step as a process in this environment.
 
@@ -98,6 +117,7 @@ def run_here(
         arguments: Values of the pipeline's parameters.
         terminal: Where the steps and their output are shown.
         log: Where everything is kept that the steps and kfp wrote.
+        reword: What a line of a step is shown as.
 
     Returns:
         What stopped the run; None when it went through, whatever it came to.
@@ -110,7 +130,7 @@ def run_here(
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.filterwarnings("ignore", "Task .*: settings .* have no effect")  # what pods get does not count here
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-        with _scratch(root), _without_retries(pipeline.pipeline_spec), Display(terminal, log) as display:
+        with _scratch(root), _without_retries(pipeline.pipeline_spec), Display(terminal, log, reword) as display:
             try:
                 pipeline(**arguments)
             except RuntimeError:

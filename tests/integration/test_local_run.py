@@ -13,7 +13,7 @@ import pytest
 from kfp import dsl
 
 from pipelines.local.display import Failure
-from pipelines.local.run import run_here
+from pipelines.local.run import _by_links, run_here
 from tests.lives import wait_until_gone
 
 
@@ -149,3 +149,16 @@ def test_a_signal_to_the_pipeline_alone_ends_its_step_and_what_that_started(
         assert shown.splitlines()[-1].endswith("fail stopped, and all that it had started")
         assert [path.name for path in (tmp_path / "steps").iterdir() if path.name.startswith("tmp-")] == []
     wait_until_gone(*map(int, started.read_text().split()))
+
+
+def test_a_person_sees_an_artifact_by_its_link_which_is_there_while_the_step_still_runs(tmp_path: Path) -> None:
+    place, link = tmp_path / "steps" / "talk-2026" / "train" / "model", tmp_path / "model"
+    shown = _by_links(tmp_path, "talk")
+    assert shown(f"loading {place}") == f"loading {link}"
+    assert not link.exists()
+    place.mkdir(parents=True)
+    place.with_name("report.partial").mkdir()
+    command = shown(f"go on: `drtune train --config={place}/config.yaml --out={place}`; {tmp_path}/steps/other/a/b")
+    assert command == f"go on: `drtune train --config={link}/config.yaml --out={link}`; {tmp_path}/steps/other/a/b"
+    assert link.resolve() == place
+    assert [path.name for path in tmp_path.iterdir() if path.is_symlink()] == ["model"]

@@ -13,7 +13,7 @@ import pytest
 from kfp import dsl
 
 from components.prepare_prompts.component import prepare_prompts as component
-from components.prepare_prompts.run import prepare_prompts
+from components.prepare_prompts.run import prepare_prompts, tell_prospects
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
@@ -227,3 +227,18 @@ def test_a_repository_that_cannot_be_written_to_is_read_through_a_clone(
         repository.chmod(0o755)
     assert (prepared.source.path, prepared.source.git_revision) == ("data/prompts.jsonl", expected)
     assert not (repository / "data").exists()
+
+
+def test_too_few_held_out_prompts_for_the_policy_are_told_at_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text(FIRST)
+    prepared = prepare_prompts(str(tmp_path / "prompts.jsonl"), "", tmp_path / "out")
+    gate = tmp_path / "gate.yaml"
+    gate.write_text("min_prompts: 64\nagainst: {base: {symmetry: {min_gain: 0}}}\n")
+    capsys.readouterr()
+    tell_prospects(prepared, str(gate))
+    assert capsys.readouterr().out == f"1 held out, {gate} wants 64: what this run makes cannot be published\n"
+    tell_prospects(prepared.model_copy(update={"num_eval": 64}), str(gate))
+    tell_prospects(prepared, "")
+    assert capsys.readouterr().out == ""

@@ -32,7 +32,8 @@ def retrain(
 
     Args:
         reference: Prompts that were trained on: a PromptSet, a prompts file or a folder; a path, file:// or s3://.
-        incoming: Prompts that come in: a prompts file, or a folder or S3 prefix whose prompts files are all read.
+        incoming: Prompts that come in, which are tuned on, too: a prompts file, or a folder or S3 prefix whose prompts
+            files are all read.
         scores: Table of scores of pictures made now (.csv or .parquet); empty compares prompts alone.
         release_scores: Table of scores at the last release; given together with scores.
         monitor_policy: YAML file with the thresholds of the checks.
@@ -64,6 +65,7 @@ def retrain(
         tune(
             prompts=prompts,
             data_revision=data_revision,
+            incoming=incoming,
             config=config,
             overrides=overrides,
             cluster=cluster,

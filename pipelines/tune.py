@@ -18,6 +18,7 @@ from components.train.environment import STEP_HOURS
 def tune(
     prompts: str = "data/miniature.jsonl",
     data_revision: str = "",
+    incoming: str = "",
     config: str = "configs/miniature.yaml",
     overrides: list[str] = [],  # noqa: B006 KFP stores the default in the compiled pipeline and takes nothing but a list
     cluster: str = "",
@@ -34,6 +35,8 @@ def tune(
     Args:
         prompts: Prompts file: .txt, .csv, .tsv, .json, .jsonl or .parquet.
         data_revision: Commit, branch or tag whose version of the data is taken; empty takes the one at hand.
+        incoming: More prompts to tune on, such as came in since: a prompts file, or a folder or S3 prefix whose prompts
+            files are all read.
         config: YAML file with what differs from the default configuration.
         overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
         cluster: YAML file that describes the job of a cluster, such as configs/cluster.yaml; empty trains in the
@@ -54,6 +57,7 @@ def tune(
         prepared = prepare_prompts(
             prompts=prompts,
             data_revision=data_revision,
+            incoming=incoming,
             config=config,
             overrides=overrides,
             cluster=cluster,

@@ -7,8 +7,8 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
@@ -20,7 +20,7 @@ from drtune.contracts import BESIDE_REWARDS, MANIFEST, Observed
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 from drtune.files.storage import Storage, open_storage
-from drtune.prompts.prepare import PROMPTS, Prompt, open_prompts, parse
+from drtune.prompts.prepare import PROMPTS, Problem, Prompt, open_prompts, parse
 from drtune.prompts.records import SUFFIXES
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Prompts:
     """Different prompts, and where they came from."""
 
     prompts: list[Prompt]
+    refused: list[Problem]
     observed: Observed
 
 
@@ -68,18 +69,17 @@ def read_prompts(
     if _is_file(uri, SUFFIXES):
         content = _read_file(side, uri, environment)
         taken, refused = parse(content, uri)
-        problems = Counter(problem.reason for problem in refused)
-        return Prompts(list(taken), _observed(uri, sha256_bytes(content), 1, len(taken), problems))
+        return _prompts(uri, sha256_bytes(content), 1, taken, refused)
     storage = _open_folder(side, uri, environment)
     keys = storage.keys()
     if {MANIFEST, PROMPTS}.issubset(keys):
         return _read_prompt_set(side, storage, uri)
     prompts: dict[str, Prompt] = {}
     digests: dict[str, str] = {}
-    problems = Counter()
+    problems: list[Problem] = []
     for key in keys:
         if Path(key).suffix.lower() not in SUFFIXES:
-            problems["not a prompts file"] += 1
+            problems.append(Problem(key, "not a prompts file", ""))
             continue
         content = storage.read(key)
         digests[key] = sha256_bytes(content)
@@ -87,14 +87,14 @@ def read_prompts(
             taken, refused = parse(content, key)
         except UserError as error:
             print(f"{side} {uri}: {error}")
-            problems["file that cannot be read"] += 1
+            problems.append(Problem(key, "file that cannot be read", str(error)))
             continue
-        problems.update(problem.reason for problem in refused)
+        problems += [replace(problem, where=f"{key} {problem.where}") for problem in refused]
         for prompt in taken:
             if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
-                problems["duplicate"] += 1
+                problems.append(Problem(key, "duplicate", prompt.text[:100]))
     digest = sha256_bytes(json.dumps(digests).encode())
-    return Prompts(list(prompts.values()), _observed(uri, digest, len(digests), len(prompts), problems))
+    return _prompts(uri, digest, len(digests), prompts.values(), problems)
 
 
 def _read_prompt_set(side: Literal["reference", "incoming"], storage: Storage, uri: str) -> Prompts:
@@ -103,7 +103,13 @@ def _read_prompt_set(side: Literal["reference", "incoming"], storage: Storage, u
             storage.download(name, Path(folder) / name)
         prepared = open_prompts(folder)
     prompts = [*prepared.train, *(() if side == "reference" else prepared.eval)]
-    return Prompts(prompts, _observed(uri, prepared.prompt_set.sha256, 1, len(prompts), Counter()))
+    return _prompts(uri, prepared.prompt_set.sha256, 1, prompts, [])
+
+
+def _prompts(uri: str, sha256: str, num_files: int, taken: Iterable[Prompt], refused: list[Problem]) -> Prompts:
+    prompts = list(taken)
+    problems = Counter(problem.reason for problem in refused)
+    return Prompts(prompts, refused, _observed(uri, sha256, num_files, len(prompts), problems))
 
 
 def read_scores(

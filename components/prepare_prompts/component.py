@@ -9,6 +9,7 @@ from components.images import PLATFORM_IMAGE
 def prepare_prompts(
     prompts: str,
     data_revision: str,
+    incoming: str,
     config: str,
     overrides: list[str],
     cluster: str,
@@ -24,6 +25,7 @@ def prepare_prompts(
     Args:
         prompts: Path of a .txt, .csv, .tsv, .json, .jsonl or .parquet file.
         data_revision: Git revision whose version of the data is taken; empty takes the one that is checked out.
+        incoming: More prompts: a prompts file, or a folder or S3 prefix whose prompts files are all read; or empty.
         config: What will be trained.
         overrides: Differences from that.
         cluster: Where it will be trained.
@@ -50,6 +52,6 @@ def prepare_prompts(
         registry=registry,
         name=name,
     )
-    prepared = prepare_prompts(prompts, data_revision, Path(prompt_set.path))
+    prepared = prepare_prompts(prompts, data_revision, Path(prompt_set.path), incoming)
     tell_prospects(prepared, policy)
     describe(prompt_set, prepared.model_dump(mode="json"))

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import yaml
 
+from components.monitor.sources import read_prompts
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import is_text, sha256_file
-from drtune.prompts.prepare import prepare
+from drtune.prompts.prepare import Added, prepare
 from drtune.publishing.gate import Policy
 
 
-def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
+def prepare_prompts(prompts: str, data_revision: str, out: Path, incoming: str = "") -> PromptSet:
     """Write the PromptSet of the file at `prompts` into `out`, which is the step's own and is replaced.
 
     A file that DVC tracks (by prompts.txt.dvc beside it), or in a folder that it tracks (data/ beside data.dvc), is
@@ -33,13 +34,14 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path) -> PromptSet:
         data_revision: Git revision (commit, branch, tag) whose data.dvc is taken, into a folder of its own: the working
             tree stays as it is. "" takes the working tree's.
         out: Folder of the PromptSet.
+        incoming: More prompts, as `components.monitor.sources.read_prompts` reads them; "" for none.
 
     Raises:
         UserError: the revision or the file at that revision does not exist or cannot be fetched, the file is not the
             one that data.dvc states, a revision is given for a file that is not under DVC, or the prompts are not
             usable (see `drtune.prompts.prepare.prepare`).
     """
-    prepared = _prepare(prompts, data_revision, out)
+    prepared = _prepare(prompts, data_revision, out, _read(incoming) if incoming else None)
     print(prepared.told)
     return prepared
 
@@ -95,21 +97,26 @@ def _tracked(prompts: str) -> _Tracked | None:
     return None
 
 
-def _prepare(prompts: str, data_revision: str, out: Path) -> PromptSet:
+def _read(incoming: str) -> Added:
+    read = read_prompts("incoming", incoming)
+    return Added(read.prompts, read.refused, DataSource(path=incoming, sha256=read.observed.sha256))
+
+
+def _prepare(prompts: str, data_revision: str, out: Path, added: Added | None) -> PromptSet:
     refuse_absent(prompts)
     file = _tracked(prompts)
     if file is None:
         if data_revision:
             raise UserError(f"data_revision={data_revision!r}: {prompts} is not under DVC; leave it empty")
-        return prepare(Path(prompts), out, overwrite=True)
+        return prepare(Path(prompts), out, added=added, overwrite=True)
     if not os.access(file.root, os.W_OK):
         with tempfile.TemporaryDirectory() as scratch:
-            return prepare_prompts(str(_clone(file, Path(scratch))), data_revision, out)
+            return _prepare(str(_clone(file, Path(scratch))), data_revision, out, added)
     if not data_revision:
-        return prepare(file.path, out, data=_check_out(file), overwrite=True)
+        return prepare(file.path, out, data=_check_out(file), added=added, overwrite=True)
     with tempfile.TemporaryDirectory() as scratch:
         fetched = Path(scratch) / file.path.name
-        return prepare(fetched, out, data=_fetch(file, data_revision, fetched), overwrite=True)
+        return prepare(fetched, out, data=_fetch(file, data_revision, fetched), added=added, overwrite=True)
 
 
 def _clone(file: _Tracked, scratch: Path) -> Path:

@@ -54,6 +54,8 @@ class PromptSet(Contract):
     near_duplicates: int = 0
     """Held-out prompts that are nearly the same as one to train on, which `near_duplicates.jsonl` names."""
     source: DataSource
+    added: DataSource | None = None
+    """Where more prompts came from that stand beside those of the source, as those that came in since."""
 
     @property
     def told(self) -> str:

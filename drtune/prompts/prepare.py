@@ -13,7 +13,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +99,15 @@ class PreparedPrompts:
     eval: tuple[Prompt, ...]
 
 
+@dataclass(frozen=True)
+class Added:
+    """Prompts that are added to those of a source, as those that came in since, and what of theirs was not taken."""
+
+    prompts: Sequence[Prompt]
+    problems: Sequence[Problem]
+    source: DataSource
+
+
 class _RefusedError(Exception):
     """One record is not taken; the message is the reason."""
 
@@ -108,6 +117,7 @@ def prepare(
     out: str | Path,
     *,
     data: DataSource | None = None,
+    added: Added | None = None,
     held_out: bool = False,
     overwrite: bool = False,
 ) -> PromptSet:
@@ -117,6 +127,7 @@ def prepare(
         source: A file with one of `SUFFIXES`, in UTF-8.
         out: Folder that is written, whole or not at all.
         data: Where `source` came from, if it stands for another file than itself, as a version of data under DVC does.
+        added: More prompts. Each is split by its hash, or stands where another spelling of it stands in the source.
         held_out: All prompts are to evaluate on, as those of a benchmark are.
         overwrite: Replace what stands at `out`.
 
@@ -131,6 +142,8 @@ def prepare(
             raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
         data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
         prompts, problems = parse(content, data.path)
+        if added:
+            _add(added, prompts, problems)
         if held_out:
             prompts = [replace(prompt, split="eval") for prompt in prompts]
         _check_split(prompts, problems, data.path, {"eval"} if held_out else {"train", "eval"})
@@ -147,6 +160,7 @@ def prepare(
             categories=dict(sorted(Counter(prompt.category for prompt in prompts).items())),
             problems=_count(problems),
             source=data,
+            added=added.source if added else None,
         )
         with replacing(out) as folder:
             folder.mkdir()
@@ -216,6 +230,19 @@ def parse(content: bytes, name: str) -> tuple[list[StatedPrompt], list[Problem]]
         except _RefusedError as refused:
             problems.append(Problem(record.where, str(refused), str(record.value)[:100]))
     return list(prompts.values()), problems
+
+
+def _add(added: Added, prompts: list[StatedPrompt], problems: list[Problem]) -> None:
+    """Add what is new to the prompts, and what is not taken to the problems."""
+    problems += added.problems
+    known = {prompt.text.casefold() for prompt in prompts}
+    sides = {canonical(prompt.text): prompt.split for prompt in prompts}
+    for prompt in added.prompts:
+        if prompt.text.casefold() in known:
+            problems.append(Problem(added.source.path, "duplicate", prompt.text[:100]))
+        else:
+            side = sides.get(canonical(prompt.text)) or split_of(prompt.text)
+            prompts.append(StatedPrompt(prompt.text, prompt.category, side))
 
 
 def read_prompts(path: str | Path) -> list[str]:

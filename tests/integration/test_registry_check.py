@@ -59,6 +59,7 @@ def test_the_first_step_refuses_before_it_looks_at_prompts(tmp_path: Path, monke
         prepare_prompts.python_func(
             prompts="nothing.jsonl",
             data_revision="",
+            incoming="",
             config="configs/miniature.yaml",
             overrides=[],
             cluster="",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from drtune.files.local import sha256_file
 from pipelines.local.display import Failure
 from pipelines.local.run import defaults, run_here
 from pipelines.retrain import retrain
@@ -67,6 +68,8 @@ def test_what_drifted_is_tuned_and_published_and_the_outcome_told(tmp_path: Path
     assert run(tmp_path, incoming) == (None, steps)
     [outcome] = (tmp_path / "steps").glob("*/finish/outcome")
     assert outcome.read_text(encoding="utf-8").startswith("# Succeeded\n")
+    [card] = (tmp_path / "registry").rglob("README.md")
+    assert f"/incoming.txt, sha256 {sha256_file(incoming)} |" in card.read_text(encoding="utf-8")
 
 
 def test_a_run_can_be_forced_and_one_that_fails_is_not_tried_again_here_and_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from components.prepare_prompts.run import prepare_prompts, tell_prospects
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
-from drtune.prompts.prepare import Prompt, open_prompts
+from drtune.prompts.prepare import Prompt, open_prompts, split_of
 
 FIRST = '{"text": "a cat", "split": "train"}\n{"text": "a dog", "split": "eval"}\n'
 SECOND = FIRST + '{"text": "a fox", "split": "train"}\n'
@@ -197,6 +198,30 @@ def test_a_remote_with_versions_states_the_md5_of_each_file(tmp_path: Path) -> N
         prepare_prompts(str(tmp_path / "data/prompts.jsonl"), "", tmp_path / "out")
 
 
+def test_what_came_in_is_added_once_and_on_the_side_of_its_other_spellings(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/monday.txt").write_text("A CAT\n\nA dog!\n")
+    (tmp_path / "in/tuesday.csv").write_text("prompt,style,split\na new owl,x,ours\na cat.,y,\na dog!,z,\n")
+    (tmp_path / "in/notes.md").write_text("no prompts")
+    prepared = prepare_prompts(str(repository / "data/prompts.jsonl"), "", tmp_path / "out", str(tmp_path / "in"))
+    rows = [json.loads(line) for line in (tmp_path / "out/prompts.jsonl").read_text().splitlines()]
+    assert [(row["text"], row["category"], row["split"]) for row in rows] == [
+        ("a cat", "", "train"),
+        ("a dog", "", "eval"),
+        ("a fox", "", "train"),
+        ("A dog!", "", "eval"),
+        ("a new owl", "x", split_of("a new owl")),
+        ("a cat.", "y", "train"),
+    ]
+    assert prepared.problems == {"duplicate": 2, "empty": 1, "not a prompts file": 1}
+    problems = [json.loads(line)["where"] for line in (tmp_path / "out/problems.jsonl").read_text().splitlines()]
+    assert problems == ["monday.txt line 2", "notes.md", "tuesday.csv", str(tmp_path / "in")]
+    assert prepared.source.path == "data/prompts.jsonl"
+    assert prepared.added is not None
+    assert prepared.added.path == str(tmp_path / "in")
+    assert prepared.near_duplicates == 0
+
+
 @pytest.mark.parametrize("revision", ["nonsense", "--help"])
 def test_an_unknown_revision_is_refused(repository: Path, tmp_path: Path, revision: str) -> None:
     with pytest.raises(UserError, match=f"data_revision='{revision}': no commit, branch or tag with a data.dvc"):
@@ -207,8 +232,23 @@ def test_the_component_shows_the_counts(tmp_path: Path) -> None:
     source = tmp_path / "prompts.jsonl"
     source.write_text(SECOND)
     artifact = dsl.Dataset(name="prompt_set", uri=str(tmp_path / "out"))
-    component.python_func(str(source), "", str(tmp_path / "registry"), "some-model", artifact)
-    assert artifact.metadata == PromptSet.load(tmp_path / "out").model_dump()
+    component.python_func(
+        prompts=str(source),
+        data_revision="",
+        incoming="",
+        config="configs/miniature.yaml",
+        overrides=[],
+        cluster="",
+        cluster_overrides=[],
+        references=[],
+        policy="configs/gate.yaml",
+        registry=str(tmp_path / "registry"),
+        name="some-model",
+        prompt_set=artifact,
+    )
+    assert artifact.metadata == PromptSet.load(tmp_path / "out").model_dump(exclude_none=True) | {
+        "source": PromptSet.load(tmp_path / "out").source.model_dump()
+    }
     assert (artifact.metadata["num_train"], artifact.metadata["num_eval"]) == (2, 1)
 
 

@@ -76,7 +76,7 @@ def test_a_run_can_be_forced_and_one_that_fails_is_not_tried_again_here_and_says
     incoming = write(tmp_path / "incoming.txt", "a {} {} above a {} ring, on a white background")
     failure, done = run(tmp_path, incoming, force=True, config="nowhere.yaml")
     assert failure is not None
-    assert (failure.step, failure.by_user) == ("train", True)
-    assert done == ["monitor", "prepare-prompts", "finish"]
+    assert (failure.step, failure.by_user) == ("prepare-prompts", True)
+    assert done == ["monitor", "finish"]
     [outcome] = (tmp_path / "steps").glob("*/finish/outcome")
     assert outcome.read_text(encoding="utf-8").startswith("# Failed\n")

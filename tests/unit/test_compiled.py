@@ -203,6 +203,8 @@ def test_a_person_can_start_tuning_from_the_form_as_it_stands() -> None:
 
 def test_retraining_has_the_parameters_of_tuning_with_their_defaults() -> None:
     tuning, retraining = defaults(tune), defaults(retrain)
+    assert tuning.pop("incoming") == ""  # a retraining is always told what comes in
+    assert retraining["incoming"] is None
     assert {name: retraining[name] for name in tuning} == tuning
 
 

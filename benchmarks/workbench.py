@@ -19,36 +19,36 @@ from drtune.methods.guidance import GuidedDenoiser
 from drtune.methods.plans import draw_plan
 from drtune.methods.supervision import Task, supervise
 from drtune.models.adapter import add_adapter
-from drtune.models.loading import load_base, quiet_libraries
+from drtune.models.base import Base
+from drtune.models.loading import DTYPES, load_base, quiet_libraries
 from drtune.models.miniature.world import scenes
 from drtune.rewards import WeightedSum
 from drtune.training.optimization import make_optimizer
 from drtune.training.plan.meter import LiveBytes
 
 
-class Workbench:
-    """The miniature with a fresh LoRA and one batch of prompts, another one for each seed."""
+class Bench:
+    """A base with a fresh LoRA, one batch of prompts and a reward: what an update needs.
 
-    def __init__(self, overrides: Sequence[str] = (), seed: int = 0) -> None:
-        quiet_libraries()
-        self.config: Config = load_config("configs/miniature.yaml", overrides)
-        self.base = load_base(self.config.base_model)
-        prompts = [scene.caption for scene in scenes(seed=7 + seed, count=self.config.batch_size)]
-        self.prompts = prompts
-        self.sampler = self.base.sampler(self.config.sampler)
-        conditions, negative = self.base.encode(prompts), self.base.encode_negative("")
-        self.base.free_text_encoders()
-        self.weights = add_adapter(self.base, self.config.lora, seed=0)
-        if self.config.compute.gradient_checkpointing:
-            self.base.network.enable_gradient_checkpointing()
-        self.optimizer = make_optimizer(self.weights, self.config.optimizer)
-        self.denoiser = GuidedDenoiser(self.base, conditions, negative, self.config.sampler)
-        self.draws = Draws(seed, len(prompts), len(prompts), self.base.latents_shape)
-        self.reward = WeightedSum(self.config.rewards, antialias=self.config.reward_antialias)
+    `base` is on its device, and its text encoders are given back.
+    """
+
+    def __init__(self, config: Config, base: Base, prompts: Sequence[str], reward: WeightedSum, seed: int = 0) -> None:
+        self.config, self.base, self.prompts, self.reward = config, base, prompts, reward
+        self.sampler = base.sampler(config.sampler)
+        conditions, negative = base.encode(prompts), base.encode_negative("")
+        base.free_text_encoders()
+        self.weights = add_adapter(base, config.lora, seed=0)
+        base.prepare(config.compute)
+        self.optimizer = make_optimizer(self.weights, config.optimizer)
+        self.denoiser = GuidedDenoiser(
+            base, conditions, negative, config.sampler, arithmetic=DTYPES[config.compute.precision]
+        )
+        self.draws = Draws(seed, len(prompts), len(prompts), base.latents_shape)
 
     def noise(self, *key: int | str) -> Tensor:
         """Unit noise (B, C, H, W)."""
-        return self.draws.noise(1, range(self.config.batch_size), *key)
+        return self.draws.noise(1, range(len(self.prompts)), *key).to(self.base.device)
 
     def rewards_of(self, clean_BCHW: Tensor, rows: slice) -> Tensor:
         """Rewards of clean latents."""
@@ -84,6 +84,17 @@ class Workbench:
         self.step_optimizer()
 
 
+class Workbench(Bench):
+    """The miniature, with other prompts for each seed."""
+
+    def __init__(self, overrides: Sequence[str] = (), seed: int = 0) -> None:
+        quiet_libraries()
+        config = load_config("configs/miniature.yaml", overrides)
+        prompts = [scene.caption for scene in scenes(seed=7 + seed, count=config.batch_size)]
+        reward = WeightedSum(config.rewards, antialias=config.reward_antialias)
+        super().__init__(config, load_base(config.base_model), prompts, reward, seed)
+
+
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Largest sum of the bytes of all tensors that are alive at once while `run` runs, above what lives before it.
 
@@ -104,7 +115,15 @@ def seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, li
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
+            finish()
             started = time.perf_counter()
             run()
+            finish()
             times[name].append(time.perf_counter() - started)
     return times
+
+
+def finish() -> None:
+    """Wait for what a GPU was given to do."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -19,12 +19,18 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -34,7 +40,7 @@ from drtune.models.base import Base
 from drtune.models.loading import load_base
 from tests.tiny import tokenizer
 
-KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "flux_schnell")
+KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "z_image")
 WIDTH = 16
 """Of the text encoders, and their pooled output."""
 FolderOf = Callable[[str], Path]
@@ -62,6 +68,8 @@ def make_pipeline(kind: str, seed: int = 0) -> DiffusionPipeline:
                 return _flux(guidance_embeds=True)
             case "flux_schnell":
                 return _flux(guidance_embeds=False)
+            case "z_image":
+                return _z_image()
     raise ValueError(kind)
 
 
@@ -143,6 +151,34 @@ def _t5() -> tuple[T5EncoderModel, T5TokenizerFast]:
         T5Config(vocab_size=len(spelling), d_model=2 * WIDTH, d_kv=8, d_ff=WIDTH, num_layers=1, num_heads=2)
     )
     return encoder.eval(), spelling
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    """A tokenizer that spells every byte, in Qwen's template of a chat."""
+    words = Qwen2Tokenizer(
+        vocab={token: index for index, token in enumerate(["<|endoftext|>", *sorted(ByteLevel.alphabet())])},
+        merges=[],
+        model_max_length=131_072,
+        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )
+    words.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    return words
+
+
+def _qwen3(vocab_size: int, num_layers: int) -> Qwen3Config:
+    return Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        tie_word_embeddings=True,
+    )
 
 
 def _schedule(prediction: str) -> DDIMScheduler:
@@ -241,5 +277,27 @@ def _flux(*, guidance_embeds: bool) -> FluxPipeline:
         tokenizer=tokenizer(),
         text_encoder_2=encoder,
         tokenizer_2=spelling,
+        transformer=transformer.eval(),
+    )
+
+
+def _z_image() -> ZImagePipeline:
+    words = _qwen_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=16,
+        dim=16,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[2, 2, 4],
+        axes_lens=[1024, 64, 64],
+    )
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
+        vae=_vae(16, shift_factor=0.1),
+        text_encoder=Qwen3Model(_qwen3(len(words), num_layers=2)).eval(),
+        tokenizer=words,
         transformer=transformer.eval(),
     )

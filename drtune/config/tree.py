@@ -52,7 +52,9 @@ class SamplerConfig(Section):
     steps: int = Field(default=12, ge=1, le=1000)
     """T, the sampler steps from noise to image."""
     guidance_scale: float = Field(default=1.0, ge=1.0)
-    """Classifier-free guidance, 1 is off and halves the cost. FLUX.1-dev is told it, FLUX.1-schnell has none."""
+    """Classifier-free guidance, 1 is off and halves the cost. FLUX.1-dev is told it, FLUX.1-schnell has none.
+
+    Z-Image's own number is one less."""
     negative_prompt: str = ""
     """What guidance leads away from; without guidance it is not used."""
 

@@ -12,8 +12,8 @@ from drtune.models.base import Base, Conditions
 class GuidedDenoiser:
     """`denoiser(latents_BCHW, timesteps_B)`, with classifier-free guidance when the scale is above 1.
 
-    out = negative + scale * (conditional - negative) (Ho and Salimans 2022), rescaled if asked for. A base that embeds
-    guidance is run once and told the scale.
+    out = negative + scale * (conditional - negative) or what the base makes of it (`Base.guide`), rescaled if asked
+    for. A base that embeds guidance is run once and told the scale.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class GuidedDenoiser:
             conditional = self._predict(latents, timesteps, self.conditions)
             with torch.no_grad():
                 negative = self._predict(latents, timesteps, self.negative)
-        guided = negative + self.scale * (conditional - negative)
+        guided = self.base.guide(negative, conditional, self.scale)
         return _rescaled(guided, conditional, self.rescale) if self.rescale else guided
 
     def _predict(self, latents: Tensor, timesteps: Tensor, *parts: Conditions) -> Tensor:

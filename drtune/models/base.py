@@ -45,6 +45,10 @@ class Base(ABC):
     """The network is told the guidance scale or knows but one, and is never run twice."""
     patch: ClassVar[int] = 1
     """Side of the squares of latents that the network takes as one token."""
+    folded: ClassVar[int] = 1
+    """Side of the squares of the VAE's latents that are one of ours."""
+    noise_dtype: ClassVar[torch.dtype | None] = None
+    """In which the pipeline draws its noise; None: in that of the conditions."""
     load_arguments: ClassVar[Mapping[str, Any]] = {}
     """For `from_pretrained`: parts of the pipeline to leave out."""
 
@@ -58,7 +62,7 @@ class Base(ABC):
         self.network: ModelMixin = getattr(pipeline, self.network_name)
         self.dtype: torch.dtype = self.network.dtype
         """Of the frozen weights; what trains may be kept in another."""
-        self.factor: int = pipeline.vae_scale_factor
+        self.factor: int = pipeline.vae_scale_factor * self.folded
         """Pixels of the image for each latent, along one side."""
         self.height = self._side("height", height)
         self.width = self._side("width", width)
@@ -119,6 +123,19 @@ class Base(ABC):
     def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, guidance: float) -> Tensor:
         """The network's output (B, C, H, W); `guidance` is read by a base that `embeds_guidance`."""
 
+    def guide(self, negative: Tensor, conditional: Tensor, scale: float) -> Tensor:
+        """Classifier-free guidance of two outputs (B, C, H, W) (Ho and Salimans 2022); 1 is without."""
+        return negative + scale * (conditional - negative)
+
+    @classmethod
+    def guidance_argument(cls, guidance_scale: float) -> dict[str, float]:
+        """What the pipeline itself is to be given for our scale."""
+        return {"guidance_scale": guidance_scale}
+
+    def pipeline_conditions(self, conditions: Conditions) -> dict[str, Any]:
+        """Conditions as the pipeline takes them; with `negative_` before each name they are those of guidance."""
+        return dict(conditions)
+
     def pack(self, latents_BCHW: Tensor) -> Tensor:
         """Latents as the pipeline takes and gives them."""
         return latents_BCHW
@@ -149,6 +166,10 @@ class Base(ABC):
         scheduler = make_scheduler(name, self.pipeline.scheduler.config)
         self.set_timesteps(scheduler, settings.steps)
         return read_sampler(scheduler, eta)
+
+    def final_pixels(self, latents: Tensor) -> Tensor:
+        """As `pixels`, of what the pipeline gives as its last latents."""
+        return self.pixels(self.unpack(latents).to(self.pipeline.vae.dtype))
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
         """Images (B, 3, height, width) in [0, 1]; a pixel beyond that range is clamped and has no gradient."""

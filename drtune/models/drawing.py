@@ -59,25 +59,36 @@ def draw_unchecked(
     *,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    sigmas: Sequence[float] | None = None,
 ) -> Tensor:
-    """What `draw` looks at and clamps; a plan's tensors, which have no numbers, can only come this far."""
+    """What `draw` looks at and clamps; a plan's tensors, which have no numbers, can only come this far.
+
+    `sigmas` are the noise levels of the steps, where they are not the pipeline's own.
+    """
     precision = conditions["prompt_embeds"].dtype
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    rows = [torch.randn(1, *base.latents_shape, generator=generator, dtype=precision) for generator in generators]
-    settings: dict[str, Any] = {"num_inference_steps": steps, "guidance_scale": guidance_scale}
+    dtype = base.noise_dtype or precision
+    rows = [torch.randn(1, *base.latents_shape, generator=generator, dtype=dtype) for generator in generators]
+    arguments: dict[str, Any] = base.pipeline_conditions(conditions)
     if not base.embeds_guidance:
-        settings |= {f"negative_{name}": row.expand(len(seeds), *row.shape[1:]) for name, row in negative.items()}
+        expanded = {name: row.expand(len(seeds), *row.shape[1:]) for name, row in negative.items()}
+        arguments |= {f"negative_{name}": value for name, value in base.pipeline_conditions(expanded).items()}
+    if steps is not None:
+        arguments["num_inference_steps"] = steps
+    if sigmas is not None:
+        arguments["sigmas"] = sigmas
+    if guidance_scale is not None:
+        arguments |= base.guidance_argument(guidance_scale)
     with _in_precision(base, precision):
         latents = base.pipeline(
-            **conditions,
-            **{name: value for name, value in settings.items() if value is not None},
+            **arguments,
             height=base.height,
             width=base.width,
             latents=base.pack(torch.cat(rows).to(base.device)).contiguous(),
             generator=generators,  # which a sampler with fresh noise goes on to draw from
             output_type="latent",
         ).images
-    return base.pixels(base.unpack(latents).to(base.pipeline.vae.dtype)).float()
+    return base.final_pixels(latents).float()
 
 
 @contextmanager

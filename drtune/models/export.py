@@ -76,8 +76,8 @@ def _save_kohya(adapter: bytes, model: TunedModel, config: Config, out: Path) ->
                 kind, named, side = flux(network), flux_to_kohya(tensors), FLUX_SIDE
             case other:
                 raise UserError(
-                    f"format kohya: diffusers reads none for a {other}, so that it could not be checked; "
-                    "give --format diffusers, which ComfyUI reads as well"
+                    "format kohya: is written for Stable Diffusion 1, 2 and XL and for FLUX.1, and not for a "
+                    f"{other}; give --format diffusers"
                 )
     except OSError as error:
         raise UserError(f"base_model={model.base_model!r}: cannot be read ({str(error).splitlines()[0]})") from None

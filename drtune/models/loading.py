@@ -32,9 +32,10 @@ from drtune.models.miniature import CHECKPOINT
 from drtune.models.sd3 import StableDiffusion3
 from drtune.models.sdxl import StableDiffusionXL
 from drtune.models.stable_diffusion import StableDiffusion
+from drtune.models.z_image import ZImage
 
 BASES: dict[str, type[Base]] = {
-    base.pipeline_class.__name__: base for base in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux)
+    base.pipeline_class.__name__: base for base in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, ZImage)
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -157,11 +157,12 @@ def _as_deployed(settings: SampleSettings, deployment: SamplerConfig) -> SampleS
 
 def _arguments(base: Base, settings: SampleSettings, negative_prompt: str) -> dict[str, str | int | float]:
     """What the pipeline is given besides the prompt."""
+    scale = settings.guidance_scale
     given = {
         "height": base.height,
         "width": base.width,
         "num_inference_steps": settings.steps,
-        "guidance_scale": settings.guidance_scale,
+        **({} if scale is None else base.guidance_argument(scale)),
         "negative_prompt": negative_prompt or None,
     }
     return {name: value for name, value in given.items() if value is not None}

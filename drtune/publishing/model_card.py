@@ -46,6 +46,10 @@ class Kind(NamedTuple):
     tag: str
     network: str
     sampler: str
+    guidance: str = "guidance_scale"
+    """What its pipeline calls our scale of guidance."""
+    unguided: float = 1.0
+    """What its pipeline calls no guidance, which is 1 with us."""
 
 
 KINDS = {
@@ -53,6 +57,7 @@ KINDS = {
     "StableDiffusionXLPipeline": Kind("stable-diffusion-xl", "unet", "ddim"),
     "StableDiffusion3Pipeline": Kind("stable-diffusion-3", "transformer", "flow_euler"),
     "FluxPipeline": Kind("flux", "transformer", "flow_euler"),
+    "ZImagePipeline": Kind("z-image", "transformer", "flow_euler", unguided=0.0),
 }
 LICENSES = {
     "miniature": {"license": "apache-2.0"},
@@ -62,6 +67,8 @@ LICENSES = {
     "stabilityai/stable-diffusion-3.5-large": {"license": "other", "license_name": "stabilityai-ai-community"},
     "black-forest-labs/FLUX.1-dev": {"license": "other", "license_name": "flux-1-dev-non-commercial-license"},
     "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+    "Tongyi-MAI/Z-Image": {"license": "apache-2.0"},
+    "Tongyi-MAI/Z-Image-Turbo": {"license": "apache-2.0"},
 }
 """Of bases, which what is made from them inherits, as their own model cards name them."""
 PICTURE = "before-after.png"

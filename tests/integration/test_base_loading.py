@@ -15,6 +15,7 @@ from diffusers import StableDiffusionXLImg2ImgPipeline
 
 from drtune.config import TuningSamplerConfig
 from drtune.errors import UserError
+from drtune.models.language import LanguageModelBase
 from drtune.models.loading import load_base
 from tests.pipelines import SIDE, FolderOf, open_base
 
@@ -45,7 +46,7 @@ def test_a_size_that_does_not_fit_is_refused(folder_of: FolderOf) -> None:
         open_base(folder_of("sd3"), height=128)
 
 
-@pytest.mark.parametrize(("kind", "side"), [("sdxl", SIDE), ("sd3", SIDE), ("flux_dev", 256)])
+@pytest.mark.parametrize(("kind", "side"), [("sdxl", SIDE), ("sd3", SIDE), ("flux_dev", 256), ("z_image", 1024)])
 def test_without_a_size_images_are_of_the_size_that_the_pipeline_makes(
     kind: str, side: int, folder_of: FolderOf
 ) -> None:
@@ -61,7 +62,7 @@ def test_what_is_no_base_is_refused_in_one_line(folder_of: FolderOf, tmp_path: P
     shutil.rmtree(tmp_path / "partial" / "unet")
     for name, message in (
         ("empty", "it has no model_index.json, so it is no pipeline of diffusers"),
-        ("other", "is a StableDiffusionXLImg2ImgPipeline; one of StableDiffusionPipeline, .*, FluxPipeline can be"),
+        ("other", "is a StableDiffusionXLImg2ImgPipeline; one of StableDiffusionPipeline, .*, ZImagePipeline can be"),
         ("partial", "cannot be loaded: Error no file named config.json"),
         ("missing", "no such folder, and not a hub id"),
     ):
@@ -115,3 +116,10 @@ def test_hub_ids_are_found_in_the_local_cache_when_offline(folder_of: FolderOf, 
             "and the local cache has no copy of it; give the folder of a copy"
         )
     assert done.stderr == ""
+
+
+def test_a_language_model_cuts_prompts_with_their_template(folder_of: FolderOf) -> None:
+    base = open_base(folder_of("z_image"))
+    assert isinstance(base, LanguageModelBase)
+    room = base.max_tokens - len(base.pipeline.tokenizer(base.in_template("")).input_ids)
+    assert base.count_truncated(["a" * length for length in (1, room, room + 1)]) == 1

@@ -63,9 +63,9 @@ def diffusers_images(pipeline: DiffusionPipeline, base: Base, settings: TuningSa
     if type(pipeline).__name__ == "FluxPipeline":
         noise = pipeline._pack_latents(noise, *noise.shape)
     images: Tensor = pipeline(
-        PROMPTS,
+        list(PROMPTS),  # in which Z-Image writes its templates
         negative_prompt=[settings.negative_prompt] * len(PROMPTS) if settings.negative_prompt else None,
-        guidance_scale=settings.guidance_scale,
+        **base.guidance_argument(settings.guidance_scale),
         num_inference_steps=settings.steps,
         height=base.height,
         width=base.width,
@@ -112,7 +112,7 @@ def cosine(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize(
     ("kind", "sampler"),
     [(kind, sampler) for kind in ("sd15", "sd21", "sdxl") for sampler in ("ddim", "euler")]
-    + [(kind, "flow_euler") for kind in ("sd3", "sd3_without_t5", "flux_dev", "flux_schnell")],
+    + [(kind, "flow_euler") for kind in ("sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "z_image")],
 )
 def test_our_sampler_makes_the_images_of_plain_diffusers(kind: str, sampler: str, folder_of: FolderOf) -> None:
     for height, width, settings in (
@@ -134,7 +134,7 @@ def test_guidance_changes_the_images_but_for_the_base_that_has_none(kind: str, f
     assert effect == 0 if kind == "flux_schnell" else effect > 0.01
 
 
-@pytest.mark.parametrize("kind", ["sd3", "flux_dev"])
+@pytest.mark.parametrize("kind", ["sd3", "flux_dev", "z_image"])
 def test_a_schedule_that_shifts_with_the_size_is_shifted_as_in_the_pipeline(kind: str, folder_of: FolderOf) -> None:
     steps = []
     for side in (16, 32):
@@ -167,11 +167,28 @@ def test_a_tuned_adapter_gives_plain_diffusers_our_images(kind: str, folder_of: 
     assert (after - before).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("kind", ["sdxl", "z_image"])
+def test_the_sweep_has_the_gradient_of_plain_autograd(kind: str, folder_of: FolderOf) -> None:
+    base = open_base(folder_of(kind))
+    weights = tunable(base)
+    swept = gradient_of(base, weights)
+    denoiser, steps = denoiser_of(base, GUIDED), base.sampler(GUIDED).steps
+    latents = noise_for(base)
+    for index in range(3):  # trains steps 0 and 2, and jumps to the end from there
+        with torch.set_grad_enabled(index != 1):
+            output = denoiser(latents.detach(), steps[index].timesteps(latents))
+        a, b = steps[index].jump if index == 2 else steps[index].move
+        latents = a * latents + b * output
+    loss = -base.decode(latents).square().mean()
+    plain = torch.autograd.grad(loss, list(weights.values()))
+    assert (swept - torch.cat([gradient.flatten() for gradient in plain])).norm() <= 1e-4 * swept.norm()
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("kind", ["sd21", "sdxl", "sd3", "flux_dev"])
+@pytest.mark.parametrize("kind", ["sd21", "sdxl", "sd3", "flux_dev", "z_image"])
 def test_half_precision_has_nearly_the_gradient_of_fp32(kind: str, precision: str, folder_of: FolderOf) -> None:
     full, half = open_base(folder_of(kind)), open_base(folder_of(kind), precision=precision)
     wanted = gradient_of(full, tunable(full))
@@ -208,7 +225,7 @@ def test_in_fp16_the_vae_computes_in_fp32(kind: str, folder_of: FolderOf) -> Non
     assert (images - our_images(open_base(folder_of(kind)), UNGUIDED)).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "flux_dev"])
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "flux_dev", "z_image"])
 def test_gradient_checkpointing_saves_memory_and_keeps_the_gradient(kind: str, folder_of: FolderOf) -> None:
     base = open_base(folder_of(kind))
     weights, noise, denoiser = tunable(base), noise_for(base), denoiser_of(base, GUIDED)
@@ -263,7 +280,7 @@ def test_encoded_prompts_outlive_the_text_encoders(kind: str, folder_of: FolderO
     ]
     base.free_text_encoders()
     gc.collect()
-    assert len(encoders) == {"sd15": 1, "sd21": 1, "sd3": 3}.get(kind, 2)
+    assert len(encoders) == {"sd15": 1, "sd21": 1, "sd3": 3, "z_image": 1}.get(kind, 2)
     assert all(encoder() is None for encoder in encoders)
 
     sampler = base.sampler(GUIDED)
@@ -286,6 +303,7 @@ def test_encoded_prompts_outlive_the_text_encoders(kind: str, folder_of: FolderO
         ("sd3_without_t5", ["method.name=leapalign", "base_penalty=0.1"]),
         ("flux_dev", ["compute.precision=bf16", "sampler.guidance_scale=3.5", "compute.gradient_checkpointing=true"]),
         ("flux_schnell", ["compute.precision=fp16", "method.name=full"]),
+        ("z_image", ["compute.precision=bf16", "sampler.guidance_scale=2", "compute.replay_batch=2"]),
     ],
 )
 def test_every_base_is_tuned_from_prompts_to_pictures(

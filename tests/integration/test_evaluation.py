@@ -27,7 +27,7 @@ from drtune.files.images import to_pil
 from drtune.files.local import sha256_bytes, sha256_file, sha256_folder
 from drtune.files.progress import Progress
 from drtune.models.base import Base
-from drtune.models.loading import load_base
+from drtune.models.loading import BASES, load_base
 from drtune.models.tuned import open_tuned, put_on
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import choose_prompts, shots_of
@@ -130,7 +130,7 @@ def test_every_base_is_sampled_as_plain_diffusers_would(
             negative_prompt=["a star"] * 2,
             generator=[torch.Generator().manual_seed(shot.noise_seed(0)) for shot in shots],
             num_inference_steps=2,
-            guidance_scale=2.0,
+            **BASES[type(plain).__name__].guidance_argument(2.0),
             height=SIDE,
             width=2 * SIDE,
             output_type="pt",

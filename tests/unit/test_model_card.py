@@ -204,6 +204,8 @@ def test_every_base_and_method_is_known() -> None:
     assert {name: (kind.network, kind.sampler) for name, kind in KINDS.items()} == {
         name: (base.network_name, base.samplers[0]) for name, base in BASES.items()
     }
+    for name, kind in KINDS.items():
+        assert BASES[name].guidance_argument(3.0) == {kind.guidance: 2 + kind.unguided}
     assert set(METHODS) == set(get_args(MethodConfig.model_fields["name"].annotation))
     for method in METHODS.values():
         assert set(method.keys) <= set(MethodConfig.model_fields)

@@ -38,11 +38,17 @@ class Ruler:
     def __init__(self, model_max_length: int) -> None:
         self.model_max_length = model_max_length
 
-    def __call__(self, prompts: list[str], *, padding: Any, max_length: int | None = None, **_: Any) -> BatchEncoding:
+    def __call__(
+        self, prompts: str | list[str], *, padding: Any, max_length: int | None = None, **_: Any
+    ) -> BatchEncoding:
         """Token ids (B, L), all zero; one token where the prompts are not padded."""
         length = (max_length or self.model_max_length) if padding == "max_length" else 1
-        tokens = torch.zeros(len(prompts), length, dtype=torch.int64)
+        tokens = torch.zeros(1 if isinstance(prompts, str) else len(prompts), length, dtype=torch.int64)
         return BatchEncoding({"input_ids": tokens, "attention_mask": tokens})
+
+    def apply_chat_template(self, _messages: list[dict[str, str]], **_: Any) -> str:
+        """A text of no matter which length."""
+        return ""
 
     def tokenize(self, _prompt: str) -> list[str]:
         """No tokens: nothing in a prompt stands for a textual inversion."""
@@ -60,7 +66,7 @@ class OneStep:
 
     def set_timesteps(self, _steps: int = 1, device: Any = None, sigmas: Any = None, mu: Any = None) -> None:  # noqa: ARG002
         """The one timestep, whatever is asked for."""
-        self.timesteps = torch.zeros(1, device=device)
+        self.timesteps = torch.tensor([0.0], device=device)  # of which a plan knows the number
 
     def set_begin_index(self, _index: int) -> None:
         """Nothing: there is but one."""

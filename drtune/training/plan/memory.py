@@ -205,7 +205,9 @@ class _Run:
         pipeline.scheduler = OneStep(pipeline.scheduler.config)
         guidance_scale = settings.sampler.guidance_scale
         conditions = self._conditions(batch)
-        draw_unchecked(self.base, conditions, self.negative, range(batch), steps=1, guidance_scale=guidance_scale)
+        draw_unchecked(
+            self.base, conditions, self.negative, range(batch), steps=1, guidance_scale=guidance_scale, sigmas=[1.0]
+        )
         return {"samples": self._phase(sum(self.weights.values()), self.gathered)}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from drtune.errors import UserError
+from drtune.files.patience import Patience
 from drtune.files.storage import check_writable, open_storage
 from drtune.publishing.registry import Registry
 
@@ -21,7 +22,9 @@ def place_of(registry: str, environment: Mapping[str, str] = os.environ) -> str:
     return registry or (IN_A_POD if in_a_pod(environment) else HERE)
 
 
-def check_registry(registry: str, name: str, environment: Mapping[str, str] = os.environ) -> None:
+def check_registry(
+    registry: str, name: str, environment: Mapping[str, str] = os.environ, *, patience: Patience | None = None
+) -> None:
     """Refuse a registry that could not be published to in the end.
 
     Raises:
@@ -31,8 +34,8 @@ def check_registry(registry: str, name: str, environment: Mapping[str, str] = os
     place = place_of(registry, environment)
     if in_a_pod(environment) and not place.startswith("s3://"):
         raise UserError(f"registry {place}: would be gone with this pod; give s3://bucket/prefix")
-    storage = open_storage(place, environment)
-    Registry(storage).production(name)  # read first: some servers make a bucket that is missing when it is written to
+    storage = open_storage(place, environment, patience=patience)
+    Registry(storage).production(name)
     if place.startswith("s3://"):
         check_writable(storage)
     else:

@@ -41,6 +41,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     after: bool = False
     """The request is carried out first, and only its answer is lost."""
+    message: str = "as the test wants it"
 
 
 class Log:
@@ -195,6 +196,10 @@ class ClusterApi:
             # kueue v0.19 pkg/controller/jobframework/defaults.go: "Jobs with queue names are default suspended"
             holder = item["spec"]["runPolicy"] if plural == "pytorchjobs" else item["spec"]
             holder["suspend"] = True
+        if (
+            query.get("dryRun") == "All"
+        ):  # judged and changed as any other, and not stored: apiserver's registry/dryrun.go
+            return 201, item
         return 201, self.put(collection, item)
 
     def _unknown(self, plural: str, item: Object) -> list[tuple[str, Object, str]]:
@@ -271,6 +276,7 @@ class ClusterApi:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each answer is 40 ms late
     server_api: ClusterApi
 
     def log_message(self, *_arguments: object) -> None:
@@ -323,7 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
                     self.close_connection = True
                     self.connection.close()
                 else:
-                    self._answer(*_status(fault.status, "as the test wants it"), **fault.headers)
+                    self._answer(*_status(fault.status, fault.message), **fault.headers)
                 return True
         return False
 

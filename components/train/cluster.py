@@ -6,6 +6,7 @@ The kubernetes client does the connecting: certificates, tokens that are renewed
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -49,6 +50,14 @@ class UnknownFieldError(Exception):
     """The cluster's version of a kind does not know fields that it was given; the message names them."""
 
 
+class NotPermittedError(UserError):
+    """Whoever asks has no right to; `said` is what the API server says of it."""
+
+    def __init__(self, host: str, said: str) -> None:
+        super().__init__(f"cluster {host}: {said}; grant it to the launcher's service account (docs/training-jobs.md)")
+        self.said = said
+
+
 class _InterruptedError(Exception):
     """The connection broke, or the server asks to try again."""
 
@@ -71,7 +80,7 @@ def connect() -> ApiClient:
         config.load_incluster_config(client_configuration=settings)
     except config.ConfigException:
         try:
-            config.load_kube_config(client_configuration=settings)
+            config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
         except config.ConfigException:
             raise UserError(
                 "cluster: no Kubernetes to speak to, neither around this process nor by a kubeconfig file; "
@@ -127,14 +136,15 @@ class Cluster:
             return False
         return any(resource["name"] == place.plural for resource in resources)
 
-    def create(self, path: str, manifest: Manifest) -> Manifest:
-        """Create an object.
+    def create(self, path: str, manifest: Manifest, *, dry_run: bool = False) -> Manifest:
+        """Create an object; with `dry_run` only have the cluster judge it, and say what it would be.
 
         Raises:
             ConflictError: there is one; perhaps of our own, whose answer was lost.
             UnknownFieldError: the cluster would drop a field without a word.
         """
-        return self._patiently(lambda: self._call("POST", path, {"fieldValidation": "Strict"}, manifest))
+        query = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
+        return self._patiently(lambda: self._call("POST", path, query, manifest))
 
     def delete(self, path: str) -> None:
         """Delete an object, which stays until all that belongs to it is gone. Raises NotFoundError."""
@@ -277,11 +287,10 @@ def _explained(status: int, message: str, host: str, pause_seconds: float = 0.0)
         return ConflictError(message)
     if status == 401:
         return UserError(f"cluster {host}: does not know us ({message}); renew the token or the kubeconfig file")
+    if status == 403 and re.search('User ".*" cannot ', message):  # else what checks objects refuses this one
+        return NotPermittedError(host, message)
     if status == 403:
-        return UserError(
-            f"cluster {host}: {message}; grant it to the launcher's service account (docs/training-jobs.md), "
-            "or raise the quota that it names"
-        )
+        return UserError(f"cluster {host}: {message}; correct what it names, or have it raised if that is a quota")
     if status == 400 and (unknown := re.findall(r'unknown field "([^"]+)"', message)):
         return UnknownFieldError(", ".join(unknown))
     if status in (400, 422):

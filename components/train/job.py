@@ -112,7 +112,7 @@ def to_pytorch_job(spec: JobSpec, name: str, uri: str, owners: Sequence[Manifest
     }
     if spec.gang or spec.priority_class:
         run_policy["schedulingPolicy"] = _present(
-            minAvailable=(spec.elastic.min_nodes if spec.elastic else spec.nodes) if spec.gang else None,
+            minAvailable=spec.least_nodes if spec.gang else None,
             priorityClass=spec.priority_class,
         )
     if spec.elastic:
@@ -294,9 +294,6 @@ def _pod(spec: JobSpec) -> Manifest:
 
 
 def _container(spec: JobSpec, uri: str) -> Manifest:
-    amounts = {"cpu": spec.cpu, "memory": spec.memory}
-    if spec.gpus_per_node:
-        amounts[spec.gpu_resource] = str(spec.gpus_per_node)
     mounts = [("work", WORK), ("tmp", "/tmp"), ("shared-memory", "/dev/shm")]
     mounts += [(f"volume-{number}", path) for number, path in enumerate(spec.volumes.values())]
     options = [
@@ -313,7 +310,7 @@ def _container(spec: JobSpec, uri: str) -> Manifest:
         "args": [uri, f"--work={WORK}", *options],
         "env": _environment(spec),
         "ports": [{"name": "pytorchjob-port", "containerPort": _PORT}],
-        "resources": {"requests": {**amounts, "ephemeral-storage": spec.scratch}, "limits": amounts},
+        "resources": resources(spec),
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -324,6 +321,14 @@ def _container(spec: JobSpec, uri: str) -> Manifest:
         "terminationMessagePolicy": "FallbackToLogsOnError",  # the last lines, for a launcher that missed them
         "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts],
     }
+
+
+def resources(spec: JobSpec) -> dict[str, dict[str, str]]:
+    """What a node requests and is limited to."""
+    amounts = {"cpu": spec.cpu, "memory": spec.memory}
+    if spec.gpus_per_node:
+        amounts[spec.gpu_resource] = str(spec.gpus_per_node)
+    return {"requests": {**amounts, "ephemeral-storage": spec.scratch}, "limits": amounts}
 
 
 def _environment(spec: JobSpec) -> list[Manifest]:

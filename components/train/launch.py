@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,23 +130,11 @@ class Launch:
         if is_answered(self.storage, config, prompts):
             self.log.say(f"the model is at {self.storage.uri} already: an earlier try had it made")
         else:
-            self.spec = self._of_a_kind_that_is_there()
+            self.spec = of_a_kind_that_is_there(self.cluster, self.spec)
             write_request(self.storage, config, prompts)
             with self._leaving_nothing(), self._heard_of():
                 Follower(self.cluster, self.spec, self._create_or_adopt(), self.log, self.cancelled).run()
         fetch_model(self.storage, out)
-
-    def _of_a_kind_that_is_there(self) -> JobSpec:
-        """What is asked for, of the kind of job that the cluster has."""
-        if self.spec.backend != "auto":
-            return self.spec
-        for place in PLACES:
-            if self.cluster.has(place):
-                return spec_for(place.kind.lower(), self.spec)
-        wanted = " nor ".join(f"{place.kind} ({place.api})" for place in PLACES)
-        raise UserError(
-            f"cluster {self.cluster.host}: has neither {wanted}; install Kubeflow's training operator or Trainer"
-        )
 
     def _create_or_adopt(self) -> Manifest:
         """The job of this run: a new one, or that of an earlier try of the launcher, which is then ours.
@@ -176,25 +164,7 @@ class Launch:
 
     def _create(self) -> Manifest:
         """A new job, which is to live no longer than the run. Raises ConflictError."""
-        place, queue = place_of(self.spec), self.spec.queue
-        made = to_job(self.spec, self.name, self.storage.uri, self._owners())
-        try:
-            job = self.cluster.create(self.cluster.jobs(place), made)
-        except NotFoundError as error:
-            raise UserError(
-                f"cluster {self.cluster.host}: has no {place.kind} ({error}); install its operator, or change `backend`"
-            ) from None
-        except UnknownFieldError as error:
-            raise UserError(
-                f"cluster {self.cluster.host}: its {place.kind} has no field {error}; it needs {place.needed}: update "
-                "it, or change `backend`"
-            ) from None
-        if queue and not is_suspended(job):  # as Kueue does with each job of a queue before it is stored
-            raise UserError(
-                f"queue={queue}: Kueue ignores the {place.kind} {self.name}, which would run outside of its quota; add "
-                f"{place.group}/{place.kind.lower()} to `integrations.frameworks` of Kueue's configuration (from 0.19 "
-                "on PyTorchJobs are not there by default), set backend=trainjob, or leave `queue` out"
-            )
+        job = create_job(self.cluster, self.spec, self.name, self.storage.uri, self._owners())
         self.log.say(f"training job {self.name}: created, for what is asked at {self.storage.uri}")
         return job
 
@@ -262,6 +232,51 @@ class Launch:
             yield
         finally:
             ends.set()
+
+
+def of_a_kind_that_is_there(cluster: Cluster, spec: JobSpec) -> JobSpec:
+    """What is asked for, of the kind of job that the cluster has.
+
+    Raises:
+        UserError: it has none, or such a job cannot be asked for it.
+    """
+    if spec.backend != "auto":
+        return spec
+    for place in PLACES:
+        if cluster.has(place):
+            return spec_for(place.kind.lower(), spec)
+    wanted = " nor ".join(f"{place.kind} ({place.api})" for place in PLACES)
+    raise UserError(f"cluster {cluster.host}: has neither {wanted}; install Kubeflow's training operator or Trainer")
+
+
+def create_job(
+    cluster: Cluster, spec: JobSpec, name: str, uri: str, owners: Sequence[Manifest] = (), *, dry_run: bool = False
+) -> Manifest:
+    """Create the job that trains what was asked at `uri`; with `dry_run` only see whether the cluster would take it.
+
+    Raises:
+        ConflictError: there is one of that name.
+        UserError: the cluster does not know such a job, or a field of it; it refuses it, or its queue ignores it.
+    """
+    place, queue = place_of(spec), spec.queue
+    try:
+        job = cluster.create(cluster.jobs(place), to_job(spec, name, uri, owners), dry_run=dry_run)
+    except NotFoundError as error:
+        raise UserError(
+            f"cluster {cluster.host}: has no {place.kind} ({error}); install its operator, or change `backend`"
+        ) from None
+    except UnknownFieldError as error:
+        raise UserError(
+            f"cluster {cluster.host}: its {place.kind} has no field {error}; it needs {place.needed}: update "
+            "it, or change `backend`"
+        ) from None
+    if queue and not is_suspended(job):  # as Kueue does with each job of a queue before it is stored
+        raise UserError(
+            f"queue={queue}: Kueue ignores the {place.kind} {name}, which would run outside of its quota; add "
+            f"{place.group}/{place.kind.lower()} to `integrations.frameworks` of Kueue's configuration (from 0.19 "
+            "on PyTorchJobs are not there by default), set backend=trainjob, or leave `queue` out"
+        )
+    return job
 
 
 def refuse_uneven(config: Config, spec: JobSpec) -> None:

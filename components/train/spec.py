@@ -166,11 +166,15 @@ class JobSpec(Section):
         return self
 
     @property
+    def least_nodes(self) -> int:
+        """The training starts with so many."""
+        return self.elastic.min_nodes if self.elastic else self.nodes
+
+    @property
     def processes(self) -> range:
         """The numbers of processes that the job may run with."""
-        least = self.elastic.min_nodes if self.elastic else self.nodes
         each = self.processes_per_node
-        return range(least * each, self.nodes * each + 1, each)
+        return range(self.least_nodes * each, self.nodes * each + 1, each)
 
 
 def spec_for(backend: str, spec: JobSpec) -> JobSpec:

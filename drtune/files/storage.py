@@ -111,6 +111,8 @@ def check_writable(storage: Storage) -> None:
         OSError: as for any other call, or what was written is not what is read.
     """
     key, content = f"probe-{uuid.uuid4().hex}", b"written to see whether it can be"
+    with suppress(FileNotFoundError):
+        storage.read(key)  # first: some servers make a bucket that is missing when it is written to
     storage.write(key, content)
     if storage.read(key) != content:
         raise OSError(f"{storage.uri}/{key}: something else is read than was written")

@@ -12,7 +12,7 @@ import pytest
 from components.train.cluster import ClusterError
 from components.train.follow import TrainingFailedError
 from drtune.errors import UserError
-from tests.cluster_api import ClusterApi
+from tests.cluster_api import ClusterApi, Fault
 from tests.launches import Tried, succeeds, to_the_end, trains
 from tests.operator import JOBS, Played, PlayedJob, until
 
@@ -194,16 +194,20 @@ def test_a_server_that_stays_away_is_given_up_in_time(api: ClusterApi, tried: Tr
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
+    ("status", "said", "message"),
     [
-        (401, "does not know us"),
-        (403, "grant it to the launcher's service account"),
-        (404, "has no PyTorchJob .* install its operator"),
-        (422, "refuses the training job"),
+        (401, "Unauthorized", "does not know us"),
+        # apiserver/pkg/endpoints/handlers/responsewriters/errors.go, and then what an admission plugin says
+        (403, 'pytorchjobs is forbidden: User "me" cannot create resource "pytorchjobs"', "grant it to the launcher's"),
+        (403, "pytorchjobs is forbidden: exceeded quota: jobs", "exceeded quota: jobs; .* raised if that is a quota"),
+        (404, "not found", "has no PyTorchJob .* install its operator"),
+        (422, "invalid", "refuses the training job"),
     ],
 )
-def test_what_the_server_refuses_is_told_in_one_line(api: ClusterApi, tried: Tried, status: int, message: str) -> None:
-    api.fault("POST", "pytorchjobs", status)
+def test_what_the_server_refuses_is_told_in_one_line(
+    api: ClusterApi, tried: Tried, status: int, said: str, message: str
+) -> None:
+    api.faults.append(Fault("POST", "pytorchjobs", status, times=1, message=said))
     with pytest.raises(UserError, match=message) as refusal:
         tried.train()
     assert "\n" not in str(refusal.value)

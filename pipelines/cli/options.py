@@ -103,7 +103,7 @@ def prepared(
     from pipelines.server.package import Package
 
     package, uploaded = Package.read(path), None
-    arguments = None if version else _checked(package, assignments)
+    arguments = None if version else checked(package, assignments)
     from pipelines.server.runs import Job  # kfp takes seconds to be imported: after what can be told without it
     from pipelines.server.uploads import find_version
 
@@ -111,13 +111,14 @@ def prepared(
         client.refuse_an_old_server()
         if version:
             uploaded, package = find_version(client, package.name, version)
-            arguments = _checked(package, assignments)
+            arguments = checked(package, assignments)
         elif not inline:
             uploaded = _uploaded(client, package)
         yield client, Job(package, arguments or {}, experiment, uploaded, service_account)
 
 
-def _checked(package: Package, assignments: tuple[str, ...]) -> Json:
+def checked(package: Package, assignments: tuple[str, ...]) -> Json:
+    """The arguments of a run, looked at as far as they are at hand; a line for each that is not."""
     from pipelines.server.package import check_files
 
     arguments = package.arguments(assignments)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drtune.cli.console import PATH
+from pipelines.cli.doctor import doctor
 from pipelines.cli.options import (
     ARGUMENTS,
     EXPERIMENT,
@@ -268,4 +269,4 @@ def cancel(server: Server, given: str) -> None:
         click.echo(f"run {run.display_name}: told to end; `drtune-pipeline status {run.run_id}` shows when it has")
 
 
-COMMANDS = (upload, submit, status, logs, cancel, schedule)
+COMMANDS = (doctor, upload, submit, status, logs, cancel, schedule)

@@ -64,8 +64,8 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
         """The address of a page of the user interface."""
         return f"{self._get_url_prefix().rstrip('/')}/#/{path}"
 
-    def refuse_an_old_server(self) -> None:
-        """See that the server is new enough for these pipelines; one that does not tell its version is let pass.
+    def refuse_an_old_server(self) -> str:
+        """The version of the server, which is new enough for these pipelines; one that does not tell it is let pass.
 
         Raises:
             UserError: it is too old.
@@ -78,6 +78,7 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
                 f"endpoint {self.endpoint}: is Kubeflow Pipelines {tag}, which refuses the steps' security context; "
                 f"{oldest} is the oldest that works"
             )
+        return tag
 
     def read_log(self, run_id: str, pod: str) -> str | None:
         """What the pod has written so far; None when it is not there any more.

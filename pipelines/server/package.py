@@ -78,6 +78,18 @@ class Package:
         return {key: task["taskInfo"]["name"] for key, task in self._tasks() if self._runs(task)}
 
     @property
+    def images(self) -> set[str]:
+        """The images that its steps run in."""
+        return {step["container"]["image"] for step in self.spec["deploymentSpec"]["executors"].values()}
+
+    @property
+    def pods(self) -> dict[str, Json]:
+        """What is said of the pods of its steps on Kubernetes, by names such as exec-evaluate."""
+        kubernetes = self.platform.get("platforms", {}).get("kubernetes", {})
+        found: dict[str, Json] = kubernetes.get("deploymentSpec", {}).get("executors", {})
+        return found
+
+    @property
     def places(self) -> dict[str, tuple[str, ...]]:
         """The names of Argo's nodes from the root down to each task that runs in a container, by its key."""
         return dict(self._places(self.spec["root"]["dag"], ("root",)))
@@ -127,6 +139,10 @@ class Package:
             raise UserError(f"{missing[0]}: has no default; give {missing[0]}=VALUE")
         return arguments
 
+    def values(self, arguments: Json) -> Json:
+        """The value of each parameter of a run with these arguments; None where nothing is known."""
+        return {name: arguments.get(name, known.get("defaultValue")) for name, known in self.parameters.items()}
+
     def _value(self, name: str, text: str) -> Any:
         if name not in self.parameters:
             near = difflib.get_close_matches(name, self.parameters, n=1)
@@ -172,5 +188,4 @@ def check_files(package: Package, arguments: Json) -> list[str]:
     """Check parameters and files as the run's first step will, as far as they are at hand: `check_parameters`."""
     from components.checks import check_parameters
 
-    given = {name: arguments.get(name, known.get("defaultValue")) for name, known in package.parameters.items()}
-    return check_parameters(given, elsewhere=True)
+    return check_parameters(package.values(arguments), elsewhere=True)

@@ -166,8 +166,9 @@ def test_a_damaged_archive_is_refused_in_one_line_and_capitals_are_read(tmp_path
 def test_a_reference_that_cannot_be_used_is_named_before_anything_is_drawn(
     name: str, make: Callable[[Path], Path], message: str, model_of: ModelOf, prompts_folder: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "brought").mkdir()
     with pytest.raises(UserError, match=message) as raised:
-        evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={name: make(tmp_path)})
+        evaluate(model_of("sdxl"), prompts_folder, tmp_path / "report", references={name: make(tmp_path / "brought")})
     assert "\n" not in str(raised.value)
     assert not (tmp_path / "report").exists()
     assert not (tmp_path / "report.partial").exists()

@@ -200,8 +200,8 @@ def test_what_cannot_be_scored_is_told_in_one_line_and_leaves_nothing(
     ("reward", "out", "message"),
     [
         ("symetry", "scores.csv", "error: --reward: no reward 'symetry'; there are symmetry, "),
-        ("symmetry", "scores.xlsx", "unknown suffix '.xlsx'; give a file that ends in .csv or .parquet"),
-        ("symmetry", "prompts.txt", "unknown suffix '.txt'"),
+        ("symmetry", "scores.xlsx", "scores.xlsx: is no table; give a file that ends in .csv or .parquet"),
+        ("symmetry", "prompts.txt", "prompts.txt: is what it would be made from; give another place"),
         ("{folder}/mine.py:mine", "scores.csv", "mine.py:mine: not finite for 1.png; "),
     ],
 )

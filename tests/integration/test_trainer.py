@@ -18,6 +18,7 @@ from drtune.config import load_config
 from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import sha256_file, sha256_folder
+from drtune.files.output import mark
 from drtune.models.loading import load_base
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import open_prompts, prepare
@@ -34,6 +35,7 @@ SHORT = [
     "method.early_stop=2",
     "checkpoint_every=2",
     "evaluation.sampler.steps=2",
+    "evaluation.sampler.guidance_scale=1",
 ]
 DARKER = [
     *SHORT,
@@ -82,6 +84,7 @@ class InterruptedTrainer(Trainer):
 
 def interrupted_after(update: int, overrides: list[str], prompts: Path, out: Path) -> None:
     out.mkdir(exist_ok=True)
+    mark(out, "TrainingRun")
     trainer = InterruptedTrainer(load_config(None, overrides), open_prompts(prompts), out, Processes())
     trainer.last_update = update
     said = rf"SIGTERM after update {update} of .* go on with: drtune train .*--resume$"

@@ -12,6 +12,10 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [f"error: {self}"]
+
 
 class AwayError(UserError):
     """A service has not answered for as long as is waited for it."""

@@ -1,4 +1,4 @@
-"""How far a loop is: a bar that moves on a terminal, whole lines everywhere else.
+"""How far a loop is: a bar that moves on a terminal and in a notebook, whole lines everywhere else.
 
 What collects the logs of a container knows lines only: a bar, which is one line that is drawn again and again, would
 not be seen before its end.
@@ -11,7 +11,8 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Self, TextIO
+from importlib.util import find_spec
+from typing import Any, Self, TextIO
 
 from tqdm import tqdm
 
@@ -23,8 +24,8 @@ PROGRESS_LINE = re.compile(r"[^:]+: \d+/\d+ \w+s(, .+)?")
 class Progress:
     """Counts what is done of `total`, some of which may have been `done` before.
 
-    Where `stream` (standard error) is no terminal, a line is written at each tenth of the work, and between them at
-    most one every ten seconds; the last state always has its line:
+    Where `stream` (standard error) is no terminal and no notebook, a line is written at each tenth of the work, and
+    between them at most one every ten seconds; the last state always has its line:
 
         train: 40/100 updates, 2.1 s each, 2 min 6 s left, reward 0.612
     """
@@ -46,7 +47,7 @@ class Progress:
         self._shown: dict[str, str] = {}
         self._started = self._written_at = clock()
         self._bar = (
-            tqdm(total=total, initial=done, desc=label, unit=unit, mininterval=0.5, file=self._stream)
+            _bar(self._stream)(total=total, initial=done, desc=label, unit=unit, mininterval=0.5, file=self._stream)
             if _shows_bars(self._stream)
             else None
         )
@@ -101,8 +102,27 @@ class Progress:
         self._stream.flush()
 
 
+def _bar(stream: TextIO) -> type[Any]:
+    """Tqdm's bar for a terminal, or the one for a notebook where that can show it."""
+    if _is_notebook(stream) and find_spec("ipywidgets"):  # without which tqdm.auto warns
+        from tqdm.auto import tqdm as of_notebook
+
+        return of_notebook
+    return tqdm
+
+
+def _is_notebook(stream: TextIO) -> bool:
+    """Whether it is what a Jupyter kernel has for its output: no terminal, but it moves bars."""
+    return type(stream).__module__ == "ipykernel.iostream"
+
+
 def _shows_bars(stream: TextIO) -> bool:
-    """Whether it is a terminal with a size: one without, as containers get where nobody looks on, would stay empty."""
+    """Whether it is a notebook, or a terminal with a size.
+
+    A terminal without one, as containers get where nobody looks on, would stay empty.
+    """
+    if _is_notebook(stream):
+        return True
     return stream.isatty() and all(os.get_terminal_size(stream.fileno()))
 
 

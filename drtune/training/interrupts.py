@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 from typing import Self
 
@@ -10,7 +11,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupts:
-    """Within, the signals are only noted.
+    """Within, the signals are only noted. Python hands them to its main thread alone: a run in another gets none.
 
     >>> with Interrupts() as interrupts:
     ...     while not interrupts.received:
@@ -22,7 +23,8 @@ class Interrupts:
         """The last one that came."""
 
     def __enter__(self) -> Self:
-        self.previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        self.previous = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -70,8 +70,10 @@ def test_every_drtune_command_works_in_the_order_of_the_readme(folder: Path) -> 
 @pytest.mark.slow
 def test_the_python_example_works(folder: Path) -> None:
     [example] = blocks("python")
-    run([sys.executable, "-c", example], folder)
-    assert (folder / "runs" / "model" / "adapter" / "pytorch_lora_weights.safetensors").exists()
+    (folder / "example.py").write_text(example)  # what has no file has no source, and its functions cannot be kept
+    run([sys.executable, "example.py"], folder)
+    assert (folder / "runs" / "warm" / "adapter" / "pytorch_lora_weights.safetensors").exists()
+    assert "def warm(" in (folder / "runs" / "warm" / "rewards" / "warm.py").read_text()
 
 
 def test_the_make_targets_exist() -> None:

@@ -1,0 +1,201 @@
+"""What came of a training, with all that its folder holds within reach."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from drtune.config.sections import validated
+from drtune.contracts import MANIFEST, EvaluationReport, RegistryEntry
+from drtune.errors import UserError
+from drtune.evaluation import run
+from drtune.evaluation.report.pages import write_pages
+from drtune.files.images import open_picture
+from drtune.files.local import claim, replacing
+from drtune.models.loading import DEVICE, load_base, quiet_libraries
+from drtune.models.sample_set import SampleSettings, write_sample_set
+from drtune.models.tuned import open_tuned, put_on
+from drtune.prompts.prepare import open_prompts
+from drtune.prompts.shots import choose_prompts
+from drtune.publishing.gate import Policy, decide
+from drtune.publishing.registry import Registry
+from drtune.python.page import page
+from drtune.python.words import in_python, overrides
+from drtune.training.metrics import read_metrics
+
+NUM_SHOWN = 8
+"""Held-out prompts of which pictures are shown."""
+
+
+class Result:
+    """A tuned model in its folder, and the prompts that it was tuned on; a notebook shows pictures before and after.
+
+    `drtune.tune` returns one; any run of `drtune train` becomes one by its folder.
+
+    >>> drtune.Result("runs/mine").pipe("a red circle, on a white background").images[0]
+
+    Raises:
+        UserError: there is no tuned model, or its files are not those that its manifest names.
+    """
+
+    def __init__(self, folder: str | Path, prompts: str | Path | None = None) -> None:
+        self.folder = Path(folder)
+        """Of the tuned model; reports and decisions stand beside it."""
+        self.prompts_folder = Path(prompts or f"{folder}.prompts")
+        """Of the PromptSet."""
+        with in_python():
+            self.model, self.config = open_tuned(self.folder)
+            self.prompts = open_prompts(self.prompts_folder)
+            """Its sides are `train` and `eval`."""
+
+    def __repr__(self) -> str:
+        return f"Result({str(self.folder)!r}: {self.model.step} updates, reward {self.model.reward:.3f})"
+
+    def _repr_html_(self) -> str:
+        return page(self.shown, self.before, self.after, self.metrics["reward"].tolist(), self.config.rewards)
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row an update (`drtune.training.metrics.UpdateMetrics`), and a column for each reward by its short name."""
+        rows = [asdict(update) for update in read_metrics(self.folder)]
+        parts = pd.DataFrame([row.pop("rewards") for row in rows]).rename(columns=short_name)
+        return pd.concat([pd.DataFrame(rows), parts], axis=1).set_index("step")
+
+    @property
+    def shown(self) -> list[str]:
+        """The held-out prompts of `before` and `after`, at most eight."""
+        return [prompt.text for prompt in choose_prompts(self.prompts.eval, NUM_SHOWN)]
+
+    @property
+    def before(self) -> list[Image.Image]:
+        """Pictures of the prompts `shown` by the base, from noise of seed 0, at the settings of the evaluation."""
+        return self._pictures[False]
+
+    @property
+    def after(self) -> list[Image.Image]:
+        """Pictures of the same prompts from the same noise by the tuned model."""
+        return self._pictures[True]
+
+    @cached_property
+    def _pictures(self) -> dict[bool, list[Image.Image]]:
+        with in_python(), TemporaryDirectory(prefix="drtune-") as scratch:
+            out = Path(scratch) / "pictures"
+            drawn = write_sample_set(self.shown, out, SampleSettings(compare=True), model_folder=self.folder)
+            return {
+                tuned: [open_picture(out / picture.file) for picture in drawn.pictures if picture.tuned is tuned]
+                for tuned in (False, True)
+            }
+
+    @cached_property
+    def pipe(self) -> DiffusionPipeline:
+        """The base's pipeline with the tuned weights in it, on the GPU if there is one."""
+        with in_python():
+            quiet_libraries()
+            config = self.config
+            base = load_base(config.base_model, config.base_revision, precision=config.compute.precision)
+            base.pipeline.to(DEVICE)
+            put_on(base, self.folder, self.model)
+            return base.pipeline
+
+    def save(self, out: str | Path, *, overwrite: bool = False) -> Result:
+        """Copy the folder of the run to `out`, and its prompts to `out`.prompts; returns the result that stands there.
+
+        Raises:
+            UserError: something stands there, and `overwrite` is off.
+        """
+        with in_python():
+            pairs = [(self.folder, Path(out)), (self.prompts_folder, Path(f"{out}.prompts"))]
+            for source, target in pairs:
+                claim(target, overwrite=overwrite, inputs=[source])
+            for source, target in pairs:
+                with replacing(target) as written:
+                    shutil.copytree(source, written)
+            return Result(out)
+
+    def evaluate(
+        self,
+        out: str | Path | None = None,
+        *,
+        champion: str | Path | None = None,
+        references: Mapping[str, str | Path] | None = None,
+        overwrite: bool = False,
+        **settings: Any,
+    ) -> EvaluationReport:
+        """Compare with the base and others on the held-out prompts; the report's page is `report.html` in `out`.
+
+        Args:
+            out: folder of the report; None: beside that of the run, with `.report` to its name.
+            champion: the tuned model that it would replace.
+            references: folders or archives of pictures by name.
+            overwrite: replace the report that stands there.
+            settings: differences in the model's `evaluation` section: max_prompts=64, sampler={"steps": 20}.
+
+        Raises:
+            UserError: as `drtune.evaluate`.
+        """
+        changes = list(overrides({"evaluation": settings}, _no_function))
+        return evaluate(
+            self.folder,
+            self.prompts_folder,
+            out or self._beside("report"),
+            champion=champion,
+            references=references,
+            overrides=changes,
+            overwrite=overwrite,
+        )
+
+    def publish(
+        self, name: str, *, policy: str | Path | Mapping[str, Any], registry: str = "runs/registry"
+    ) -> RegistryEntry:
+        """Put the model into a registry as a new version, if its evaluation satisfies a policy.
+
+        What was not yet evaluated is now.
+
+        Args:
+            name: of the model, in lower-case letters, digits and dashes.
+            policy: a YAML file, or what would stand in one (configs/gate.yaml is the miniature's).
+            registry: a folder, file:// or s3://bucket/prefix.
+
+        Raises:
+            UserError: the policy refuses it, with the reasons; or something cannot be used.
+        """
+        with in_python():
+            rules = validated(Policy, policy) if isinstance(policy, Mapping) else Policy.read(policy)
+            report, decision = self._beside("report"), self._beside("decision")
+            if not (report / MANIFEST).exists():
+                self.evaluate()
+            claim(decision, overwrite=True)
+            decided = decide(EvaluationReport.load(report), rules)
+            with replacing(decision) as folder:
+                write_pages(report, folder, decided)
+                decided.save(folder)
+            return Registry(registry).publish(name, self.folder, report, decision)
+
+    def _beside(self, what: str) -> Path:
+        return Path(f"{self.folder}.{what}")
+
+
+evaluate = in_python()(run.evaluate)
+"""`drtune.evaluation.run.evaluate`, whose errors speak of keywords."""
+
+
+def short_name(reward: str) -> str:
+    """A reward's name without the path of its file.
+
+    >>> short_name("runs/cat.rewards/warm.py:warm")
+    'warm'
+    """
+    return reward.rpartition(":")[2]
+
+
+def _no_function(function: object) -> str:
+    raise UserError(f"evaluation: {function!r} is a function; a tuned model takes a reward as FILE.py:FUNCTION")

@@ -1,0 +1,175 @@
+"""The way from Python: lists, a function and a pipeline object in; pictures, numbers, a report and a version out."""
+
+from __future__ import annotations
+
+import linecache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+import drtune
+from drtune.contracts import Decision
+from drtune.errors import UserError
+from drtune.files.local import sha256_file
+from drtune.models.miniature import CHECKPOINT
+from drtune.rewards.own import OwnReward
+
+PROMPTS = [f"a {colour} circle, on a white background" for colour in ("red", "blue", "green", "yellow")]
+HELD_OUT = [f"a {colour} square, on a black background" for colour in ("red", "blue", "green", "yellow")] * 2
+HELD_OUT = [f"{prompt}{', small' * (index // 4)}" for index, prompt in enumerate(HELD_OUT)]
+SHORT: dict[str, Any] = {
+    "steps": 2,
+    "batch_size": 2,
+    "sampler": {"steps": 3},
+    "method": {"trained_steps": 2, "early_stop": 2},
+    "optimizer": {"learning_rate": 2e-3},
+    "evaluation": {"sampler": {"steps": 3}, "rewards": ["brightness"], "pictures_per_prompt": 1, "features": "none"},
+}
+CELL = """
+import torch
+from torch.nn import functional as F
+WEIGHT = 2.0
+
+def warmth(images):
+    red, _green, blue = images.unbind(1)
+    return F.relu(red - blue) * WEIGHT
+
+@torch.enable_grad()
+def warm(images: torch.Tensor, prompts):
+    return warmth(images).mean((1, 2))
+
+def needy(images, prompts):
+    return NETWORK(images)
+"""
+
+
+def cell(source: str, **beside: Any) -> dict[str, Any]:
+    """What a notebook has after a cell: IPython, too, tells linecache its source (compilerop.py, `cache`)."""
+    name, names = f"<cell {len(linecache.cache)}>", {"__name__": "__main__", **beside}
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    exec(compile(source, name, "exec"), names)
+    return names
+
+
+@pytest.fixture(scope="module")
+def pipe() -> StableDiffusionXLPipeline:
+    return StableDiffusionXLPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def result(pipe: StableDiffusionXLPipeline) -> drtune.Result:
+    reward = {cell(CELL)["warm"]: 1.0, "brightness": {"weight": 0.5, "target": 0.4}}
+    return drtune.tune(pipe, prompts=PROMPTS, reward=reward, eval_prompts=HELD_OUT, **SHORT)
+
+
+def plain(pipe: StableDiffusionXLPipeline, prompt: str) -> np.ndarray:
+    drawn = pipe(
+        prompt,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(0),
+        height=32,
+        width=32,
+    )
+    return np.asarray(drawn.images[0], dtype=float)
+
+
+def test_pictures_are_those_that_plain_diffusers_draws_before_and_after(result: drtune.Result) -> None:
+    pipe = StableDiffusionXLPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    assert result.shown == HELD_OUT
+    before = [plain(pipe, prompt) for prompt in HELD_OUT[:2]]
+    pipe.load_lora_weights(result.folder / "adapter")
+    after = [plain(pipe, prompt) for prompt in HELD_OUT[:2]]
+    for mine, theirs in zip([*result.before[:2], *result.after[:2]], [*before, *after], strict=True):
+        assert np.abs(np.asarray(mine, dtype=float) - theirs).max() <= 1
+    assert np.abs(before[0] - after[0]).max() > 2
+    assert np.abs(plain(result.pipe, HELD_OUT[0]) - after[0]).max() <= 1
+
+
+def test_numbers_and_the_function_that_made_them_are_kept(result: drtune.Result) -> None:
+    assert list(result.metrics.index) == [1, 2]
+    wanted = result.metrics["warm"] - 0.5 * (result.metrics["brightness"] - 0.4).abs()
+    assert abs(result.metrics["reward"] - wanted).max() < 0.1  # the mean of distances is not that of the means
+    assert [prompt.text for prompt in result.prompts.train] == PROMPTS
+    assert result.model.base_model == "miniature"
+    [(path, digest)] = result.model.reward_files.items()
+    kept = result.folder / path
+    assert (path, sha256_file(kept)) == ("rewards/warm.py", digest)
+    images = torch.rand(2, 3, 4, 4)
+    again = OwnReward("warm.py:warm", kept, differentiable=True)
+    assert torch.equal(again(images, ["", ""]), cell(CELL)["warm"](images, []))
+
+
+def test_a_notebook_shows_pairs_and_the_curve(result: drtune.Result) -> None:
+    page = result._repr_html_()
+    assert page.count("data:image/png;base64,") == 2 * len(HELD_OUT)
+    assert page.count("<circle") == 2
+    assert "reward: warm + brightness" in page
+
+
+def test_it_is_saved_evaluated_and_published(result: drtune.Result, tmp_path: Path) -> None:
+    saved = result.save(tmp_path / "saved")
+    assert saved.model == result.model
+    with pytest.raises(UserError, match=r"exists already; give overwrite=True to replace it"):
+        result.save(tmp_path / "saved")
+    report = saved.evaluate(max_prompts=8)
+    assert report.num_prompts == 8
+    policy = {"min_prompts": 8, "against": {"base": {"brightness": {"max_drop": 1.0}}}}
+    entry = saved.publish("warm", policy=policy, registry=str(tmp_path / "registry"))
+    assert (entry.name, entry.version, entry.model) == ("warm", "v1", result.model)
+    strict = {"min_prompts": 8, "against": {"base": {"brightness": {"min_gain": 0.9}}}}
+    with pytest.raises(UserError, match="against publishing: "):
+        saved.publish("warm", policy=strict, registry=str(tmp_path / "registry"))
+    assert not Decision.load(f"{saved.folder}.decision").publish
+
+
+def test_a_run_goes_on_where_it_is(tmp_path: Path) -> None:
+    settings = SHORT | {"prompts": PROMPTS, "eval_prompts": HELD_OUT, "out": tmp_path / "run"}
+    warm = cell(CELL)["warm"]
+    drtune.tune("miniature", reward=warm, **settings)
+    with pytest.raises(UserError, match="overwrite=True"):
+        drtune.tune("miniature", reward=warm, **settings)
+    more = drtune.tune("miniature", reward=warm, resume=True, **settings | {"steps": 3})
+    assert list(more.metrics.index) == [1, 2, 3]
+    with pytest.raises(UserError, match=r"run\.rewards/warm\.py: exists already"):
+        drtune.tune("miniature", reward=cell(CELL.replace("2.0", "3.0"))["warm"], resume=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"step": 3}, "step: no such key; did you mean steps?"),
+        ({"steps": "many"}, "steps=many: "),
+        ({"processes": 2}, "processes=2: drtune.tune is one"),
+        ({"reward": lambda images, _: images}, "reward <lambda>: is no function with a name"),
+        ({"reward": cell(CELL)["needy"].__class__}, "reward function: is no function with a name"),
+        ({"reward": cell(CELL, NETWORK=torch.nn.Identity())["needy"]}, "needy: uses NETWORK, a Identity; write the"),
+        ({"eval_prompts": None, "prompts": ["a red circle"]}, "is for eval; .*; or give eval_prompts"),
+        ({"prompts": "nothing.txt"}, "eval_prompts: go with a list of prompts"),
+    ],
+)
+def test_a_mistake_is_told_in_words_of_python(given: dict[str, Any], said: str, tmp_path: Path) -> None:
+    settings = {"prompts": PROMPTS, "eval_prompts": HELD_OUT, "out": tmp_path / "run"} | given
+    with pytest.raises(UserError, match=said) as caught:
+        drtune.tune("miniature", **settings)
+    assert "--" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pipeline_that_was_changed_is_refused(pipe: StableDiffusionXLPipeline) -> None:
+    changed = StableDiffusionXLPipeline(**pipe.components)
+    with pytest.raises(UserError, match="was not loaded from anywhere"):
+        drtune.tune(changed, prompts=PROMPTS)
+    weight = next(pipe.unet.parameters())
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.add_(1)
+    with pytest.raises(UserError, match="the unet of this pipeline is not that of miniature; save it"):
+        drtune.tune(pipe, prompts=PROMPTS)
+    with torch.no_grad():
+        weight.copy_(kept)

@@ -20,7 +20,8 @@ from drtune.errors import UserError
 from drtune.evaluation import run
 from drtune.evaluation.report.pages import write_pages
 from drtune.files.images import open_picture
-from drtune.files.local import claim, replacing
+from drtune.files.local import replacing
+from drtune.files.output import claimed
 from drtune.models.loading import DEVICE, load_base, quiet_libraries
 from drtune.models.sample_set import SampleSettings, write_sample_set
 from drtune.models.tuned import open_tuned, put_on
@@ -113,12 +114,13 @@ class Result:
             UserError: something stands there, and `overwrite` is off.
         """
         with in_python():
-            pairs = [(self.folder, Path(out)), (self.prompts_folder, Path(f"{out}.prompts"))]
-            for source, target in pairs:
-                claim(target, overwrite=overwrite, inputs=[source])
-            for source, target in pairs:
-                with replacing(target) as written:
-                    shutil.copytree(source, written)
+            with (
+                claimed(out, "TrainingRun", overwrite=overwrite, inputs=[self.folder]) as model,
+                claimed(f"{out}.prompts", "PromptSet", overwrite=overwrite, inputs=[self.prompts_folder]) as prompts,
+            ):
+                for source, target in ((self.folder, model), (self.prompts_folder, prompts)):
+                    with replacing(target) as written:
+                        shutil.copytree(source, written)
             return Result(out)
 
     def evaluate(
@@ -173,9 +175,8 @@ class Result:
             report, decision = self._beside("report"), self._beside("decision")
             if not (report / MANIFEST).exists():
                 self.evaluate()
-            claim(decision, overwrite=True)
-            decided = decide(EvaluationReport.load(report), rules)
-            with replacing(decision) as folder:
+            with claimed(decision, "Decision", overwrite=True, inputs=[report]) as place, replacing(place) as folder:
+                decided = decide(EvaluationReport.load(report), rules)
                 write_pages(report, folder, decided)
                 decided.save(folder)
             return Registry(registry).publish(name, self.folder, report, decision)

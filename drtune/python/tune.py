@@ -19,7 +19,8 @@ from diffusers import DiffusionPipeline
 from drtune.config import load_config
 from drtune.contracts import MANIFEST, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import claim, read_given, sha256_file, write_text
+from drtune.files.local import read_given, sha256_file, write_text
+from drtune.files.output import claimed
 from drtune.prompts.prepare import PROBLEMS, prepare
 from drtune.python.functions import reward_file
 from drtune.python.pipelines import base_name
@@ -79,8 +80,9 @@ def tune(
         tree = load_config(config, [*overrides({"base_model": base} | settings, name_of)])
         if tree.process_count != 1:
             raise UserError(f"processes={tree.process_count}: drtune.tune is one; `drtune train` starts several")
-        claim(place, overwrite=overwrite or resume)
-        prompt_set = _prompt_set(prompts, eval_prompts, place, write, overwrite=overwrite)
+        inputs = [prompts if isinstance(prompts, str | Path) else None, config if overwrite else None]
+        with claimed(place, "TrainingRun", overwrite=overwrite or resume, inputs=inputs):
+            prompt_set = _prompt_set(prompts, eval_prompts, place, write, overwrite=overwrite)
         train(tree, prompt_set, place, resume=resume, overwrite=overwrite)
         gc.collect()  # the memory of the trainer, before pictures are drawn
         return Result(place, prompt_set)
@@ -96,7 +98,8 @@ def _temporary() -> Path:
 def _write(file: Path, text: str, *, overwrite: bool) -> None:
     """Write a file, unless it stands there already as it should."""
     if not file.is_file() or read_given(file) != text.encode():
-        write_text(claim(file, overwrite=overwrite), text)
+        with claimed(file, None, overwrite=overwrite):
+            write_text(file, text)
 
 
 def _prompt_set(

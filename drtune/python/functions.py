@@ -38,7 +38,7 @@ def reward_file(function: Callable[..., Any], folder: Path, write: Callable[[Pat
     if inner.__module__ != "__main__":
         return f"{inspect.getsourcefile(inner)}:{name}"
     file = folder / f"{name}.py"
-    write(file, "\n".join(_Standalone(name).lines(name, function, inner.__globals__)))
+    write(file, "\n".join(_Standalone(name).lines(name, function, inner.__globals__)).lstrip())
     return f"{file}:{name}"
 
 

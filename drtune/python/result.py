@@ -20,7 +20,7 @@ from drtune.errors import UserError
 from drtune.evaluation import run
 from drtune.evaluation.report.pages import write_pages
 from drtune.files.images import open_picture
-from drtune.files.local import replacing
+from drtune.files.local import replacing, write_text
 from drtune.files.output import claimed
 from drtune.models.loading import DEVICE, load_base, quiet_libraries
 from drtune.models.sample_set import SampleSettings, write_sample_set
@@ -32,6 +32,8 @@ from drtune.publishing.registry import Registry
 from drtune.python.page import page
 from drtune.python.words import in_python, overrides
 from drtune.training.metrics import read_metrics
+from drtune.training.mirror import as_kept_at
+from drtune.training.summary import SUMMARY
 
 NUM_SHOWN = 8
 """Held-out prompts of which pictures are shown."""
@@ -121,6 +123,8 @@ class Result:
                 for source, target in ((self.folder, model), (self.prompts_folder, prompts)):
                     with replacing(target) as written:
                         shutil.copytree(source, written)
+                summary = (self.folder / SUMMARY).read_text(encoding="utf-8")
+                write_text(model / SUMMARY, as_kept_at(str(model), summary, self.folder))
             return Result(out)
 
     def evaluate(

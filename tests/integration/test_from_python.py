@@ -115,6 +115,8 @@ def test_a_notebook_shows_pairs_and_the_curve(result: drtune.Result) -> None:
 def test_it_is_saved_evaluated_and_published(result: drtune.Result, tmp_path: Path) -> None:
     saved = result.save(tmp_path / "saved")
     assert saved.model == result.model
+    summary = (saved.folder / "summary.md").read_text(encoding="utf-8")
+    assert (f"`{saved.folder}/adapter" in summary, f"`{result.folder}" in summary) == (True, False)
     with pytest.raises(UserError, match=r"exists already; give overwrite=True to replace it"):
         result.save(tmp_path / "saved")
     report = saved.evaluate(max_prompts=8)

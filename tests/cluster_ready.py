@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import yaml
 
 from components.images import PLATFORM_IMAGE, TRAINER_IMAGE
@@ -62,6 +63,7 @@ class ReadyCluster(ClusterApi):
         if collection != REVIEWS:
             return super().created(collection, item, query)
         # pkg/registry/authorization/subjectaccessreview/rest.go: what was asked, with `allowed`, which is always there
+        kubernetes_validate.validate(item, "1.34", strict=True)
         self.asked_for.add(item["spec"]["user"])
         attributes = item["spec"]["resourceAttributes"]
         resource = "/".join(filter(None, [attributes["resource"], attributes["subresource"]]))

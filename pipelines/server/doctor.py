@@ -104,7 +104,8 @@ def examine(
         yield Finding("!!", str(error))
     else:
         yield Finding("ok", f"Kubeflow Pipelines {version} at {endpoint}".replace("  ", " "))
-    if "registry" in values and environment.get("AWS_ACCESS_KEY_ID"):
+    is_on_s3 = (values.get("registry") or "s3://").startswith("s3://")
+    if "registry" in values and (environment.get("AWS_ACCESS_KEY_ID") or not is_on_s3):
         yield from _found(partial(check_s3, values, spec, environment))
     elif "registry" in values:
         yield Finding("--", "not looked at: buckets on S3, since AWS_ACCESS_KEY_ID is not set here")

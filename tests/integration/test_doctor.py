@@ -83,6 +83,10 @@ def lacks_a_registry_bucket(visit: Visit) -> None:
     visit.given["registry"] = "s3://absent/registry"
 
 
+def lacks_a_registry_that_stays(visit: Visit) -> None:
+    visit.given["registry"] = "runs/registry"
+
+
 def lacks_a_runs_bucket(visit: Visit) -> None:
     visit.overrides[0] = "storage=s3://absent/runs"
 
@@ -187,6 +191,7 @@ def lacks_s3(visit: Visit) -> None:
 
 LACKING = {
     lacks_a_registry_bucket: "storage s3://absent/registry: no bucket absent .*; create it",
+    lacks_a_registry_that_stays: "registry runs/registry: would be gone with this pod; give s3://",
     lacks_a_runs_bucket: "storage s3://absent/runs: no bucket absent .*; create it",
     lacks_s3: "storage s3://.*: .* refuses the credentials .*; correct AWS_ACCESS_KEY_ID",
     lacks_the_secret: "secret drtune-s3: not in namespace kubeflow; `kubectl apply -k manifests/secrets`",

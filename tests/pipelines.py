@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     DDIMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
@@ -30,6 +33,7 @@ from transformers import (
     CLIPTextModelWithProjection,
     Qwen2Tokenizer,
     Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3Model,
     T5Config,
     T5EncoderModel,
@@ -40,7 +44,7 @@ from drtune.models.base import Base
 from drtune.models.loading import load_base
 from tests.tiny import tokenizer
 
-KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "z_image")
+KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "flux2_klein", "z_image")
 WIDTH = 16
 """Of the text encoders, and their pooled output."""
 FolderOf = Callable[[str], Path]
@@ -68,6 +72,8 @@ def make_pipeline(kind: str, seed: int = 0) -> DiffusionPipeline:
                 return _flux(guidance_embeds=True)
             case "flux_schnell":
                 return _flux(guidance_embeds=False)
+            case "flux2_klein" | "flux2_klein_distilled":
+                return _flux2_klein(is_distilled=kind.endswith("distilled"))
             case "z_image":
                 return _z_image()
     raise ValueError(kind)
@@ -84,7 +90,7 @@ def pictures(pipeline: DiffusionPipeline) -> Tensor:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     images: Tensor = pipeline(
-        "a red circle", num_inference_steps=4, height=16, width=16, generator=generator, output_type="pt"
+        prompt="a red circle", num_inference_steps=4, height=16, width=16, generator=generator, output_type="pt"
     ).images
     return images
 
@@ -278,6 +284,38 @@ def _flux(*, guidance_embeds: bool) -> FluxPipeline:
         text_encoder_2=encoder,
         tokenizer_2=spelling,
         transformer=transformer.eval(),
+    )
+
+
+def _flux2_klein(*, is_distilled: bool) -> Flux2KleinPipeline:
+    words = _qwen_tokenizer()
+    transformer = Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=3 * WIDTH,
+        axes_dims_rope=(2, 2, 2, 2),
+        guidance_embeds=False,
+    )
+    transformer.transformer_blocks[0].attn.add_v_proj.weight.data *= 20  # most of 512 tokens are not of the prompt
+    vae = AutoencoderKLFlux2(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        latent_channels=4,
+        norm_num_groups=4,
+    )
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(4.0, 16.0)
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae.eval(),
+        text_encoder=Qwen3ForCausalLM(_qwen3(len(words), num_layers=27)).eval(),  # of which it reads 9, 18 and 27
+        tokenizer=words,
+        transformer=transformer.eval(),
+        is_distilled=is_distilled,
     )
 
 

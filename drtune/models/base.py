@@ -41,7 +41,7 @@ class Base(ABC):
     """Samplers that fit its noise schedule, the default first."""
     lora_targets: tuple[str, ...]
     """Layers that get an adapter when the configuration names none."""
-    embeds_guidance: ClassVar[bool] = False
+    embeds_guidance: bool = False
     """The network is told the guidance scale or knows but one, and is never run twice."""
     patch: ClassVar[int] = 1
     """Side of the squares of latents that the network takes as one token."""

@@ -57,6 +57,7 @@ KINDS = {
     "StableDiffusionXLPipeline": Kind("stable-diffusion-xl", "unet", "ddim"),
     "StableDiffusion3Pipeline": Kind("stable-diffusion-3", "transformer", "flow_euler"),
     "FluxPipeline": Kind("flux", "transformer", "flow_euler"),
+    "Flux2KleinPipeline": Kind("flux2-klein", "transformer", "flow_euler"),
     "ZImagePipeline": Kind("z-image", "transformer", "flow_euler", unguided=0.0),
 }
 LICENSES = {
@@ -67,6 +68,10 @@ LICENSES = {
     "stabilityai/stable-diffusion-3.5-large": {"license": "other", "license_name": "stabilityai-ai-community"},
     "black-forest-labs/FLUX.1-dev": {"license": "other", "license_name": "flux-1-dev-non-commercial-license"},
     "black-forest-labs/FLUX.1-schnell": {"license": "apache-2.0"},
+    "black-forest-labs/FLUX.2-klein-4B": {"license": "apache-2.0"},
+    "black-forest-labs/FLUX.2-klein-base-4B": {"license": "apache-2.0"},
+    "black-forest-labs/FLUX.2-klein-9B": {"license": "other", "license_name": "flux-non-commercial-license"},
+    "black-forest-labs/FLUX.2-klein-base-9B": {"license": "other", "license_name": "flux-non-commercial-license"},
     "Tongyi-MAI/Z-Image": {"license": "apache-2.0"},
     "Tongyi-MAI/Z-Image-Turbo": {"license": "apache-2.0"},
 }

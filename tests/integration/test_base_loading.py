@@ -46,7 +46,9 @@ def test_a_size_that_does_not_fit_is_refused(folder_of: FolderOf) -> None:
         open_base(folder_of("sd3"), height=128)
 
 
-@pytest.mark.parametrize(("kind", "side"), [("sdxl", SIDE), ("sd3", SIDE), ("flux_dev", 256), ("z_image", 1024)])
+@pytest.mark.parametrize(
+    ("kind", "side"), [("sdxl", SIDE), ("sd3", SIDE), ("flux_dev", 256), ("z_image", 1024), ("flux2_klein", 256)]
+)
 def test_without_a_size_images_are_of_the_size_that_the_pipeline_makes(
     kind: str, side: int, folder_of: FolderOf
 ) -> None:
@@ -118,8 +120,14 @@ def test_hub_ids_are_found_in_the_local_cache_when_offline(folder_of: FolderOf, 
     assert done.stderr == ""
 
 
-def test_a_language_model_cuts_prompts_with_their_template(folder_of: FolderOf) -> None:
-    base = open_base(folder_of("z_image"))
+@pytest.mark.parametrize("kind", ["z_image", "flux2_klein"])
+def test_a_language_model_cuts_prompts_with_their_template(kind: str, folder_of: FolderOf) -> None:
+    base = open_base(folder_of(kind))
     assert isinstance(base, LanguageModelBase)
     room = base.max_tokens - len(base.pipeline.tokenizer(base.in_template("")).input_ids)
     assert base.count_truncated(["a" * length for length in (1, room, room + 1)]) == 1
+
+
+def test_flux2_klein_refuses_a_negative_prompt_that_its_pipeline_could_not_be_given(folder_of: FolderOf) -> None:
+    with pytest.raises(UserError, match="negative_prompt='a star': a Flux2KleinPipeline takes the empty one alone"):
+        open_base(folder_of("flux2_klein")).encode_negative("a star")

@@ -26,6 +26,7 @@ from drtune.methods.supervision import Task, supervise
 from drtune.methods.sweep import roll_out
 from drtune.models.adapter import add_adapter, save_adapter
 from drtune.models.base import Base, EncodedPrompts
+from drtune.models.flux2_klein import Flux2Klein
 from drtune.models.sampler import make_scheduler
 from drtune.prompts.prepare import prepare
 from drtune.training.trainer import train
@@ -44,8 +45,13 @@ def noise_for(base: Base, seed: int = 3) -> Tensor:
     return torch.randn(len(PROMPTS), *base.latents_shape, generator=torch.Generator().manual_seed(seed))
 
 
+def negative_of(base: Base, settings: TuningSamplerConfig) -> str:
+    """The negative prompt, or for FLUX.2 klein the only one that it takes."""
+    return "" if isinstance(base, Flux2Klein) else settings.negative_prompt
+
+
 def denoiser_of(base: Base, settings: TuningSamplerConfig) -> GuidedDenoiser:
-    negative = base.encode_negative(settings.negative_prompt)
+    negative = base.encode_negative(negative_of(base, settings))
     return GuidedDenoiser(base, base.encode(PROMPTS), negative, settings, arithmetic=base.dtype)
 
 
@@ -59,18 +65,20 @@ def our_images(base: Base, settings: TuningSamplerConfig) -> Tensor:
 
 def diffusers_images(pipeline: DiffusionPipeline, base: Base, settings: TuningSamplerConfig) -> Tensor:
     """What the pipeline itself makes of the same noise; `base` says of which shape."""
-    noise = noise_for(base)
+    noise, more = noise_for(base), {}
     if type(pipeline).__name__ == "FluxPipeline":
         noise = pipeline._pack_latents(noise, *noise.shape)
+    if negative := negative_of(base, settings):
+        more["negative_prompt"] = [negative] * len(PROMPTS)
     images: Tensor = pipeline(
-        list(PROMPTS),  # in which Z-Image writes its templates
-        negative_prompt=[settings.negative_prompt] * len(PROMPTS) if settings.negative_prompt else None,
+        prompt=list(PROMPTS),  # in which Z-Image writes its templates
         **base.guidance_argument(settings.guidance_scale),
         num_inference_steps=settings.steps,
         height=base.height,
         width=base.width,
         latents=noise,
         output_type="pt",
+        **more,
     ).images
     return images
 
@@ -112,7 +120,9 @@ def cosine(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize(
     ("kind", "sampler"),
     [(kind, sampler) for kind in ("sd15", "sd21", "sdxl") for sampler in ("ddim", "euler")]
-    + [(kind, "flow_euler") for kind in ("sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "z_image")],
+    + [
+        (kind, "flow_euler") for kind in ("sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "z_image", "flux2_klein")
+    ],
 )
 def test_our_sampler_makes_the_images_of_plain_diffusers(kind: str, sampler: str, folder_of: FolderOf) -> None:
     for height, width, settings in (
@@ -127,14 +137,14 @@ def test_our_sampler_makes_the_images_of_plain_diffusers(kind: str, sampler: str
         assert (ours - diffusers_images(base.pipeline, base, settings)).abs().max() <= 1e-4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "flux2_klein_distilled"])
 def test_guidance_changes_the_images_but_for_the_base_that_has_none(kind: str, folder_of: FolderOf) -> None:
     base = open_base(folder_of(kind))
     effect = (our_images(base, GUIDED) - our_images(base, UNGUIDED)).abs().max()
-    assert effect == 0 if kind == "flux_schnell" else effect > 0.01
+    assert effect == 0 if kind in ("flux_schnell", "flux2_klein_distilled") else effect > 0.01
 
 
-@pytest.mark.parametrize("kind", ["sd3", "flux_dev", "z_image"])
+@pytest.mark.parametrize("kind", ["sd3", "flux_dev", "z_image", "flux2_klein"])
 def test_a_schedule_that_shifts_with_the_size_is_shifted_as_in_the_pipeline(kind: str, folder_of: FolderOf) -> None:
     steps = []
     for side in (16, 32):
@@ -167,7 +177,7 @@ def test_a_tuned_adapter_gives_plain_diffusers_our_images(kind: str, folder_of: 
     assert (after - before).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("kind", ["sdxl", "z_image"])
+@pytest.mark.parametrize("kind", ["sdxl", "z_image", "flux2_klein"])
 def test_the_sweep_has_the_gradient_of_plain_autograd(kind: str, folder_of: FolderOf) -> None:
     base = open_base(folder_of(kind))
     weights = tunable(base)
@@ -188,7 +198,7 @@ def test_the_sweep_has_the_gradient_of_plain_autograd(kind: str, folder_of: Fold
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("kind", ["sd21", "sdxl", "sd3", "flux_dev", "z_image"])
+@pytest.mark.parametrize("kind", ["sd21", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein"])
 def test_half_precision_has_nearly_the_gradient_of_fp32(kind: str, precision: str, folder_of: FolderOf) -> None:
     full, half = open_base(folder_of(kind)), open_base(folder_of(kind), precision=precision)
     wanted = gradient_of(full, tunable(full))
@@ -196,12 +206,14 @@ def test_half_precision_has_nearly_the_gradient_of_fp32(kind: str, precision: st
     half.prepare(ComputeSection(precision=precision))
     assert half.network.dtype != torch.float32
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    # FLUX.2's tiny network is made to hang on its text (tests/pipelines.py), and rounds more.
+    tolerance = 0.1 if (kind, precision) == ("flux2_klein", "bf16") else 0.02
     for worth in (1.0, 1e-9):  # fp16 alone would make a zero of the gradient of such a small reward
         for weight in weights.values():
             weight.grad = None
         gradient = gradient_of(half, weights, worth=worth, precision=precision)
         assert cosine(gradient, wanted) > 0.99
-        assert float(gradient.norm() / worth / wanted.norm()) == pytest.approx(1, rel=0.02)
+        assert float(gradient.norm() / worth / wanted.norm()) == pytest.approx(1, rel=tolerance)
 
 
 def test_the_loss_scale_leaves_no_trace_in_gradients_that_were_there_before() -> None:
@@ -225,7 +237,7 @@ def test_in_fp16_the_vae_computes_in_fp32(kind: str, folder_of: FolderOf) -> Non
     assert (images - our_images(open_base(folder_of(kind)), UNGUIDED)).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "flux_dev", "z_image"])
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein"])
 def test_gradient_checkpointing_saves_memory_and_keeps_the_gradient(kind: str, folder_of: FolderOf) -> None:
     base = open_base(folder_of(kind))
     weights, noise, denoiser = tunable(base), noise_for(base), denoiser_of(base, GUIDED)
@@ -274,13 +286,13 @@ def test_encoded_prompts_outlive_the_text_encoders(kind: str, folder_of: FolderO
     base = open_base(folder_of(kind))
     wanted = our_images(base, GUIDED)
     encoded = EncodedPrompts(base, {7: PROMPTS[0], 8: "a star", 5: PROMPTS[1]}, batch_size=2)
-    negative = base.encode_negative(GUIDED.negative_prompt)
+    negative = base.encode_negative(negative_of(base, GUIDED))
     encoders = [
         weakref.ref(part) for name, part in base.pipeline.components.items() if name.startswith("text_encoder") and part
     ]
     base.free_text_encoders()
     gc.collect()
-    assert len(encoders) == {"sd15": 1, "sd21": 1, "sd3": 3, "z_image": 1}.get(kind, 2)
+    assert len(encoders) == {"sd15": 1, "sd21": 1, "sd3": 3, "z_image": 1, "flux2_klein": 1}.get(kind, 2)
     assert all(encoder() is None for encoder in encoders)
 
     sampler = base.sampler(GUIDED)
@@ -303,6 +315,7 @@ def test_encoded_prompts_outlive_the_text_encoders(kind: str, folder_of: FolderO
         ("sd3_without_t5", ["method.name=leapalign", "base_penalty=0.1"]),
         ("flux_dev", ["compute.precision=bf16", "sampler.guidance_scale=3.5", "compute.gradient_checkpointing=true"]),
         ("flux_schnell", ["compute.precision=fp16", "method.name=full"]),
+        ("flux2_klein", ["compute.precision=bf16", "sampler.guidance_scale=2", "method.name=draft_k"]),
         ("z_image", ["compute.precision=bf16", "sampler.guidance_scale=2", "compute.replay_batch=2"]),
     ],
 )

@@ -79,10 +79,11 @@ def test_an_adapter_scaled_to_nothing_is_the_base(tuned: Path, tmp_path: Path) -
     assert difference(tmp_path / "scaled" / picture.file, tmp_path / "base" / picture.file) == 0
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux_dev", "z_image"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux_dev", "z_image", "flux2_klein"])
 def test_every_base_can_be_drawn_with(kind: str, folder_of: FolderOf, tmp_path: Path) -> None:
     base = str(folder_of(kind))
-    overrides = ["height=16", "width=32", "evaluation.sampler.negative_prompt=blurred"]
+    negative = "" if kind == "flux2_klein" else "blurred"
+    overrides = ["height=16", "width=32", f"evaluation.sampler.negative_prompt={negative}"]
     model = make_tuned(tmp_path / "model", base, *overrides)
     drawn = write_sample_set(PROMPTS[:1], tmp_path / "out", SampleSettings(**SHORT, lora_scale=0.5), model_folder=model)
     with Image.open(tmp_path / "out" / drawn.pictures[0].file) as image:

@@ -20,6 +20,7 @@ GPUS = {
     "sd35.yaml": "80GiB",
     "flux.yaml": "80GiB",
     "z-image.yaml": "80GiB",
+    "flux2-klein.yaml": "24GiB",
 }
 """The GPU that each is made for, as its first lines say; sdxl-hps-2x8.yaml is for 16 of that of sdxl-hps.yaml."""
 

@@ -117,7 +117,9 @@ def tensors_in(value: object) -> list[torch.Tensor]:
     return [tensor for part in vars(value).values() for tensor in tensors_in(part)] if hasattr(value, "model") else []
 
 
-@pytest.mark.parametrize("kind", ["miniature", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "z_image"])
+@pytest.mark.parametrize(
+    "kind", ["miniature", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "z_image", "flux2_klein"]
+)
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_the_weights_of_a_base_are_counted_to_the_byte(kind: str, precision: str, folder_of: FolderOf) -> None:
     name = kind if kind == "miniature" else str(folder_of(kind))
@@ -146,6 +148,10 @@ MILLIONS = {
     "stabilityai/stable-diffusion-3.5-large": (8056.6, 123.7 + 694.7 + 4762.3, 83.8),
     "black-forest-labs/FLUX.1-dev": (11901.4, 123.1 + 4762.3, 83.8),
     "black-forest-labs/FLUX.1-schnell": (11891.2, 123.1 + 4762.3, 83.8),
+    "black-forest-labs/FLUX.2-klein-4B": (3875.5, 4022.5, 84.0),
+    "black-forest-labs/FLUX.2-klein-base-4B": (3875.5, 4022.5, 84.0),
+    "black-forest-labs/FLUX.2-klein-9B": (9078.6, 8190.7, 84.0),
+    "black-forest-labs/FLUX.2-klein-base-9B": (9078.6, 8190.7, 84.0),
     "Tongyi-MAI/Z-Image": (6154.9, 4022.5, 83.8),
     "Tongyi-MAI/Z-Image-Turbo": (6154.9, 4022.5, 83.8),
 }

@@ -136,7 +136,8 @@ def test_the_weights_of_a_base_are_counted_to_the_byte(kind: str, precision: str
     memory = measure(config, planned, planned.sampler(config.sampler), drawn_plans(config))
     assert memory.weights["network, frozen"] == bytes_of([*base.network.parameters(), *base.network.buffers()])
     base.prepare(config.compute)
-    assert memory.weights["VAE"] == bytes_of(base.pipeline.vae.parameters())
+    vae = base.pipeline.vae
+    assert memory.weights["VAE"] == bytes_of([*vae.parameters(), *vae.buffers()])
     assert memory.parameters["network"] == sum(weight.numel() for weight in base.network.parameters())
 
 

@@ -78,7 +78,8 @@ class Flux2Klein(LanguageModelBase):
             img_ids=_positions(height, width, 1, embeds.device),
             return_dict=False,
         )[0]
-        return tokens_BLC.mT.unflatten(2, (height, width))
+        output: Tensor = tokens_BLC.mT.unflatten(2, (height, width))
+        return output
 
     def set_timesteps(self, scheduler: Scheduler, num_steps: int) -> None:
         """As `Base`; here mu is an empirical function of the number of steps, too."""

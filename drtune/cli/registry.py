@@ -69,9 +69,12 @@ def list_versions(name: str | None, uri: str) -> None:
     """List the published versions, of one NAME or of all."""
     from drtune.publishing.registry import Registry
 
-    for entry in Registry(uri).list(name):
+    entries = Registry(uri).list(name)
+    for entry in entries:
         click.echo(f"{entry.name} {entry.version} {entry.uri}")
         _tell_covered(entry)
+    if not entries:
+        click.echo(f"registry {uri}: nothing is published here" + (f" as {name}" if name else ""), err=True)
 
 
 @registry.command()

@@ -133,6 +133,13 @@ def test_a_version_of_before_is_read_and_says_that_its_digest_covers_less(tmp_pa
     assert shown.stderr == f"{NAME} v1: its digest covers its files, not model and decision\n"
 
 
+def test_a_list_with_nothing_in_it_says_so(tmp_path: Path) -> None:
+    place = str(tmp_path / "mistyped")
+    for name, said in (((), "nothing is published here\n"), ((NAME,), f"nothing is published here as {NAME}\n")):
+        shown = CliRunner().invoke(main, ["registry", "list", *name, "--registry", place])
+        assert (shown.exit_code, shown.stdout, shown.stderr) == (0, "", f"registry {place}: {said}")
+
+
 def test_what_clean_removes_is_told(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "registry"))
     key = f"{NAME}/files/{'0' * 32}/README.md"

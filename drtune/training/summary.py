@@ -52,7 +52,7 @@ def _what_happened(model: TunedModel, config: Config, updates: Sequence[UpdateMe
     count = f"{len(updates)} updates" if len(updates) > 1 else "1 update"
     done = (
         f"{count} of {config.batch_size} prompts by {config.method.name} in {timedelta(seconds=round(seconds))}, "
-        f"{seconds / len(updates):.2f} s each."
+        f"{seconds / len(updates):.2f} s each, without drawing samples and saving."
     )
     if model.step == config.steps:
         return done

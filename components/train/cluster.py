@@ -232,8 +232,9 @@ class Cluster:
         response = self._call("GET", path, query, quiet_seconds=quiet_seconds)
         self._open.add(response)
         try:
-            if not self.closed.is_set():
-                yield response
+            if self.closed.is_set():
+                raise _InterruptedError("closed")
+            yield response
         except (HTTPError, OSError) as error:
             raise _InterruptedError(type(error).__name__) from None
         finally:

@@ -330,6 +330,7 @@ def test_a_batch_that_the_processes_cannot_share_asks_for_nothing(
 # --- its time ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_job_that_its_queue_suspends_has_all_of_its_time_again(
     api: ClusterApi, tmp_path: Path, some_prompts: Path
 ) -> None:

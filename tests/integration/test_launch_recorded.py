@@ -88,6 +88,7 @@ def test_a_train_job_that_loses_a_pod_goes_on_and_succeeds(api: ClusterApi, tmp_
     assert tried.left() == []
 
 
+@pytest.mark.slow
 def test_a_mistake_of_the_user_ends_a_train_job_at_once_even_where_its_runtime_starts_it_again(
     api: ClusterApi, tmp_path: Path, some_prompts: Path
 ) -> None:

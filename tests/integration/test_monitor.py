@@ -35,6 +35,7 @@ def monitor(out: Path, *options: str, environment: dict[str, str] | None = None)
     )
 
 
+@pytest.mark.slow
 def test_prompts_in_s3_that_drifted_are_told_and_run_nothing_in_the_report(s3_server: S3Server, tmp_path: Path) -> None:
     trained, out = tmp_path / "trained.jsonl", tmp_path / "run"
     trained.write_text(prompts("a {} beside a {}, view {}"), encoding="utf-8")

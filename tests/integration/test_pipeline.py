@@ -176,6 +176,7 @@ def test_a_wrong_key_is_found_before_the_first_step_and_leaves_nothing(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_in_its_place_only_when_asked_to(tmp_path: Path, prompts: Path) -> None:
     note = tmp_path / "run" / "note.txt"
     note.parent.mkdir()

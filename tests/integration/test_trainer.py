@@ -149,6 +149,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(
     assert rates == [learning_rate(config.optimizer, step, 4) for step in (1, 2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_to_more_updates(prompts: Path, tmp_path: Path) -> None:
     whole = train(load_config(None, [*SHORT, "steps=4"]), prompts, tmp_path / "whole")
     train(load_config(None, [*SHORT, "steps=2"]), prompts, tmp_path / "parts")
@@ -266,6 +267,7 @@ def test_an_exploding_gradient_stops_before_the_weights_move(prompts: Path, tmp_
     assert all(torch.equal(weight, before[name]) for name, weight in trainer.state.weights.items())
 
 
+@pytest.mark.slow
 def test_the_run_ends_early_with_the_last_state_that_passed_the_held_out_check(prompts: Path, tmp_path: Path) -> None:
     overrides = [*DARKER, "held_out={reward: brightness, max_drop: 0.1}"]
     early = train(load_config(None, overrides), prompts, tmp_path / "early")

@@ -115,7 +115,7 @@ def test_the_mean_reward_is_that_of_the_last_ten_updates() -> None:
 
 def test_a_summary_sets_the_first_updates_beside_the_last() -> None:
     page = summary(CONFIG, [update(step) for step in range(1, 7)], 6, {})
-    assert "6 updates of 8 prompts by drtune in 0:00:09, 1.50 s each." in page
+    assert "6 updates of 8 prompts by drtune in 0:00:09, 1.50 s each, without" in page
     assert "|                        | first 3 | last 3 |" in page
     assert "| reward, the sum        |     0.2 |    0.5 |" in page
     assert "| preference, weight 0.5 |     0.2 |    0.5 |" in page

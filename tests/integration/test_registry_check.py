@@ -8,10 +8,10 @@ import pytest
 from kfp import dsl
 
 from components.checks import check_services
-from components.prepare_prompts.component import prepare_prompts
 from components.registry import check_registry, place_of
 from drtune.errors import UserError
 from drtune.files.storage import open_storage
+from tests.first_step import run_first_step
 from tests.s3 import BUCKET, S3Server
 
 IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
@@ -56,20 +56,7 @@ def test_the_first_step_refuses_before_it_looks_at_prompts(tmp_path: Path, monke
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     made = dsl.Dataset(name="prompt_set", uri=str(tmp_path / "set"))
     with pytest.raises(UserError, match="would be gone with this pod"):
-        prepare_prompts.python_func(
-            prompts="nothing.jsonl",
-            data_revision="",
-            incoming="",
-            config="configs/miniature.yaml",
-            overrides=[],
-            cluster="",
-            cluster_overrides=[],
-            references=[],
-            policy="configs/gate.yaml",
-            registry=str(tmp_path / "registry"),
-            name="some-model",
-            prompt_set=made,
-        )
+        run_first_step("nothing.jsonl", tmp_path / "registry", made)
 
 
 def test_a_reference_that_is_not_stored_is_refused(s3_server: S3Server) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from components.prepare_prompts.component import prepare_prompts as component
 from components.prepare_prompts.run import prepare_prompts, tell_prospects
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
 from drtune.prompts.prepare import Prompt, open_prompts, split_of
+from tests.first_step import run_first_step
 
 FIRST = '{"text": "a cat", "split": "train"}\n{"text": "a dog", "split": "eval"}\n'
 SECOND = FIRST + '{"text": "a fox", "split": "train"}\n'
@@ -232,20 +232,7 @@ def test_the_component_shows_the_counts(tmp_path: Path) -> None:
     source = tmp_path / "prompts.jsonl"
     source.write_text(SECOND)
     artifact = dsl.Dataset(name="prompt_set", uri=str(tmp_path / "out"))
-    component.python_func(
-        prompts=str(source),
-        data_revision="",
-        incoming="",
-        config="configs/miniature.yaml",
-        overrides=[],
-        cluster="",
-        cluster_overrides=[],
-        references=[],
-        policy="configs/gate.yaml",
-        registry=str(tmp_path / "registry"),
-        name="some-model",
-        prompt_set=artifact,
-    )
+    run_first_step(str(source), tmp_path / "registry", artifact)
     assert artifact.metadata == PromptSet.load(tmp_path / "out").model_dump(exclude_none=True) | {
         "source": PromptSet.load(tmp_path / "out").source.model_dump()
     }

@@ -43,7 +43,7 @@ def from_hub(kind: type[Model], reward: str, repository: str, digest: str | None
         raise UserError(
             f"reward {reward}: {folder} cannot be loaded ({str(error).splitlines()[0]}); take another copy of it"
         ) from None
-    return model, f"{file} sha256 {digest_of(folder / file, 'sha256')}"
+    return in_own_memory(model), f"{file} sha256 {digest_of(folder / file, 'sha256')}"
 
 
 def from_pickle(reward: str, path: Path, kind: str, build: Callable[[Any], Built]) -> Built:
@@ -90,4 +90,15 @@ def filled(kind: type[Model], config: PretrainedConfig, weights: Mapping[str, Te
     for problem, names in report.items():
         if names:
             raise ValueError(f"{problem.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}")
+    return in_own_memory(model)
+
+
+def in_own_memory(model: Model) -> Model:
+    """The network with its weights in memory of their own.
+
+    Mapped from a file they lie at any address, where some kernels sum in another order than at the round ones of a
+    copy: a score's last bits would hang on whether the weights were ever cast to another precision and back.
+    """
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
     return model

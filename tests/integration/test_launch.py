@@ -1,4 +1,4 @@
-"""The launcher: success, restarts, waiting, being stopped; a test plays the training operator.
+"""The launcher: success, restarts, being stopped; a test plays the training operator.
 
 In none of these a job is made twice, or left behind by a launcher that was not told to leave it.
 """
@@ -19,10 +19,9 @@ from components.train.follow import TrainingFailedError
 from components.train.job import job_name, to_job
 from components.train.launch import ending_by_sigterm
 from drtune.contracts import CONFIG, PromptSet
-from drtune.errors import UserError
 from tests.cluster_api import ClusterApi, now
 from tests.launches import WEIGHTS, WORKFLOW, Tried, succeeds, to_the_end, trains
-from tests.operator import EVENTS, JOBS, Played, PlayedJob, until
+from tests.operator import JOBS, Played, PlayedJob, until
 
 # --- it goes well -----------------------------------------------------------------------------------------------------
 
@@ -165,7 +164,7 @@ def test_a_job_that_failed_while_nobody_followed_it_makes_room_for_a_new_one(api
     assert tried.left() == []
 
 
-# --- it is restarted, or waits ----------------------------------------------------------------------------------------
+# --- it is restarted --------------------------------------------------------------------------------------------------
 
 
 def test_an_evicted_node_is_a_restart_and_not_a_failure(api: ClusterApi, tried: Tried) -> None:
@@ -202,168 +201,6 @@ def test_a_node_that_is_lost_again_and_again_ends_the_training(api: ClusterApi, 
     with Played(api, script), pytest.raises(TrainingFailedError, match="restarted 4 times, more than restarts=3"):
         tried.train()
     assert tried.left() == []
-
-
-@pytest.mark.parametrize(
-    ("status", "told"),
-    [
-        (
-            {"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/5 nodes: 5 Insufficient gpu."}]},
-            "is pending, cannot be scheduled: 0/5 nodes: 5 Insufficient gpu.",
-        ),
-        (
-            {
-                "containerStatuses": [
-                    {
-                        "name": "pytorch",
-                        "image": "x:1",
-                        "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}},
-                    }
-                ]
-            },
-            "cannot pull its image x:1: no",
-        ),
-        (
-            {
-                "containerStatuses": [
-                    {
-                        "name": "pytorch",
-                        "state": {
-                            "waiting": {"reason": "CreateContainerConfigError", "message": 'secret "s" not found'}
-                        },
-                    }
-                ]
-            },
-            'cannot start: CreateContainerConfigError: secret "s" not found',
-        ),
-    ],
-    ids=["no place", "no image", "no secret"],
-)
-def test_a_pod_that_does_not_start_says_why_and_ends_the_step_in_time(
-    api: ClusterApi, tmp_path: Path, some_prompts: Path, status: dict[str, object], told: str
-) -> None:
-    tried = Tried(api, tmp_path, some_prompts, start_timeout_seconds=3)
-
-    def script(job: PlayedJob) -> None:
-        job.says("Created")
-        job.pod(1, phase="Pending", **status)
-
-    with (
-        Played(api, script),
-        pytest.raises(TrainingFailedError, match="did not start in start_timeout_seconds=3") as late,
-    ):
-        tried.train()
-    assert f"[rank 1] {told}" in tried.log
-    assert told in str(late.value)
-    assert tried.left() == []
-
-
-def test_a_pod_whose_image_stays_away_ends_the_step_long_before_its_place_is_given_up(
-    api: ClusterApi, tmp_path: Path, some_prompts: Path
-) -> None:
-    tried = Tried(api, tmp_path, some_prompts, pull_timeout_seconds=2)
-    waiting = {"reason": "ImagePullBackOff", "message": "no such image"}
-
-    def script(job: PlayedJob) -> None:
-        job.pod(
-            0, phase="Pending", containerStatuses=[{"name": "pytorch", "image": "x:1", "state": {"waiting": waiting}}]
-        )
-
-    with Played(api, script), pytest.raises(TrainingFailedError, match=r"without what it needs .*\n.*no such image"):
-        tried.train()
-    assert tried.left() == []
-
-
-def test_a_job_in_a_queue_is_told_from_one_that_trains(api: ClusterApi, tmp_path: Path, some_prompts: Path) -> None:
-    tried = Tried(api, tmp_path, some_prompts, queue="nightly")
-
-    def script(job: PlayedJob) -> None:
-        labels = api.objects[JOBS, job.name]["metadata"]["labels"]
-        assert labels["kueue.x-k8s.io/queue-name"] == "nightly"
-        job.says("Suspended", "no quota left")
-        until(lambda: "suspended" in tried.log)
-        to_the_end(tried, job)
-
-    with Played(api, script):
-        tried.train()
-    assert "suspended, waits for queue nightly (no quota left)" in tried.log
-
-
-def test_a_job_without_pods_is_explained_by_its_events(api: ClusterApi, tried: Tried) -> None:
-    quota = {"involvedObject": {"name": tried.launch.name}, "type": "Warning"}
-    quota |= {"reason": "FailedCreatePod", "message": "exceeded quota: gpus"}
-    api.put(EVENTS, {"metadata": {"name": "event"}, **quota})
-
-    def script(job: PlayedJob) -> None:
-        # It was created a while ago, for all that the launcher knows.
-        until(lambda: "has no pods: FailedCreatePod: exceeded quota: gpus" in tried.log)
-        to_the_end(tried, job)
-
-    api.clock = lambda: "2026-01-01T00:00:00Z"
-    tried.launch.spec = tried.launch.spec.model_copy(update={"start_timeout_seconds": 10**9})
-    with Played(api, script):
-        tried.train()
-
-
-def test_the_deadline_of_a_running_job_ends_it(api: ClusterApi, tmp_path: Path, some_prompts: Path) -> None:
-    tried = Tried(api, tmp_path, some_prompts, run_timeout_seconds=1)
-
-    def script(job: PlayedJob) -> None:
-        # The operator counts from the creation of the job, so it is told both.
-        assert api.objects[JOBS, job.name]["spec"]["runPolicy"]["activeDeadlineSeconds"] == 60 + 1
-        trains(job)
-
-    with Played(api, script), pytest.raises(TrainingFailedError, match="did not end in run_timeout_seconds=1"):
-        tried.train()
-    assert tried.left() == []
-
-
-def test_a_batch_that_the_processes_cannot_share_asks_for_nothing(
-    api: ClusterApi, tmp_path: Path, some_prompts: Path
-) -> None:
-    tried = Tried(api, tmp_path, some_prompts, nodes=3)
-    with pytest.raises(UserError, match="batch_size=8: cannot be shared evenly by the 3 processes of 3 nodes"):
-        tried.train()
-    assert api.requests == []
-
-
-# --- its time ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_a_job_that_its_queue_suspends_has_all_of_its_time_again(
-    api: ClusterApi, tmp_path: Path, some_prompts: Path
-) -> None:
-    tried = Tried(api, tmp_path, some_prompts, queue="nightly", run_timeout_seconds=2)
-
-    def script(job: PlayedJob) -> None:
-        trains(job)
-        until(lambda: "running" in tried.log)
-        for node in range(2):
-            job.is_restarted(node)
-        job.says("Suspended", "preempted")
-        until(lambda: "suspended" in tried.log)
-        time.sleep(2.5)  # longer than it may run
-        assert tried.left() != []
-        job.stops_saying("Suspended")
-        to_the_end(tried, job)
-
-    with Played(api, script):
-        tried.train()
-
-
-def test_a_job_that_one_node_cannot_join_has_not_started(api: ClusterApi, tmp_path: Path, some_prompts: Path) -> None:
-    tried = Tried(api, tmp_path, some_prompts, start_timeout_seconds=2)
-
-    def script(job: PlayedJob) -> None:
-        job.says("Created")
-        job.runs(0)
-        job.pod(1, phase="Pending")
-        job.says("Running")  # which the operator says of one pod of two
-
-    with Played(api, script), pytest.raises(TrainingFailedError, match=r"start_timeout_seconds=2 \(pending\)"):
-        tried.train()
-    assert "running" not in tried.log
 
 
 # --- it is stopped ----------------------------------------------------------------------------------------------------

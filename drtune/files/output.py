@@ -90,7 +90,7 @@ def resolved(path: str | Path) -> tuple[Path, Path]:
 
 def _refuse_input(place: Path, real: Path, given: str | Path | None) -> None:
     parts = urlsplit(str(given or ""))
-    if given is None or parts.scheme not in ("", "file"):
+    if not given or parts.scheme not in ("", "file"):
         return
     source = Path(os.path.realpath(unquote(parts.path) if parts.scheme else given))
     if real == source:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.lives import pids_of, wait_until_gone
 from tests.metadata import check_metadata
 
 ROOT = Path(__file__).parents[2]
+REGISTRY = Path("runs", "registry")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
 FEW_STEPS = [
@@ -51,15 +53,17 @@ def policy(tmp_path: Path, min_gain: float) -> Path:
 
 
 def command_of(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> list[str]:
-    """`drtune-pipeline run` into tmp_path / "run"; paths in the configuration are those of the repository."""
+    """`drtune-pipeline run` into tmp_path / "run", publishing in the default registry of what is the folder there."""
+    with suppress(FileExistsError):
+        (tmp_path / "configs").symlink_to(ROOT / "configs")
     command = [sys.executable, "-m", "pipelines.cli.main", "run", "--prompts", str(prompts), *options]
-    command += ["--out", str(tmp_path / "run"), "--registry", str(tmp_path / "registry"), "--name", "tried"]
+    command += ["--out", str(tmp_path / "run"), "--name", "tried"]
     return [*command, *(f"--set={override}" for override in overrides)]
 
 
 def run(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> subprocess.CompletedProcess[str]:
     command = command_of(tmp_path, prompts, *options, overrides=overrides)
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
 
 def run_in_two_processes(folder: Path, prompts: Path) -> str:
@@ -89,21 +93,21 @@ def test_two_processes_make_a_published_model_that_can_be_followed_back(publishe
     assert model.step == 2
     assert entry.model == model
     assert entry.decision == Decision.load(out / "decision")
-    assert Registry(str(published / "registry")).show("tried") == entry
+    assert Registry(str(published / REGISTRY)).show("tried") == entry
     assert "<h1>Publish</h1>" in (out / "decision" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
 def test_the_same_run_again_finds_its_own_version(published: Path, prompts: Path, tmp_path: Path) -> None:
     """As after a kill between the publication and the end of the run."""
-    shutil.copytree(published / "registry", tmp_path / "registry")
+    shutil.copytree(published / REGISTRY, tmp_path / REGISTRY)
     run_in_two_processes(tmp_path, prompts)
     out = tmp_path / "run"
     contestants = EvaluationReport.load(out / "report").contestants
     assert [one.role for one in contestants] == ["candidate", "base"]  # its champion would be itself
     assert "tried v1 is this model already: no new version is made" in (out / "pipeline.log").read_text("utf-8")
-    assert RegistryEntry.load(out / "entry") == Registry(str(tmp_path / "registry")).show("tried", "v1")
-    assert [entry.version for entry in Registry(str(tmp_path / "registry")).list()] == ["v1"]
+    assert RegistryEntry.load(out / "entry") == Registry(str(tmp_path / REGISTRY)).show("tried", "v1")
+    assert [entry.version for entry in Registry(str(tmp_path / REGISTRY)).list()] == ["v1"]
 
 
 @pytest.mark.slow
@@ -113,7 +117,7 @@ def test_a_model_that_the_policy_refuses_is_not_published_and_the_run_succeeds(t
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1].startswith("not published")
     assert not Decision.load(tmp_path / "run" / "decision").publish
-    assert not (tmp_path / "registry").exists()
+    assert not (tmp_path / REGISTRY).exists()
 
 
 @pytest.mark.slow
@@ -122,7 +126,7 @@ def test_a_step_that_fails_is_named_and_nothing_is_published(tmp_path: Path, pro
     assert result.returncode == 2
     assert result.stderr.startswith("error: step train: ")
     assert "Traceback" not in result.stdout + result.stderr
-    assert not (tmp_path / "registry").exists()
+    assert not (tmp_path / REGISTRY).exists()
 
 
 @pytest.mark.slow
@@ -133,7 +137,7 @@ def test_a_signal_to_the_pipeline_alone_ends_its_training_which_saves_its_state(
     command = command_of(
         tmp_path, prompts, overrides=[*FEW_STEPS, "steps=5000", "checkpoint_every=5000", "processes=2"]
     )
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as pipeline:
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as pipeline:
         while not any(log.read_text() for log in tmp_path.glob("run/steps/tune-*/train/model/metrics.jsonl")):
             assert pipeline.poll() is None, pipeline.communicate()
             time.sleep(0.1)

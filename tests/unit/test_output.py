@@ -112,7 +112,9 @@ def test_nothing_is_written_over_into_or_around_what_it_is_made_from(
     assert (tmp_path / "demo" / "r1" / "manifest.json").exists()
 
 
-def test_what_lies_beside_an_input_is_free(tmp_path: Path) -> None:
+def test_what_lies_beside_an_input_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert claim("demo/run", inputs=[""]) == Path("demo/run")  # an input that was not given is not the folder here
     ours(tmp_path / "demo" / "r1")
     assert claim(tmp_path / "demo" / "r10", inputs=[tmp_path / "demo" / "r1"]) == tmp_path / "demo" / "r10"
 

@@ -28,6 +28,8 @@ from drtune.training.processes import Processes
 from drtune.training.shards import read_shards, write_shards
 from drtune.training.state import TrainState
 
+FOLDER = "checkpoints"
+"""In the folder of a run."""
 NAME = re.compile(r"step-(\d+)-([0-9a-f]{12})(\.safetensors)?")
 ABOUT = "drtune"
 """The one entry of a checkpoint's metadata: several would stand in an order that chance decides, and equal states would

@@ -78,7 +78,7 @@ def mean_reward(updates: Sequence[UpdateMetrics]) -> float:
 class MetricLog:
     """Writes each update; on resume, forgets what was logged after the checkpoint."""
 
-    def __init__(self, folder: Path, start: int, config: Config) -> None:
+    def __init__(self, folder: Path, start: int, config: Config, progress: Progress) -> None:
         path = folder / METRICS
         with replacing(path) as written:
             written.write_bytes(b"".join(_first_lines(path, start)))
@@ -87,7 +87,7 @@ class MetricLog:
         self.file = path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self.wandb = _start_wandb(folder, config) if config.wandb_project else None
-        self.progress = Progress("train", config.steps, "update", done=start)
+        self.progress = progress
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +95,6 @@ class MetricLog:
     def __exit__(self, *error: object) -> None:
         self.file.close()
         self.board.close()
-        self.progress.close()
         if self.wandb:
             self.wandb.finish()
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+
+from torch import Tensor
 
 from drtune.config import Config
 from drtune.contracts import CONFIG, MANIFEST, TunedModel
 from drtune.errors import InterruptionError, UserError
 from drtune.files.images import grid
 from drtune.files.local import replacing, sha256_file, write_text
+from drtune.files.progress import Progress
 from drtune.files.provenance import code_revision
 from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards.files import keep_files
-from drtune.training.checkpoint import Checkpoints
+from drtune.training.checkpoint import FOLDER, Checkpoints
 from drtune.training.held_out import HeldOutPictures, last_passed
 from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward
 from drtune.training.mirror import Mirror, as_kept_at
@@ -34,41 +38,64 @@ class Trainer(Updates):
         super().__init__(config, prompts, out, processes)
         self.mirror = mirror
         self.reward_files: dict[str, str] = {}
-        self.checkpoints = Checkpoints(out / "checkpoints", config, prompts.prompt_set.sha256, processes)
+        self.checkpoints = Checkpoints(out / FOLDER, config, prompts.prompt_set.sha256, processes)
 
     def _encode_prompts(self) -> None:
         """Those of the held-out pictures first, while there are text encoders."""
         self.held_out = HeldOutPictures(self.base, self.prompts.eval, self.config)
         super()._encode_prompts()
 
-    def run(self) -> TunedModel:
-        """Resume if there is something to resume, update, and save."""
-        done = self._restore()
-        log = self._open_log(done) if self.processes.is_main else None
-        with self.interrupts, log or nullcontext():
-            step = self._tune(done, log)
+    def run(self, place: Path | None = None, take_place: Callable[[], None] = lambda: None) -> TunedModel:
+        """Resume if there is something to resume, update, and save.
+
+        What stands at `out` stays as it is until the first update is made.
+
+        Args:
+            place: Where this run writes until then; None: at `out`, beside what stands there.
+            take_place: Then moves that to `out`.
+        """
+        place, steps = place or self.out, self.config.steps
+        self.checkpoints.folder = place / FOLDER
+        done, log = self._restore(), None
+        with self.interrupts, ExitStack() as held:
+            if self.processes.is_main:
+                self.reward_files = keep_files(self.config.reward_names, place)
+                progress = held.enter_context(Progress("train", steps, "update", done=done))
+            base_NCHW = self._look(0) if done == 0 else None
+            if done == 0 and self.config.held_out:
+                self._save_checkpoint(0)
+            first = self.update(done + 1) if done < steps else None
+            take_place()
+            self.processes.wait()
+            self.checkpoints.folder = self.out / FOLDER
+            if self.processes.is_main:
+                log = held.enter_context(self._open_log(done, progress))
+                if base_NCHW is not None:
+                    self._show(0, base_NCHW, log)
+            step = self._tune(done, first, log)
         self._save_model(step, log)
         self._share_folder()
         return TunedModel.load(self.out)
 
-    def _open_log(self, done: int) -> MetricLog:
-        self.reward_files = keep_files(self.config.reward_names, self.out)
+    def _open_log(self, done: int, progress: Progress) -> MetricLog:
         (self.out / MANIFEST).unlink(missing_ok=True)  # of a model with fewer updates and another config.yaml
         write_text(self.out / CONFIG, self.config.to_yaml())
-        return MetricLog(self.out, done, self.config)
+        return MetricLog(self.out, done, self.config, progress)
 
-    def _tune(self, done: int, log: MetricLog | None) -> int:
-        """Update from `done` to the end, or to where the held-out reward fell; returns the update to be saved."""
+    def _tune(self, done: int, first: UpdateMetrics | None, log: MetricLog | None) -> int:
+        """Update from `done` to the end, or to where the held-out reward fell; returns the update to be saved.
+
+        The `first` of these updates is made already.
+        """
         steps = self.config.steps
-        if done == 0:
-            self._sample(0, log)
-            if self.config.held_out:
-                self._save_checkpoint(0)
         for step in range(done + 1, steps + 1):
-            metrics = self._update_or_save(step)
+            metrics = first if first and first.step == step else self._update_or_save(step)
             sampled = step == steps or step % self.config.sample_every == 0
             if sampled:
-                metrics = replace(metrics, held_out=self._sample(step, log))
+                images_NCHW = self._look(step)
+                metrics = replace(metrics, held_out=self.state.held_out.get(step))
+                if log:
+                    self._show(step, images_NCHW, log)
             if log:
                 log.write(metrics)
             if sampled and (passed := self._last_passed(step)) < step:
@@ -94,22 +121,23 @@ class Trainer(Updates):
             self._save_checkpoint(step - 1)
             raise
 
-    def _sample(self, step: int, log: MetricLog | None) -> float | None:
-        """Look at what would be saved now; returns the held-out reward, if the run has one.
+    def _look(self, step: int) -> Tensor:
+        """Images (N, 3, H, W) of what would be saved now; the run's held-out reward of them is kept in its state.
 
-        Every process makes all the samples: none could go on before the others, and a sharded network needs them all.
+        Every process makes all of them: none could go on before the others, and a sharded network needs them all.
         """
         with self.state.averaged():
             images_NCHW = self.held_out.draw()
         held_out = self.held_out.mean_reward(images_NCHW)
         if held_out is not None:
             self.state.held_out[step] = self.processes.mean(held_out).item()
-        if log:
-            picture = grid(images_NCHW, columns=8)
-            with replacing(self.out / "samples" / f"step-{step:06d}.png") as written:
-                picture.save(written)
-            log.samples(step, picture, self.state.held_out.get(step))
-        return self.state.held_out.get(step)
+        return images_NCHW
+
+    def _show(self, step: int, images_NCHW: Tensor, log: MetricLog) -> None:
+        picture = grid(images_NCHW, columns=8)
+        with replacing(self.out / "samples" / f"step-{step:06d}.png") as written:
+            picture.save(written)
+        log.samples(step, picture, self.state.held_out.get(step))
 
     def _last_passed(self, step: int) -> int:
         """The last update that passed the held-out check, at most `step`; without such a check every one does."""

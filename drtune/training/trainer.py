@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,12 +10,14 @@ from drtune.config import Config
 from drtune.config.tree import REWARDS
 from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
+from drtune.files.local import replacing
 from drtune.files.output import base_folder, claimed, mark, resolved
 from drtune.files.storage import check_writable, open_storage
 from drtune.models.miniature.words import warning_of
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import PreparedPrompts, open_prompts
 from drtune.rewards.files import file_of
+from drtune.training.checkpoint import FOLDER
 from drtune.training.checks import check_start
 from drtune.training.mirror import Mirror
 from drtune.training.processes import Processes
@@ -66,23 +67,25 @@ def train(
             [model, *_] = processes.exchange(_finished(out, config, prepared) if processes.is_main else None)
             if model:
                 return model
-        if processes.is_main and resume and (out / MANIFEST).exists() and not any((out / "checkpoints").glob("step-*")):
+        if processes.is_main and resume and (out / MANIFEST).exists() and not any((out / FOLDER).glob("step-*")):
             raise UserError(f"output {out}: holds a model, and no checkpoint to go on from; give another place")
         if processes.is_main:
             _tell(config, prepared)
         trainer = Trainer(config, prepared, out, processes, kept)
-        if processes.is_main:
-            if overwrite and out.exists():
-                shutil.rmtree(out)
-            out.mkdir(exist_ok=True)
-            mark(out, "TrainingRun")
-            if kept:
-                kept.announce()
-        processes.wait()
-        try:
-            return trainer.run()
-        except AwayError as error:  # not a mistake of the user: started again, it goes on from what is saved
-            raise InterruptionError(str(error), signal.SIGTERM) from None
+        with ExitStack() as aside:
+            place = out
+            if processes.is_main:
+                if not resume:
+                    place = aside.enter_context(replacing(out))
+                place.mkdir(exist_ok=True)
+                mark(place, "TrainingRun")
+                if kept:
+                    kept.announce()
+            [place, *_] = processes.exchange(place)
+            try:
+                return trainer.run(place, aside.close)
+            except AwayError as error:  # not a mistake of the user: started again, it goes on from what is saved
+                raise InterruptionError(str(error), signal.SIGTERM) from None
 
 
 def _take_up(kept: Mirror, processes: Processes) -> None:

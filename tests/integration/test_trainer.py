@@ -177,6 +177,39 @@ def test_a_finished_run_is_left_as_it_is(finished: Path, prompts: Path, tmp_path
     assert sha256_folder(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "failing",
+    [
+        ["base_model=/nowhere"],
+        ["optimizer.refused_grad_norm=1e-9", "held_out={reward: brightness, max_drop: 1}"],
+    ],
+)
+def test_a_run_that_fails_before_its_first_update_is_done_replaces_nothing(
+    failing: list[str], finished: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """The second one has a checkpoint of its start by then."""
+    shutil.copytree(finished, tmp_path / "out")
+    before = sha256_folder(tmp_path)
+    for place, overwrite in (("out", True), ("new", False)):
+        with pytest.raises(UserError, match=r"nowhere|refused_grad_norm"):
+            train(load_config(None, [*SHORT, *failing]), prompts, tmp_path / place, overwrite=overwrite)
+    assert sha256_folder(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_run_that_replaces_another_is_as_one_in_an_empty_place(finished: Path, prompts: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    config = load_config(None, [*SHORT, "steps=1", "seed=3", "held_out={reward: brightness, max_drop: 1}"])
+    assert train(config, prompts, tmp_path / "out", overwrite=True) == train(config, prompts, tmp_path / "new")
+    files = [
+        sorted(path.relative_to(folder) for path in folder.rglob("*"))
+        for folder in (tmp_path / "out", tmp_path / "new")
+    ]
+    one, other = ({path for path in paths if path.parts[0] != "tensorboard"} for paths in files)
+    assert one == other
+    assert len([path for path in one if path.parent.name == "checkpoints"]) == 2
+
+
 def test_a_run_that_cannot_be_resumed_so_is_left_as_it_is(prompts: Path, tmp_path: Path) -> None:
     train(load_config(None, [*SHORT, "steps=2"]), prompts, tmp_path)
     before = sha256_folder(tmp_path)

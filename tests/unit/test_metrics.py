@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from drtune.config import Config, load_config
 from drtune.contracts import DataSource, PromptSet, TunedModel
 from drtune.errors import UserError
+from drtune.files.progress import Progress
 from drtune.training.checks import check_start
 from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward, read_metrics
 from drtune.training.summary import resume_command, summarise
@@ -49,30 +50,34 @@ def model(step: int) -> TunedModel:
     )
 
 
+def log_of(folder: Path, start: int) -> MetricLog:
+    return MetricLog(folder, start, CONFIG, Progress("train", CONFIG.steps, "update", done=start))
+
+
 def summary(config: Config, updates: list[UpdateMetrics], step: int, held_out: dict[int, float]) -> str:
     return summarise(model(step), config, updates, held_out, Path("runs/my model"), Path("runs/prompts"))
 
 
 def test_what_is_logged_is_read_back_equal(tmp_path: Path) -> None:
-    with MetricLog(tmp_path, 0, CONFIG) as log:
+    with log_of(tmp_path, 0) as log:
         log.write(update(1))
         log.write(update(2, held_out=0.25))
     assert read_metrics(tmp_path) == log.updates == [update(1), update(2, held_out=0.25)]
 
 
 def test_a_resumed_log_forgets_what_came_after_the_checkpoint_and_a_line_cut_short(tmp_path: Path) -> None:
-    with MetricLog(tmp_path, 0, CONFIG) as log:
+    with log_of(tmp_path, 0) as log:
         for step in (1, 2, 3):
             log.write(update(step))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "rew')
-    with MetricLog(tmp_path, 2, CONFIG) as log:
+    with log_of(tmp_path, 2) as log:
         log.write(update(3))
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    with MetricLog(tmp_path, 0, CONFIG) as log:
+    with log_of(tmp_path, 0) as log:
         log.write(update(1))
     for garbage in (b"\xff\xfe\n", b"[]\n", b'{"step": "one"}\n', b"[" * 5000 + b"\n", b"null\n"):
         whole = (tmp_path / "metrics.jsonl").read_bytes()
@@ -83,7 +88,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_every_number_and_the_samples(tmp_path: Path) -> None:
-    with MetricLog(tmp_path, 0, CONFIG) as log:
+    with log_of(tmp_path, 0) as log:
         log.samples(0, Image.new("RGB", (8, 8)), held_out=0.75)
         log.write(update(1))
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

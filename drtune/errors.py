@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(Exception):
     """A mistake in what the user gave: one line that names the thing, its value and the fix.
@@ -35,3 +37,19 @@ class InterruptionError(SystemExit):
         super().__init__(message)
         self.code = self.exit_code = 128 + signal_number
         """As shells count: 143 for SIGTERM, which torchrun and Kubernetes take as a reason to start again."""
+
+
+def out_of_memory(error: Exception) -> UserError | None:
+    """What the user can do about an error that says that memory is out; None: it says something else.
+
+    torch has a type for a GPU's, known by its name here, where torch is not imported, and none for its CPU allocator's.
+    """
+    is_of_gpu, text = type(error).__name__ == "OutOfMemoryError", str(error)
+    if not (is_of_gpu or isinstance(error, MemoryError) or "DefaultCPUAllocator" in text):
+        return None
+    asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
+    return UserError(
+        f"memory: the {'GPU' if is_of_gpu else 'machine'} has not {asked[1] if asked else 'enough'} left; train with a "
+        "smaller compute.micro_batch_size (`drtune plan --gpu SIZE` tells what fits), evaluate with a smaller "
+        "evaluation.batch_size"
+    )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from drtune.errors import InterruptionError, UnusableFileError, UserError
+from drtune.errors import InterruptionError, UnusableFileError, UserError, out_of_memory
 
 GRACE_SECONDS = 20.0
 """How long a process may take to end after SIGTERM, which lets a training save its state, before it is killed."""
@@ -51,6 +51,10 @@ def as_command(*, with_parent: bool = False) -> Iterator[None]:
         line, exit_code = f"error: {' '.join(str(error).splitlines())}", error.exit_code  # names may hold newlines
     except InterruptionError as interrupted:
         line, exit_code = str(interrupted), interrupted.exit_code
+    except (RuntimeError, MemoryError) as error:
+        if (told := out_of_memory(error)) is None:
+            raise
+        line, exit_code = f"error: {told}", told.exit_code
     except OSError as error:
         is_known = isinstance(error, UnusableFileError)
         if (fix := "give another file" if is_known else _FIXES.get(error.errno or 0)) is None:

@@ -181,7 +181,8 @@ def _start_workers(settings: Config, options: list[str]) -> None:
             run_workers(settings.process_count, [f"--config={config}", *options], options=["--standalone"])
         except (ProcessesFailedError, InterruptionError) as ended:  # the process itself has told why, if it could
             if ended.exit_code == 128 + signal.SIGKILL:
-                click.echo(f"{ended}: it was killed, perhaps for want of memory; --resume goes on", err=True)
+                told = "it was killed, perhaps for want of memory (compute.micro_batch_size makes it less)"
+                click.echo(f"{ended}: {told}; --resume goes on", err=True)
             raise SystemExit(ended.exit_code) from None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from drtune.errors import InterruptionError, UserError
+from drtune.errors import InterruptionError, UserError, out_of_memory
 
 SWITCHES = ("overwrite", "resume", "held-out")
 """Flags without a value."""
@@ -19,12 +19,17 @@ SWITCHES = ("overwrite", "resume", "held-out")
 def in_python(out: object = None) -> Iterator[None]:
     """Within, a UserError names keywords where it would name flags, and Ctrl-C ends as Python's own KeyboardInterrupt.
 
+    What is raised for want of memory becomes a UserError, too.
     `out` is the folder of the training that would go on.
     """
     try:
         yield
     except UserError as error:
         raise type(error)(keywords(str(error))) from None
+    except (RuntimeError, MemoryError) as error:
+        if (told := out_of_memory(error)) is None:
+            raise
+        raise told from None
     except InterruptionError as stopped:
         if stopped.exit_code != 128 + signal.SIGINT:
             raise

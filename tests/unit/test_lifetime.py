@@ -3,8 +3,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+from drtune.errors import UserError, out_of_memory
+from drtune.lifetime import as_command
+from drtune.python.words import in_python
 from tests.lives import wait_until_gone
 
 WORKING = """
@@ -42,6 +50,33 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
     assert process.returncode == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize(
+    ("allocate", "told"),
+    [
+        (lambda: torch.empty(2**50, dtype=torch.uint8), "the machine has not 1125899906842624 bytes left"),
+        (lambda: np.empty(2**50, dtype=np.uint8), "the machine has not enough left"),
+    ],
+)
+def test_memory_that_is_out_is_one_line_that_says_what_helps(
+    allocate: Callable[[], object], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended, as_command():
+        allocate()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"error: memory: {told}; train with a smaller compute.micro_batch_size (`drtune plan")
+    assert said.count("\n") == 1
+    with pytest.raises(UserError, match=told), in_python():
+        allocate()
+
+
+def test_the_memory_of_a_gpu_is_told_apart_and_other_errors_are_faults_of_ours() -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 23.6")
+    assert str(out_of_memory(full)).startswith("memory: the GPU has not 2.50 GiB left; ")
+    with pytest.raises(RuntimeError, match="shapes"), as_command():
+        raise RuntimeError("shapes differ")
 
 
 def test_a_process_that_is_told_to_ends_with_its_parent(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from drtune.config import Config
 from drtune.contracts import CONFIG, MANIFEST, PromptSet, TunedModel
 from drtune.errors import UserError
@@ -30,8 +32,8 @@ def write_request(storage: Storage, config: Config, prompts: Path) -> None:
 def is_answered(storage: Storage, config: Config, prompts: Path) -> bool:
     """Whether the model that is asked for is there already: an earlier try of the launcher had it made."""
     try:
-        made = TunedModel.model_validate_json(storage.read(f"{MODEL}/{MANIFEST}"))
-    except (FileNotFoundError, ValueError):
+        made = TunedModel.read(storage.read(f"{MODEL}/{MANIFEST}"), storage.uri, fix="start the run again")
+    except (FileNotFoundError, ValidationError, UserError):
         return False
     return made.config_sha256 == config.sha256() and made.prompts == PromptSet.load(prompts)
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 from drtune.errors import UserError
-from drtune.files.local import read_given, write_text
+from drtune.files.local import check_digest, read_given, sha256_bytes, write_text
 
 MANIFEST = "manifest.json"
+DIGEST = "digest"
+"""The last key of a manifest, which is no field of the value: the digest of all else that stands there."""
 
 
 class Contract(BaseModel):
-    """A frozen value that is written as JSON and read back equal."""
+    """A frozen value that is written as JSON and read back equal, or not at all when a byte of it was changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
+    may_lack_digest: ClassVar[bool] = False
+    """Whether manifests without a digest are read, as earlier versions wrote them."""
+
     def manifest(self) -> str:
         """The text of `manifest.json`; equal values have equal text."""
-        return self.model_dump_json(indent=2) + "\n"
+        return json.dumps(self._fields() | {DIGEST: self.digest}, indent=2, ensure_ascii=False) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """The digest of the value, which its manifest ends with."""
+        return self._digest_of(self._fields())
 
     def save(self, folder: str | Path) -> None:
         """Write `manifest.json` into `folder`, whole or not at all."""
@@ -31,11 +43,11 @@ class Contract(BaseModel):
         """Read `manifest.json` from `folder`.
 
         Raises:
-            UserError: there is none, or it is not one of this kind and version.
+            UserError: there is none, or it is not one of this kind and version, or changed or damaged.
         """
         path = Path(folder) / MANIFEST
         try:
-            return cls.model_validate_json(read_given(path))
+            return cls.read(read_given(path), str(path), fix="make it again")
         except OSError as error:
             raise UserError(f"{path}: no {cls.__name__} to read here ({error.strerror})") from None
         except ValidationError as error:
@@ -44,3 +56,33 @@ class Contract(BaseModel):
             raise UserError(
                 f"{path}: not a {cls.__name__} of this version of drtune: {where}: {first['msg']}"
             ) from None
+
+    @classmethod
+    def read(cls, content: bytes, shown: str, *, fix: str) -> Self:
+        """The value that the text of a manifest holds.
+
+        Raises:
+            ValidationError: it is not one of this kind and version.
+            UserError: it was changed or damaged, or is of a version that gave it no digest; the message calls it
+                `shown`, and ends with the `fix`.
+        """
+        try:
+            fields = from_json(content)
+        except ValueError:
+            return cls.model_validate_json(content)  # which says what is wrong with it
+        named = fields.pop(DIGEST, None) if isinstance(fields, dict) else None
+        value = cls.model_validate(fields)
+        if named is not None:
+            # Of the text, not of the value: fields that are added later, with a default, are not in it.
+            check_digest(shown, cls._digest_of(fields), str(named), owner="its digest", fix=fix)
+        elif not cls.may_lack_digest:
+            raise UserError(f"{shown}: has no digest, as those of earlier versions of drtune; {fix}")
+        return value
+
+    def _fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = json.loads(self.model_dump_json())
+        return fields
+
+    @classmethod
+    def _digest_of(cls, fields: dict[str, Any]) -> str:
+        return sha256_bytes(json.dumps({**fields, DIGEST: ""}, sort_keys=True).encode())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Self
 
 from pydantic import Field
 
 from drtune.contracts.base import Contract
 from drtune.contracts.model import TunedModel
+from drtune.files.local import check_sha256
 
 MIN_PROMPTS = 8
 """On fewer, nothing is said of chance: no interval, effect or p-value. With five, intervals of skewed scores miss the
@@ -199,6 +201,17 @@ class EvaluationReport(Contract):
     """Commit of the code that evaluated; None when it cannot be known."""
     versions: dict[str, str]
     """Of the libraries that the numbers hang on."""
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read `manifest.json` from `folder`, and hold its scores.parquet against it.
+
+        Raises:
+            UserError: as for any contract, or the table is missing or another one.
+        """
+        report = super().load(folder)
+        check_sha256(Path(folder) / SCORES, report.scores_sha256, owner="the report", fix="evaluate again")
+        return report
 
     @property
     def trained_rewards(self) -> tuple[str, ...]:

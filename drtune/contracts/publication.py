@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from drtune.contracts.base import Contract
 from drtune.contracts.model import TunedModel
@@ -47,40 +46,21 @@ class RegistryEntry(Contract):
     """One immutable version of a published model.
 
     >>> RegistryEntry(name="miniature-symmetry", version="v3", uri="s3://models/miniature-symmetry/files/5d1c...",
-    ...               digest="e01c...", files={"README.md": "77ab..."}, model=TunedModel(...), decision=Decision(...))
+    ...               files={"README.md": "77ab..."}, model=TunedModel(...), decision=Decision(...))
     """
 
     kind: Literal["RegistryEntry/1", "RegistryEntry/2"] = "RegistryEntry/2"
     name: str
     version: str
     uri: str
-    digest: str = ""
-    """Digest over all else that stands here; in RegistryEntry/1 over `files` alone. Empty: not sealed yet."""
     files: dict[str, str]
     """sha256 of every file of the version, by path."""
     model: TunedModel
     decision: Decision
 
-    def sealed(self) -> Self:
-        """The same with its digest."""
-        return self.model_copy(update={"digest": _digest(json.loads(self.manifest()))})
-
     @classmethod
-    def unseal(cls, manifest: bytes) -> Self | None:
-        """The entry in the text of a manifest, None if the digest in it is not its own.
-
-        Raises:
-            ValidationError: it is none of this version of drtune.
-        """
-        entry = cls.model_validate_json(manifest)
-        # Of the text, not of the value: fields that are added later, with a default, are not in what was sealed before.
-        return entry if entry.digest == _digest(json.loads(manifest)) else None
-
-
-def _digest(entry: dict[str, Any]) -> str:
-    """The sha256 of an entry without its digest; in RegistryEntry/1 of what `sha256sum` prints for its files."""
-    if entry["kind"] == "RegistryEntry/1":
-        covered = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(entry["files"].items()))
-    else:
-        covered = json.dumps({**entry, "digest": ""}, sort_keys=True)
-    return sha256_bytes(covered.encode())
+    def _digest_of(cls, fields: dict[str, Any]) -> str:
+        """Over all fields; in RegistryEntry/1 over `files` alone: the sha256 of what `sha256sum` prints for them."""
+        if fields["kind"] == "RegistryEntry/2":
+            return super()._digest_of(fields)
+        return sha256_bytes("".join(f"{digest}  {path}\n" for path, digest in sorted(fields["files"].items())).encode())

@@ -34,6 +34,7 @@ class Study(Contract):
     ...       page_sha256="c210...")
     """
 
+    may_lack_digest = True
     kind: Literal["Study/1"] = "Study/1"
     id: str
     """Digest over the other fields but the page's; votes carry it."""
@@ -105,6 +106,7 @@ class StudyResult(Contract):
     ...             raters=(RaterResult(...),), self_consistency=0.83, agreement=None, alpha=None, strengths=())
     """
 
+    may_lack_digest = True
     kind: Literal["StudyResult/1"] = "StudyResult/1"
     study_sha256: str
     """Digest of the study's manifest.json; likewise that of the report that the study was made from."""

@@ -46,6 +46,7 @@ class Production(Contract):
     >>> Production(version="v3", history=("v1", "v2"))
     """
 
+    may_lack_digest = True
     version: str
     history: tuple[str, ...] = ()
 
@@ -120,14 +121,14 @@ class Registry:
     def production(self, name: str) -> Production | None:
         """Which version is in use; None: nothing was published under that name."""
         check_name(name)
+        key, fix = _production_key(name), "delete it and roll back to a version"
+        shown = f"registry {self.storage.uri}: {key}"
         try:
-            return Production.model_validate_json(self.storage.read(_production_key(name)))
+            return Production.read(self.storage.read(key), shown, fix=fix)
         except FileNotFoundError:
             return None
         except ValidationError:
-            raise UserError(
-                f"registry {self.storage.uri}: {_production_key(name)} is damaged; delete it and roll back to a version"
-            ) from None
+            raise UserError(f"{shown} is damaged; {fix}") from None
 
     def champion(self, name: str, candidate: TunedModel) -> RegistryEntry | None:
         """The version that a candidate would replace; None: there is nothing to beat.
@@ -177,15 +178,14 @@ class Registry:
             replacing(place) as written,
         ):
             for path, sha256 in entry.files.items():
-                target = written / path
+                target, key = written / path, f"{files_folder}/{path}"
                 target.parent.mkdir(parents=True, exist_ok=True)
+                shown = f"{self.storage.uri}/{key}"
                 try:
-                    self.storage.download(f"{files_folder}/{path}", target)
+                    self.storage.download(key, target)
                 except FileNotFoundError:
-                    raise UserError(f"{entry.uri}/{path}: is missing in the storage; take another version") from None
-                check_sha256(
-                    target, sha256, owner="its version", fix="take another version", shown=f"{entry.uri}/{path}"
-                )
+                    raise UserError(f"{shown}: is missing in the storage; take another version") from None
+                check_sha256(target, sha256, owner="its version", fix="take another version", shown=shown)
         return entry
 
     def clean(self, *, dry_run: bool = False, now: float | None = None) -> Sequence[Orphan]:
@@ -246,9 +246,7 @@ class Registry:
                 return published
             newest = int(versions[-1].version.removeprefix("v")) if versions else 0
             version = f"v{newest + 1}"
-            entry = RegistryEntry(
-                name=name, version=version, uri=uri, files=files, model=model, decision=decision
-            ).sealed()
+            entry = RegistryEntry(name=name, version=version, uri=uri, files=files, model=model, decision=decision)
             if self.storage.create(_version_key(name, version), entry.manifest().encode()):
                 return entry
         raise OSError(
@@ -258,22 +256,18 @@ class Registry:
     def _entry(self, name: str, version: str) -> RegistryEntry:
         if not re.fullmatch(r"v[1-9][0-9]*", version):
             raise UserError(f"version {version!r}: wanted v1, v2, ... or {PRODUCTION}")
+        shown, fix = f"registry {self.storage.uri}: {_version_key(name, version)}", "take another version"
         try:
-            entry = RegistryEntry.unseal(self.storage.read(_version_key(name, version)))
+            entry = RegistryEntry.read(self.storage.read(_version_key(name, version)), shown, fix=fix)
         except FileNotFoundError:
             raise UserError(
                 f"registry {self.storage.uri}: {name!r} has no version {version}; {self._known(name)}"
             ) from None
         except ValidationError:
-            raise UserError(
-                f"registry {self.storage.uri}: {_version_key(name, version)} is not one of this version of drtune"
-            ) from None
-        outside = entry and any(path.startswith("/") or ".." in path.split("/") for path in entry.files)
-        if entry is None or (entry.name, entry.version) != (name, version) or outside:
-            raise UserError(
-                f"registry {self.storage.uri}: {_version_key(name, version)} was changed after publication; "
-                f"take another version"
-            )
+            raise UserError(f"{shown} is not one of this version of drtune") from None
+        outside = any(path.startswith("/") or ".." in path.split("/") for path in entry.files)
+        if (entry.name, entry.version) != (name, version) or outside:
+            raise UserError(f"{shown} was changed after publication; {fix}")
         return entry
 
     def _known(self, name: str) -> str:

@@ -58,7 +58,7 @@ class Address:
         )
 
     def model(self) -> TunedModel:
-        return TunedModel.model_validate_json(self.storage.read("model/manifest.json"))
+        return TunedModel.read(self.storage.read("model/manifest.json"), self.storage.uri, fix="")
 
     def checkpoints(self) -> list[int]:
         return [int(key.split("-")[1]) for key in self.storage.keys("model/checkpoints")]

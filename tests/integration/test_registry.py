@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from components.publish.run import run
-from drtune.contracts import ADAPTER, NETWORK, NETWORK_CONFIG, RegistryEntry, TunedModel
+from drtune.contracts import ADAPTER, MANIFEST, NETWORK, NETWORK_CONFIG, SCORES, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.files.local import sha256_folder
 from drtune.files.storage import Storage, open_storage
-from drtune.publishing.registry import Registry
+from drtune.publishing.registry import Production, Registry
 from tests.folders import make_folders
 from tests.s3 import S3Server
 from tests.stores import HookedStorage, store_on
@@ -103,7 +103,7 @@ def test_a_model_that_has_a_version_keeps_it_with_its_report(
     assert capsys.readouterr().err == f"{NAME} v2 is this model already: no new version is made\n"
     assert [entry.version for entry in registry.list()] == ["v1", "v2"]
 
-    assert storage.read(f"{NAME}/production.json") == b'{\n  "version": "v2",\n  "history": [\n    "v1"\n  ]\n}\n'
+    assert storage.read(f"{NAME}/production.json") == Production(version="v2", history=("v1",)).manifest().encode()
     storage.write(f"{NAME}/production.json", b'{"version": "v1"}')  # the publisher died before its last step
     assert registry.publish(NAME, *again) == first
     assert registry.show(NAME) == first
@@ -196,6 +196,15 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_stored(tmp_path
     with pytest.raises(UserError, match="no TunedModel to read here"):
         registry.publish(NAME, tmp_path / "nowhere", good.report, good.decision)
 
+    for path, said, refused in (
+        (good.decision / MANIFEST, b"at least", "that its digest names"),
+        (good.report / SCORES, b"scores", "that the report names"),
+    ):
+        content = path.read_bytes()
+        path.write_bytes(content.replace(said, said.upper()))
+        with pytest.raises(UserError, match=f"{path}: is not the one {refused}, but changed or damaged"):
+            registry.publish(NAME, *good)
+        path.write_bytes(content)
     (good.model / ADAPTER).write_bytes(b"weights 0ne")
     with pytest.raises(UserError, match=f"{ADAPTER}: is not the one that the model's manifest names"):
         registry.publish(NAME, *good)
@@ -216,7 +225,12 @@ def test_the_publish_step_leaves_the_entry_and_shows_it(tmp_path: Path) -> None:
 def test_a_registry_that_was_moved_stays_whole(tmp_path: Path) -> None:
     entry = Registry(str(tmp_path / "here")).publish(NAME, *make_folders(tmp_path / "made"))
     (tmp_path / "here").rename(tmp_path / "there")
-    assert Registry(str(tmp_path / "there")).pull(NAME, "production", tmp_path / "out") == entry
+    moved = Registry(str(tmp_path / "there"))
+    assert moved.pull(NAME, "production", tmp_path / "out") == entry
+    [weights] = (tmp_path / "there").rglob(ADAPTER)
+    weights.unlink()
+    with pytest.raises(UserError, match=f"{weights}: is missing in the storage"):
+        moved.pull(NAME, "production", tmp_path / "again")
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_changed_manifest_is_refused_whatever_was_changed(tmp_path: Path, chan
     for key, value in change.items():
         content[key] = content[key] | value if isinstance(value, dict) else value
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"{NAME}/versions/v1.json was changed after publication"):
+    with pytest.raises(UserError, match=f"{NAME}/versions/v1.json: is not the one that its digest names"):
         registry.show(NAME)
 
 
@@ -120,9 +120,10 @@ def test_a_version_of_before_is_read_and_says_that_its_digest_covers_less(tmp_pa
     place = str(tmp_path / "registry")
     registry = Registry(place)
     entry = registry.publish(NAME, *make_folders(tmp_path / "made"))
+    old = entry.model_copy(update={"kind": "RegistryEntry/1"})
     # As it was written: the digest of what `sha256sum` prints for the files in order of their paths.
     listing = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(entry.files.items()))
-    old = entry.model_copy(update={"kind": "RegistryEntry/1", "digest": sha256_bytes(listing.encode())})
+    assert json.loads(old.manifest())["digest"] == sha256_bytes(listing.encode())
     registry.storage.write(f"{NAME}/versions/v1.json", old.manifest().encode())
 
     assert registry.pull(NAME, "v1", tmp_path / "out") == old

@@ -84,6 +84,7 @@ def write_report(folder: Path, *prompts: str, **fields: Any) -> Path:
         **fields,
     )
     (folder / "config.yaml").write_text(Config().to_yaml(), encoding="utf-8")
+    (folder / "scores.parquet").write_bytes(b"scores")
     report.save(folder)
     return folder
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 import tarfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from click.testing import CliRunner
 from hypothesis import strategies as st
 
 from drtune.cli.main import main as drtune
-from drtune.contracts import Study
+from drtune.contracts import Contract, Study
+from drtune.contracts.base import DIGEST
 from drtune.files.images import to_pil
 from drtune.files.local import sha256_file
 from drtune.models.miniature.world import draw, scenes
@@ -230,14 +232,23 @@ def damage(drawn: Input, folder: Path) -> None:
         for path in sorted(folder.glob(pattern))[-1:]:
             before = sha256_file(path) if path.is_file() else ""
             _damage(path, how)
-            if drawn.signed and before and path.is_file() and path.stat().st_size < 10**7:
-                _sign(folder, path, before, sha256_file(path))
+            if drawn.signed and before and path.is_file():
+                _sign(folder, path, before)
 
 
-def _sign(folder: Path, damaged: Path, before: str, after: str) -> None:
+def _sign(folder: Path, damaged: Path, before: str) -> None:
+    """Give a file the digest that it has now wherever it has one, and what names that likewise."""
+    if damaged.stat().st_size > 10**6:
+        return
+    with suppress(ValueError, RecursionError):  # it is no JSON, or none that ends
+        if isinstance(fields := json.loads(damaged.read_bytes()), dict) and DIGEST in fields:
+            damaged.write_text(json.dumps(fields | {DIGEST: Contract.digest_of(fields)}))
+    after = sha256_file(damaged)
     for path in folder.rglob("*.json"):
         if path.is_file() and path.stat().st_size < 10**6 and before.encode() in (content := path.read_bytes()):
+            own = sha256_file(path)
             path.write_bytes(content.replace(before.encode(), after.encode()))
+            _sign(folder, path, own)
     if before[:12] in damaged.name:
         damaged.rename(damaged.with_name(damaged.name.replace(before[:12], after[:12])))
 

@@ -32,7 +32,7 @@ class Contract(BaseModel):
     @property
     def digest(self) -> str:
         """The digest of the value, which its manifest ends with."""
-        return self._digest_of(self._fields())
+        return self.digest_of(self._fields())
 
     def save(self, folder: str | Path) -> None:
         """Write `manifest.json` into `folder`, whole or not at all."""
@@ -74,15 +74,16 @@ class Contract(BaseModel):
         value = cls.model_validate(fields)
         if named is not None:
             # Of the text, not of the value: fields that are added later, with a default, are not in it.
-            check_digest(shown, cls._digest_of(fields), str(named), owner="its digest", fix=fix)
+            check_digest(shown, cls.digest_of(fields), str(named), owner="its digest", fix=fix)
         elif not cls.may_lack_digest:
             raise UserError(f"{shown}: has no digest, as those of earlier versions of drtune; {fix}")
         return value
 
+    @classmethod
+    def digest_of(cls, fields: dict[str, Any]) -> str:
+        """The digest that a manifest with these fields ends with."""
+        return sha256_bytes(json.dumps({**fields, DIGEST: ""}, sort_keys=True).encode())
+
     def _fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = json.loads(self.model_dump_json())
         return fields
-
-    @classmethod
-    def _digest_of(cls, fields: dict[str, Any]) -> str:
-        return sha256_bytes(json.dumps({**fields, DIGEST: ""}, sort_keys=True).encode())

@@ -59,8 +59,8 @@ class RegistryEntry(Contract):
     decision: Decision
 
     @classmethod
-    def _digest_of(cls, fields: dict[str, Any]) -> str:
+    def digest_of(cls, fields: dict[str, Any]) -> str:
         """Over all fields; in RegistryEntry/1 over `files` alone: the sha256 of what `sha256sum` prints for them."""
         if fields["kind"] == "RegistryEntry/2":
-            return super()._digest_of(fields)
+            return super().digest_of(fields)
         return sha256_bytes("".join(f"{digest}  {path}\n" for path, digest in sorted(fields["files"].items())).encode())

@@ -36,5 +36,6 @@ def decide_report(
     Path(summary.path).write_bytes((folder / SUMMARY).read_bytes())
     describe(numbers, headline_numbers(evaluated))
     rules = [check.reason for check in decided.checks if not check.passed]
-    print("publish" if decided.publish else refused(rules), *decided.reasons, sep="\n  ")
+    passed = [reason for check, reason in zip(decided.checks, decided.reasons, strict=True) if check.passed]
+    print("publish" if decided.publish else refused(rules), *passed, sep="\n  ")
     return decided.publish

@@ -43,7 +43,7 @@ def ending_of(known: Known, registry: str, name: str, environment: Mapping[str, 
     if not known.steps and known.word:  # on one machine
         if known.word == "FAILED":
             return Ending("Failed", "failed; the last lines of the step that failed say why")
-        return Ending("Succeeded", "succeeded; whether the model is published stands in the decision's report")
+        return Ending("Done", "done; whether the model is published stands in the decision's report")
     doubts = "; ".join(known.doubts) or "Kubeflow does not say how"
     return Ending("Ended", stopped("ended", under_way, f"refused, cancelled, out of time or lost; {doubts}"))
 

@@ -53,5 +53,5 @@ def prepare_prompts(
         name=name,
     )
     prepared = prepare_prompts(prompts, data_revision, Path(prompt_set.path), incoming)
-    tell_prospects(prepared, policy)
+    tell_prospects(prepared, policy, config, overrides)
     describe(prompt_set, prepared.model_dump(mode="json"))

@@ -8,12 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from components.monitor.sources import read_prompts
+from drtune.config import load_config
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import is_text, sha256_file
@@ -46,10 +48,17 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path, incoming: str =
     return prepared
 
 
-def tell_prospects(prepared: PromptSet, policy: str) -> None:
-    """Say so at once when a policy wants more prompts than are held out."""
-    if policy and prepared.num_eval < (wanted := Policy.read(policy).min_prompts):
-        print(f"{prepared.num_eval} held out, {policy} wants {wanted}: what this run makes cannot be published")
+def tell_prospects(prepared: PromptSet, policy: str, config: str = "", overrides: Sequence[str] = ()) -> None:
+    """Say so at once when a policy wants more prompts than will be evaluated on.
+
+    How many of those held out that are is known where the configuration is at hand: in a pod it is in another image.
+    """
+    count, limit = prepared.num_eval, ""
+    if config and Path(config).exists():
+        most = load_config(config, overrides).evaluation.max_prompts
+        count, limit = min(count, most), f", evaluation.max_prompts={most}" if most < count else ""
+    if policy and count < (wanted := Policy.read(policy).min_prompts):
+        print(f"{prepared.num_eval} held out{limit}, {policy} wants {wanted}: what this run makes cannot be published")
 
 
 def refuse_absent(prompts: str) -> None:

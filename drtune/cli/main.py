@@ -288,10 +288,10 @@ def sample(
 @OVERWRITE
 def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
     """Write a tuned model in a format of other programs."""
-    from drtune.contracts import TunedModel
+    from drtune.models.tuned import open_tuned
 
     with claimed(out, "MergedPipeline" if form == "merged" else None, overwrite=overwrite, inputs=[model]):
-        TunedModel.load(model)  # before the ten seconds that the rest takes to be imported
+        open_tuned(model)  # before the ten seconds that the rest takes to be imported
     from drtune.models.export import export as write
 
     write(model, form, out, overwrite=overwrite)

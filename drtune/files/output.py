@@ -65,6 +65,10 @@ def claimed(
         _refuse_input(place, real, given)
     with ExitStack() as held:
         try:
+            if real.exists() and not (real.is_file() or real.is_dir()):  # before anything is written beside it
+                raise UserError(
+                    f"output {place}: is no file and no folder, which is never replaced; give another place"
+                )
             real.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(real))
             clear_killed(real)
@@ -82,6 +86,8 @@ def resolved(path: str | Path) -> tuple[Path, Path]:
     """
     if not is_text(str(path)):
         raise UserError(f"output {str(path)!a}: no file can have such a name everywhere; give another")
+    if re.match(r"[A-Za-z][\w+.-]*:/", str(path)):
+        raise UserError(f"output {path}: is an address; give the path of a file or folder on this machine")
     real, plain = Path(os.path.realpath(path)), Path(os.path.normpath(path))
     if (count := len(real.name.encode())) > LONGEST_NAME:
         raise UserError(f"output {path}: has a name of {count} bytes; give one of at most {LONGEST_NAME}")
@@ -104,8 +110,6 @@ def _refuse_input(place: Path, real: Path, given: str | Path | None) -> None:
 def _refuse_taken(place: Path, kind: str | None, *, overwrite: bool) -> None:
     if not place.exists() or (kind and place.is_dir() and not any(place.iterdir())):
         return
-    if not (place.is_file() or place.is_dir()):
-        raise UserError(f"output {place}: is no file and no folder, which is never replaced; give another place")
     found, wanted = ("folder" if place.is_dir() else "file"), ("folder" if kind else "file")
     if found != wanted:
         raise UserError(f"output {place}: is a {found}, and what is to be written is a {wanted}; give another place")

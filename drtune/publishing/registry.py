@@ -249,8 +249,9 @@ class Registry:
             entry = RegistryEntry(name=name, version=version, uri=uri, files=files, model=model, decision=decision)
             if self.storage.create(_version_key(name, version), entry.manifest().encode()):
                 return entry
-        raise OSError(
-            f"{self.storage.uri}/{_version_key(name, version)}: the storage says that it is there, and does not list it"
+        raise UserError(
+            f"{self.storage.uri}/{_version_key(name, version)}: the storage says that it is there, and does not list "
+            "it; remove what stands there, or give another registry"
         )
 
     def _entry(self, name: str, version: str) -> RegistryEntry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,14 +49,17 @@ def keep_files(names: Iterable[str], model_folder: Path) -> dict[str, str]:
 
 
 def check_own(names: Iterable[str], model_folder: Path | None = None) -> None:
-    """Refuse the name of a reward of your own whose file cannot be read, before anything heavy; `file_of` says which.
+    """Refuse the name of a reward of your own that cannot be loaded, before anything heavy; `file_of` says its file.
 
     Raises:
-        UserError: naming it.
+        UserError: the file cannot be read, or the function's name stands nowhere in it.
     """
     for name in names:
         if name not in REWARDS:
-            read_own(name, file_of(name, model_folder))
+            file, function = file_of(name, model_folder), name.rpartition(":")[2]
+            named = rf"(?<!\w){re.escape(function)}(?!\w)|import \*"
+            if not re.search(named, read_own(name, file).decode(errors="replace")):
+                raise UserError(f"reward {name}: {file} has no {function}; name a function that is there")
 
 
 def read_own(name: str, file: Path) -> bytes:

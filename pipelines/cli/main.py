@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
 from drtune.cli.console import OVERWRITE, PATH, CommandGroup
 from drtune.files.local import write_text
+from drtune.files.output import claimed
 from pipelines.cli import server
 from pipelines.cli.monitor import monitor
+from pipelines.cli.options import arguments_of
 
 PACKAGE = Path(__file__).parents[1] / "tune.yaml"
 
@@ -50,22 +53,25 @@ def run(
     overwrite: bool,
     overrides: tuple[str, ...],
     references: tuple[str, ...],
-    **given: str | None,
+    **given: Any,
 ) -> None:
     """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
     from components.checks import check_parameters, check_services
     from components.prepare_prompts.run import refuse_absent
-    from pipelines.local.run import defaults, run_into
-    from pipelines.tune import tune
 
-    arguments = defaults(tune) | {key: value for key, value in given.items() if value is not None}
-    arguments |= {"overrides": list(overrides), "references": list(references)}
+    given |= {"overrides": list(overrides), "references": list(references)}
+    arguments = arguments_of("tune", given, files=["prompts", "config", "policy"])
     check_parameters(arguments, elsewhere=False)  # a mistake is best found before the first step
     refuse_absent(arguments["prompts"])
-    check_services(arguments)
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     places = [reference.partition("=")[2] for reference in references]
     inputs = [*(arguments[key] for key in ("prompts", "config", "policy", "registry")), *places]
+    with claimed(out, "PipelineRun", overwrite=overwrite, inputs=inputs):
+        pass  # refused before kfp is imported; asked again, and held, by what writes there
+    check_services(arguments)
+    from pipelines.local.run import run_into
+    from pipelines.tune import tune
+
     duration = run_into(out, tune, arguments, ctx, overwrite=overwrite, inputs=inputs)
     click.echo(_summary(out, duration))
 

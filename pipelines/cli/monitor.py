@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from drtune.cli.console import OVERWRITE, PATH
+from drtune.files.output import claimed
+from pipelines.cli.options import arguments_of
 
 EXIT_CODES = {"stable": 0, "drifted": 3, "not enough data": 4}
 """By outcome. Not 1: a program that breaks ends with it, and must not be taken for a drift."""
@@ -30,11 +32,14 @@ def monitor(ctx: click.Context, /, out: Path | None, overwrite: bool, **given: s
     Exit codes: 0 stable, 3 drifted, 4 not enough data; 1 the step failed, 2 something given cannot be used.
     """
     from drtune.contracts import DriftVerdict
-    from pipelines.local.run import defaults, run_into
+
+    arguments = arguments_of("monitor", given, files=["policy"])
+    out = out or Path("runs") / time.strftime("monitor-%Y%m%d-%H%M%S")
+    with claimed(out, "PipelineRun", overwrite=overwrite, inputs=given.values()):
+        pass  # refused before kfp is imported; asked again, and held, by what writes there
+    from pipelines.local.run import run_into
     from pipelines.monitor import monitor as pipeline
 
-    arguments = defaults(pipeline) | {key: value for key, value in given.items() if value is not None}
-    out = out or Path("runs") / time.strftime("monitor-%Y%m%d-%H%M%S")
     duration = run_into(out, pipeline, arguments, ctx, overwrite=overwrite, inputs=given.values())
     verdict = DriftVerdict.load(out / "verdict")
     click.echo(f"\nreport: {out / 'verdict' / 'report.html'}")

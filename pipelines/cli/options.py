@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +85,34 @@ def on_server(command: Callable[..., None]) -> Callable[..., None]:
     for option in options:
         run = option(run)
     return run
+
+
+def arguments_of(pipeline: str, given: Mapping[str, Any], *, files: Collection[str]) -> Json:
+    """The arguments of a run on this machine: what is given, and for what is None the defaults.
+
+    A default among `files` that is not here is taken from the checkout that the code is of. The defaults are those of
+    the compiled pipeline, since kfp takes seconds to be imported: what is wrong is told before.
+
+    Raises:
+        UserError: it is not there either.
+    """
+    from pipelines.server.package import Package
+
+    stated = {name: value for name, value in given.items() if value is not None}
+    defaults = Package.read(FOLDER / f"{pipeline}.yaml").defaults
+    return defaults | {name: _at_hand(name, defaults[name]) for name in files if name not in stated} | stated
+
+
+def _at_hand(name: str, default: str) -> str:
+    """The path of a default's file, or of one that DVC would fetch."""
+    from components.prepare_prompts.run import refuse_absent
+    from drtune.errors import UserError
+
+    for path in (default, str(FOLDER.parent / default)):
+        with suppress(UserError):
+            refuse_absent(path)
+            return path
+    raise UserError(f"{name} {default}: is in no checkout of drtune here; give --{name}")
 
 
 @contextmanager

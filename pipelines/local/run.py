@@ -28,11 +28,6 @@ STEPS = "steps"
 LOG = "pipeline.log"
 
 
-def defaults(pipeline: GraphComponent) -> dict[str, Any]:
-    """The pipeline's parameters and their default values."""
-    return {name: parameter.default for name, parameter in pipeline.component_spec.inputs.items()}
-
-
 def run_into(
     out: Path,
     pipeline: GraphComponent,

@@ -73,6 +73,11 @@ class Package:
         return found
 
     @property
+    def defaults(self) -> Json:
+        """The default value of each parameter, by its name; None: it has none."""
+        return {name: parameter.get("defaultValue") for name, parameter in self.parameters.items()}
+
+    @property
     def steps(self) -> dict[str, str]:
         """What people call the tasks that run in a container, by the key that Argo knows them by."""
         return {key: task["taskInfo"]["name"] for key, task in self._tasks() if self._runs(task)}

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from drtune.publishing.registry import Registry
 from tests.lives import pids_of, wait_until_gone
 from tests.metadata import check_metadata
 
-ROOT = Path(__file__).parents[2]
 REGISTRY = Path("runs", "registry")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
@@ -53,9 +51,10 @@ def policy(tmp_path: Path, min_gain: float) -> Path:
 
 
 def command_of(tmp_path: Path, prompts: Path, *options: str, overrides: list[str]) -> list[str]:
-    """`drtune-pipeline run` into tmp_path / "run", publishing in the default registry of what is the folder there."""
-    with suppress(FileExistsError):
-        (tmp_path / "configs").symlink_to(ROOT / "configs")
+    """`drtune-pipeline run` into tmp_path / "run", publishing in the default registry of what is the folder there.
+
+    The configuration and the policy are those of the checkout, which that folder is not.
+    """
     command = [sys.executable, "-m", "pipelines.cli.main", "run", "--prompts", str(prompts), *options]
     command += ["--out", str(tmp_path / "run"), "--name", "tried"]
     return [*command, *(f"--set={override}" for override in overrides)]

@@ -81,7 +81,7 @@ def test_a_storage_that_does_not_list_what_it_has_ends_the_publication(tmp_path:
     forgetful = HookedStorage(storage, lambda _: None)
     forgetful.keys = lambda _="": []
     Registry(storage).publish(NAME, *make_folders(tmp_path / "one"))
-    with pytest.raises(OSError, match=r"versions/v1\.json: the storage says that it is there, and does not list it"):
+    with pytest.raises(UserError, match=r"versions/v1\.json: the storage says that it is there, and does not list it"):
         Registry(forgetful).publish(NAME, *make_folders(tmp_path / "two", content=b"two"))
 
 

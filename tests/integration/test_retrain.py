@@ -11,8 +11,9 @@ import pytest
 
 from drtune.files.local import sha256_file
 from pipelines.local.display import Failure
-from pipelines.local.run import defaults, run_here
+from pipelines.local.run import run_here
 from pipelines.retrain import retrain
+from pipelines.server.package import Package
 from tests.metadata import check_metadata
 
 ROOT = Path(__file__).parents[2]
@@ -43,10 +44,8 @@ def run(tmp_path: Path, incoming: Path, **arguments: Any) -> tuple[Failure | Non
     given = {"reference": trained, "incoming": incoming, "prompts": trained, "policy": policy}
     paths = {name: str(path) for name, path in given.items()}
     places = {"registry": str(tmp_path / "registry"), "name": "tried", "overrides": SMALL}
-    screen = io.StringIO()
-    failure = run_here(
-        retrain, tmp_path / "steps", defaults(retrain) | paths | places | arguments, screen, io.StringIO()
-    )
+    defaults, screen = Package.read(ROOT / "pipelines" / "retrain.yaml").defaults, io.StringIO()
+    failure = run_here(retrain, tmp_path / "steps", defaults | paths | places | arguments, screen, io.StringIO())
     check_metadata(tmp_path / "steps")
     return failure, [line.split()[1] for line in screen.getvalue().splitlines() if " done in " in line]
 
@@ -67,7 +66,7 @@ def test_what_drifted_is_tuned_and_published_and_the_outcome_told(tmp_path: Path
     steps = ["monitor", "prepare-prompts", "train", "evaluate", "decide", "publish", "finish"]
     assert run(tmp_path, incoming) == (None, steps)
     [outcome] = (tmp_path / "steps").glob("*/finish/outcome")
-    assert outcome.read_text(encoding="utf-8").startswith("# Succeeded\n")
+    assert outcome.read_text(encoding="utf-8").startswith("# Done\n")
     [card] = (tmp_path / "registry").rglob("README.md")
     assert f"/incoming.txt, sha256 {sha256_file(incoming)} |" in card.read_text(encoding="utf-8")
 

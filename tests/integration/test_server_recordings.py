@@ -49,7 +49,6 @@ def test_a_run_that_the_gate_refused(server: KfpServer) -> None:
     run = server.replay("refused-by-the-gate", "tune")
     server.archived[DECIDE_THAT_REFUSED] = (
         "refused: symmetry against base: gain 0.01, at least 0.1 wanted; 3 prompts\n"
-        "  failed: symmetry against base: gain 0.01, at least 0.1 wanted\n  failed: 3 prompts\n"
         "  passed: drift: 0.010 from the base, at most 0.3 wanted\n"
     )
     said = fine(server, "status", run)

@@ -12,7 +12,9 @@ from click.testing import CliRunner
 import drtune.cli.main
 import pipelines.cli.main
 from drtune.cli.console import CommandGroup
+from drtune.contracts import ADAPTER
 from drtune.errors import UserError
+from tests.folders import make_folders
 
 HEAVY = {"torch", "diffusers", "transformers", "kfp", "pandas", "numpy", "minio", "pydantic", "yaml", "jinja2"}
 
@@ -99,6 +101,8 @@ REFUSALS = [
     "export --model nothing --format kohya --out a.safetensors",
     "evaluate --model nothing",
     "evaluate --model nothing --reference Bad=x",
+    "train --reward mine.py:cold",
+    "export --model model --format kohya --out a.safetensors",
     "decide --report nothing",
     "decide --policy nothing.yaml",
     "publish --name Bad",
@@ -108,6 +112,8 @@ REFUSALS = [
 
 
 def test_what_cannot_be_used_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    (make_folders(tmp_path).model / ADAPTER).write_bytes(b"damaged")
+    (tmp_path / "mine.py").write_text("def warm(images, prompts): ...")
     code = f"""
 import sys
 from click.testing import CliRunner
@@ -120,6 +126,25 @@ for command in {REFUSALS!r}:
     assert "torch" not in sys.modules, command
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_what_a_pipeline_cannot_use_here_is_refused_before_kfp_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").touch()
+    refusals = ["--set stepz=2", "--prompts nothing.csv", "--policy nothing.yaml", "--name Bad", "--out taken"]
+    code = f"""
+import sys
+from click.testing import CliRunner
+from pipelines.cli.main import main
+
+for command in [*(f"run {{options}}" for options in {refusals!r}), "monitor --reference a --incoming b --out taken"]:
+    result = CliRunner().invoke(main, command.split())
+    assert result.exit_code == 2 and result.stderr.startswith("error: ") and result.stderr.count("\\n") == 1, (
+        command, result.stderr, result.exception)
+    assert "kfp" not in sys.modules, command
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from components.pods import HUB_SECRET, NEWS_SECRET, RETRY_AFTER_SECONDS, S3_SEC
 from components.registry import place_of
 from drtune.config import load_section
 from pipelines.cli.main import PACKAGE, main
-from pipelines.local.run import compile_pipeline, defaults
+from pipelines.local.run import compile_pipeline
 from pipelines.monitor import monitor
 from pipelines.retrain import retrain
+from pipelines.server.package import Package
 from pipelines.tune import tune
 
 PIPELINES = {pipeline.name: pipeline for pipeline in (tune, monitor, retrain)}
@@ -73,7 +74,8 @@ def test_the_defaults_of_the_command_are_those_of_the_pipeline(command: str, pip
     helps = {option.name: str(option.help) for option in main.commands[command].params if isinstance(option, Option)}
     shown = {name: found[1] for name, text in helps.items() if (found := re.search(r"\[default: (\S+)\]", text))}
     only_on_a_cluster = {"evaluation_gpus", "evaluation_gpu_resource"}
-    given = {name: value for name, value in defaults(pipeline).items() if value and name not in only_on_a_cluster}
+    defaults = Package.read(PACKAGE.with_name(f"{pipeline.name}.yaml")).defaults
+    given = {name: value for name, value in defaults.items() if value and name not in only_on_a_cluster}
     if "registry" in shown:
         given["registry"] = place_of("", {})
     assert shown == given
@@ -202,7 +204,7 @@ def test_a_person_can_start_tuning_from_the_form_as_it_stands() -> None:
 
 
 def test_retraining_has_the_parameters_of_tuning_with_their_defaults() -> None:
-    tuning, retraining = defaults(tune), defaults(retrain)
+    tuning, retraining = (Package.read(PACKAGE.with_name(f"{name}.yaml")).defaults for name in ("tune", "retrain"))
     assert tuning.pop("incoming") == ""  # a retraining is always told what comes in
     assert retraining["incoming"] is None
     assert {name: retraining[name] for name in tuning} == tuning

@@ -60,6 +60,7 @@ def test_what_decide_writes_is_read(
 ) -> None:
     (folder := tmp_path / "report").mkdir()
     report_of(score("symmetry", gain=0.27, margin=0.02), num_prompts=192).save(folder)
+    (folder / "scores.parquet").write_bytes(b"scores")
     shutil.copy(Path("configs/miniature.yaml"), folder / CONFIG)
     policy = tmp_path / "policy.yaml"
     policy.write_text(f"{{min_prompts: {min_prompts}, against: {{base: {{symmetry: {{min_gain: {min_gain}}}}}}}}}")

@@ -27,7 +27,6 @@ RUNNING = "RUNNING"
 RUN, PODS, LOGS = "/apis/v2beta1/runs/", "/api/v1/namespaces/default/pods", "/api/v1/namespaces/kubeflow/pods"
 """The recorded pods are in kubeflow; outside of a cluster `default` is asked for pods."""
 REFUSED_LOG = """refused: symmetry: gain 0.01 (95 % interval 0.00 to 0.02), at least 0.10 wanted
-  failed: symmetry: gain 0.01 (95 % interval 0.00 to 0.02), at least 0.10 wanted
   passed: preference: fell by 0.1, at most 1.0 wanted
 I1128 17:39:49.180012      19 launcher_v2.go:250] publish success.
 """

@@ -134,6 +134,25 @@ def test_a_place_is_resolved_and_a_plain_one_stays_as_it_is_given(
         claim("nowhere/../m1")
 
 
+@pytest.mark.parametrize("out", ["s3://bucket/report", "file:///tmp/report", Path("s3://bucket/report")])
+def test_an_address_is_no_output(out: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is an address; give the path of a file or folder on this machine"):
+        claim(out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_a_device_is_refused_before_anything_is_written_beside_that(tmp_path: Path) -> None:
+    (tmp_path / "devices").mkdir()
+    os.mkfifo(tmp_path / "devices" / "pipe")
+    (tmp_path / "link").symlink_to("devices/pipe")
+    (tmp_path / "devices").chmod(0o500)
+    before = (tmp_path / "devices").stat().st_mtime_ns
+    with pytest.raises(UserError, match="is no file and no folder, which is never replaced"):
+        claim(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "devices").stat().st_mtime_ns == before
+
+
 def test_a_file_and_a_folder_never_take_each_others_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="is a file, and what is to be written is a folder"):

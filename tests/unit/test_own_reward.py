@@ -171,7 +171,7 @@ def test_an_evaluation_is_refused_at_once_when_a_file_is_neither_there_nor_kept(
     with pytest.raises(UserError, match=r"reward gone\.py:fn: gone\.py cannot be read"):
         overridden(tmp_path, [])
     (tmp_path / "rewards").mkdir()
-    (tmp_path / "rewards" / "gone.py").touch()
+    (tmp_path / "rewards" / "gone.py").write_text("def fn(images, prompts): ...")
     assert overridden(tmp_path, []).rewards == config.rewards
     with pytest.raises(UserError, match=r"reward other\.py:fn: other\.py cannot be read"):
         overridden(tmp_path, ["evaluation.rewards=[other.py:fn]"])

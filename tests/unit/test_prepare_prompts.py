@@ -268,4 +268,11 @@ def test_too_few_held_out_prompts_for_the_policy_are_told_at_the_first_step(
     assert capsys.readouterr().out == f"1 held out, {gate} wants 64: what this run makes cannot be published\n"
     tell_prospects(prepared.model_copy(update={"num_eval": 64}), str(gate))
     tell_prospects(prepared, "")
+    tell_prospects(prepared.model_copy(update={"num_eval": 64}), str(gate), "in/another/image.yaml")
     assert capsys.readouterr().out == ""
+    (tmp_path / "config.yaml").write_text("evaluation: {max_prompts: 64}\n")
+    many = (prepared.model_copy(update={"num_eval": 99}), str(gate), str(tmp_path / "config.yaml"))
+    tell_prospects(*many)
+    tell_prospects(*many, ["evaluation.max_prompts=63"])
+    told = f"99 held out, evaluation.max_prompts=63, {gate} wants 64: what this run makes cannot be published\n"
+    assert capsys.readouterr().out == told

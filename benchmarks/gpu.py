@@ -94,7 +94,7 @@ def variants(preset: Config, *, methods: bool, batches: bool) -> Iterator[tuple[
     for name in names:
         for pictures in BATCHES if batches else (one,):
             method = preset.method.model_copy(update={"name": name, "early_stop": 1})
-            compute = preset.compute.model_copy(update={"micro_batch_size": None})
+            compute = preset.compute.model_copy(update={"micro_batch_size": None, "rollout_batch_size": None})
             update = {"method": method, "compute": compute, "batch_size": pictures, "processes": 1}
             yield f", {name}" if methods else "", preset.model_copy(update=update)
 

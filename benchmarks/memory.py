@@ -18,6 +18,8 @@ def main() -> None:
         overrides = [f"sampler.steps={steps}", f"method.trained_steps={trained}", "method.early_stop=1"]
         peaks[steps, trained] = peak = peak_bytes(Workbench(overrides).update)
         print(f"{f'DRTune update, T = {steps}, K = {trained}':42} {peak / 2**20:8.1f} MiB  {peak / ordinary:.3f} of it")
+    peak = peak_bytes(Workbench(["compute.micro_batch_size=1"]).update)
+    print(f"{'DRTune update, graphs of one picture':42} {peak / 2**20:8.1f} MiB  {peak / ordinary:.3f} of it")
     growth = max(peaks.values()) / min(peaks.values()) - 1
     above = max(peaks.values()) / ordinary
     print(f"growth over T and K {growth:.2%} (at most 3 %); against the ordinary step {above:.3f} (at most 1.10)")

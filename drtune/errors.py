@@ -50,6 +50,6 @@ def out_of_memory(error: Exception) -> UserError | None:
     asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
     return UserError(
         f"memory: the {'GPU' if is_of_gpu else 'machine'} has not {asked[1] if asked else 'enough'} left; train with a "
-        "smaller compute.micro_batch_size (`drtune plan --gpu SIZE` tells what fits), evaluate with a smaller "
-        "evaluation.batch_size"
+        "smaller compute.micro_batch_size or rollout_batch_size (`drtune plan --gpu SIZE` tells what fits), evaluate "
+        "with a smaller evaluation.batch_size"
     )

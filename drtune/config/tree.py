@@ -179,9 +179,12 @@ class ComputeSection(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen weights and of the network's arithmetic; what trains is kept in fp32."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=AT_ONCE)
-    """Pictures at once in one process; null: the process's whole share of the batch."""
+    """Pictures at once in one process where there is a graph; null: the process's whole share of the batch."""
+    rollout_batch_size: int | None = Field(default=None, ge=1, le=AT_ONCE)
+    """Pictures sampled at once in one process, which takes no graph; null: its whole share, or a micro-batch
+    where graphs are kept, since they are made there."""
     decode_batch_size: int | None = Field(default=None, ge=1)
-    """Pictures decoded and scored at once; null: all that were sampled together."""
+    """Pictures decoded and scored at once; null: the whole micro-batch."""
     replay_batch: int = Field(default=1, ge=1)
     """Trained steps that share one forward, where the input is detached: faster on a large GPU, so many more graphs."""
     keep_graphs: int = Field(default=0, ge=0)
@@ -190,6 +193,14 @@ class ComputeSection(Section):
     """Recompute the blocks of network and VAE in the backward pass: less memory, more time."""
     compile: bool = False
     """torch.compile the network: slow to start, then faster."""
+
+    def micro_batch(self, share: int) -> int:
+        """Pictures at once where there is a graph, of a process that has so many of the batch."""
+        return min(self.micro_batch_size or share, share)
+
+    def rollout_batch(self, share: int) -> int:
+        """Pictures sampled at once, of a process that has so many of the batch."""
+        return min(self.rollout_batch_size or (self.micro_batch(share) if self.keep_graphs else share), share)
 
 
 class HeldOut(Section):
@@ -278,12 +289,7 @@ class Config(Section):
                 f"batch_size={self.batch_size} cannot be shared evenly by processes={self.processes}: "
                 f"give a multiple of {self.processes}"
             )
-        at_once = self.compute.micro_batch_size or self.batch_size // self.process_count
-        if at_once > AT_ONCE:
-            raise ValueError(
-                f"batch_size={self.batch_size} over processes={self.process_count} is {at_once} pictures at once: "
-                f"give compute.micro_batch_size, at most {AT_ONCE}"
-            )
+        _check_batches(self.compute, self.batch_size, self.process_count)
         if self.base_model == "miniature" and self.base_revision is not None:
             raise ValueError(
                 f"base_revision={self.base_revision!r} is for a hub id, and base_model=miniature has none: leave it out"
@@ -327,6 +333,32 @@ class Config(Section):
     def sha256(self) -> str:
         """Digest of the resolved tree."""
         return sha256_bytes(self.to_yaml().encode())
+
+
+def _check_batches(compute: ComputeSection, batch_size: int, processes: int) -> None:
+    """Refuse more pictures at once than there could be room for, and graphs that are kept of another batch.
+
+    Raises:
+        ValueError: naming the key, its value and what would fit.
+    """
+    share = batch_size // processes
+    micro, rollout = compute.micro_batch(share), compute.rollout_batch(share)
+    for key, at_once in (("micro_batch_size", micro), ("rollout_batch_size", rollout)):
+        if at_once > AT_ONCE:
+            raise ValueError(
+                f"batch_size={batch_size} over processes={processes} is {at_once} pictures at once: "
+                f"give compute.{key}, at most {AT_ONCE}"
+            )
+    if compute.keep_graphs and rollout != micro:
+        raise ValueError(
+            f"compute.rollout_batch_size={compute.rollout_batch_size}: graphs are kept from the roll-out, "
+            f"which then has the micro-batch of {micro}: leave it out, or give compute.keep_graphs=0"
+        )
+    if rollout < micro:
+        raise ValueError(
+            f"compute.rollout_batch_size={rollout} is less than the micro-batch of {micro} that is taken of it: "
+            f"give compute.micro_batch_size, at most {rollout}"
+        )
 
 
 def _check_method(method: MethodConfig, steps: int) -> None:

@@ -33,7 +33,13 @@ class GuidedDenoiser:
         self.rescale, self.negative_trains = 0.0, True
         if isinstance(settings, TuningSamplerConfig):
             self.rescale, self.negative_trains = settings.guidance_rescale, settings.guidance_gradient == "both"
-        self.arithmetic = arithmetic
+        self.settings, self.arithmetic = settings, arithmetic
+
+    def part(self, rows: slice) -> GuidedDenoiser:
+        """The same, conditioned on some of the prompts."""
+        conditions = {name: tensor[rows] for name, tensor in self.conditions.items()}
+        negative = {name: tensor[:1] for name, tensor in self.negative.items()}
+        return GuidedDenoiser(self.base, conditions, negative, self.settings, arithmetic=self.arithmetic)
 
     def __call__(self, latents_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
         """The output in the latents' own precision; a multiple of the batch is taken as whole batches end to end."""

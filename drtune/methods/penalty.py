@@ -22,6 +22,10 @@ class BasePenalty:
     denoiser: GuidedDenoiser
     weight: float
 
+    def part(self, rows: slice) -> BasePenalty:
+        """The mean over some of the batch alone."""
+        return BasePenalty(self.denoiser.part(rows), self.weight)
+
     @torch.no_grad()
     def __call__(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
         """The gradient at outputs of trained steps: (B, C, H, W), or several such batches laid end to end."""

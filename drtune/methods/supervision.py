@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from drtune.config import ComputeSection, MethodConfig, Weighting
 from drtune.methods.loss_scale import LossScale, unscaled
 from drtune.methods.plans import Plan
-from drtune.methods.sweep import Denoiser, DrawNoise, Penalty, reward_gradient, roll_out, sample_chain, sweep_back
+from drtune.methods.sweep import (
+    Denoiser,
+    DrawNoise,
+    Penalty,
+    Rollout,
+    reward_gradient,
+    roll_out,
+    sample_chain,
+    sweep_back,
+)
 from drtune.models.sampler import Sampler
+
+
+class BatchPenalty(Protocol):
+    """A penalty that is the mean over a batch."""
+
+    def __call__(self, output: Tensor, latents: Tensor, timesteps: Tensor, /) -> Tensor:
+        """As `Penalty`."""
+
+    def part(self, rows: slice, /) -> BatchPenalty:
+        """The mean over some rows of the batch alone."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +45,21 @@ class Task:
     """`rewards_of(clean_BCHW, rows)`: rewards of clean latents, `rows` of the batch."""
     draw_noise: DrawNoise
     compute: ComputeSection
-    penalty: Penalty | None = None
+    penalty: BatchPenalty | None = None
     gradient_scale: float = 1.0
     """Times this stands in `.grad`, the penalty's part too: the share of the update's batch."""
     loss_scale: LossScale = unscaled
+
+    def part(self, rows: slice, batch: int) -> Task:
+        """The same for some rows of the batch, with their share of the gradient."""
+        first = rows.start
+        return replace(
+            self,
+            denoiser=self.denoiser.part(rows),
+            rewards_of=lambda clean, its: self.rewards_of(clean, slice(first + its.start, first + its.stop)),
+            penalty=self.penalty.part(rows) if self.penalty else None,
+            gradient_scale=self.gradient_scale * (rows.stop - rows.start) / batch,
+        )
 
 
 def supervise(task: Task, method: MethodConfig, plan: Plan) -> Tensor:
@@ -42,16 +74,30 @@ def supervise(task: Task, method: MethodConfig, plan: Plan) -> Tensor:
 
 
 def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan, weighting: Weighting = "chain") -> tuple[Tensor, Tensor]:
-    """Rewards and clean latents of the whole sweep, from `latents_BCHW` at `plan.start`."""
-    compute = task.compute
+    """Rewards and clean latents of the whole sweep, from `latents_BCHW` at `plan.start`.
+
+    All are rolled out together; what takes a graph goes through them a micro-batch at a time.
+    """
     rollout = roll_out(
         task.denoiser,
         task.sampler,
         latents_BCHW,
         plan,
         draw_noise=task.draw_noise,
-        keep_graphs=compute.keep_graphs,
+        keep_graphs=task.compute.keep_graphs,
     )
+    batch = len(latents_BCHW)
+    at_once = task.compute.micro_batch(batch)
+    if at_once == batch:
+        return _back(task, rollout, plan, weighting), rollout.clean_BCHW
+    parts = [slice(start, min(start + at_once, batch)) for start in range(0, batch, at_once)]
+    rewards = [_back(task.part(rows, batch), rollout.part(rows), plan, weighting) for rows in parts]
+    return torch.cat(rewards), rollout.clean_BCHW
+
+
+def _back(task: Task, rollout: Rollout, plan: Plan, weighting: Weighting) -> Tensor:
+    """Rewards of what was rolled out; their gradient, swept back, is added to `.grad`."""
+    compute = task.compute
     rewards, gradient = reward_gradient(task.rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
     if rollout.counts_B is not None:
         gradient = rollout.counts_B.view(-1, 1, 1, 1) * gradient
@@ -67,7 +113,7 @@ def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan, weighting: Weighting = 
             replay_batch=compute.replay_batch,
             weighting=weighting,
         )
-    return rewards, rollout.clean_BCHW
+    return rewards
 
 
 def _scaled(penalty: Penalty | None, scale: float) -> Penalty | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,11 +24,20 @@ from drtune.methods.path import Misses, gradient_path, jumps, path_of, taken
 from drtune.methods.plans import Plan
 from drtune.models.sampler import Sampler
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""`denoiser(latents_BCHW, timesteps_B)`: the network's output after guidance, conditioned on one batch of prompts.
 
-Given n times as many latents, it takes them as n whole batches laid end to end.
-"""
+class Denoiser(Protocol):
+    """The network's output after guidance, conditioned on one batch of prompts.
+
+    Given n times as many latents, it takes them as n whole batches laid end to end.
+    """
+
+    def __call__(self, latents_BCHW: Tensor, timesteps_B: Tensor, /) -> Tensor:
+        """The output at latents and timesteps (B,)."""
+
+    def part(self, rows: slice, /) -> Denoiser:
+        """The same, conditioned on some rows of the batch."""
+
+
 Penalty = Callable[[Tensor, Tensor, Tensor], Tensor]
 """`penalty(output, latents, timesteps)`: d penalty / d output of trained steps, to be added to what they owe."""
 DrawNoise = Callable[..., Tensor]
@@ -45,6 +55,11 @@ class Rollout:
     """Outputs of trained steps whose graph is kept."""
     counts_B: Tensor | None = None
     """How much each picture counts, where the plan's leaps have a `tau`."""
+
+    def part(self, rows: slice) -> Rollout:
+        """Some rows of the batch, of which no graph was kept."""
+        inputs = {index: seen[rows].detach().requires_grad_(seen.requires_grad) for index, seen in self.inputs.items()}
+        return Rollout(self.clean_BCHW[rows], inputs, {}, None if self.counts_B is None else self.counts_B[rows])
 
 
 @torch.no_grad()
@@ -105,7 +120,7 @@ def reward_gradient(
     rewards: list[Tensor] = []
     gradients: list[Tensor] = []
     for start in range(0, batch, at_once):
-        rows = slice(start, start + at_once)
+        rows = slice(start, min(start + at_once, batch))
         clean = clean_BCHW[rows].detach().requires_grad_()
         part = rewards_of(clean, rows)
         gradients += torch.autograd.grad(-part.sum() / batch, clean)

@@ -97,7 +97,7 @@ class Updates:
         started = time.monotonic()
         config = self.config
         plan = self.plan(step)
-        at_once = config.compute.micro_batch_size or len(self.slots)
+        at_once = config.compute.rollout_batch(len(self.slots))
         starts = range(0, len(self.slots), at_once)
         rewards = torch.cat([self._supervise(step, self.slots[start : start + at_once], plan) for start in starts])
         self.processes.average_gradients(self.state.weights.values())

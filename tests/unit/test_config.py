@@ -58,6 +58,14 @@ from drtune.errors import UserError
         ("evaluation.rewards=[beauty]", "evaluation.rewards.0=beauty: "),
         ("processes=3", "batch_size=8 cannot be shared evenly by processes=3: give a multiple of 3"),
         ("batch_size=1000000", "batch_size=1000000 over processes=1 is 1000000 pictures at once: give compute.micro_"),
+        (
+            "compute.rollout_batch_size=2",
+            "compute.rollout_batch_size=2 is less than the micro-batch of 8 that is taken",
+        ),
+        (
+            "compute={keep_graphs: 1, micro_batch_size: 2, rollout_batch_size: 4}",
+            "compute.rollout_batch_size=4: graphs are kept from the roll-out, which then has the micro-batch of 2: ",
+        ),
         ("steps", "--set 'steps': wanted key=value"),
         ("sampler={", "--set 'sampler={': not valid YAML: "),
         ("sampler={steps: 3, steps: 4}", "--set 'sampler={steps: 3, steps: 4}': line 1: steps is given twice"),

@@ -103,7 +103,7 @@ def test_the_plan_of_an_update_holds_what_a_real_update_holds(overrides: list[st
     live, saved = LiveBytes(standing), SavedBytes(standing)
     plan = drawn_plans(config)[0]
     with live, saved:
-        trainer._supervise(1, trainer.slots[: config.compute.micro_batch_size], plan)
+        trainer._supervise(1, trainer.slots[: config.compute.rollout_batch(config.batch_size)], plan)
     update = [planned.phases[name] for name in ("roll out", "decode and reward", "sweep back")]
     assert max(phase.saved for phase in update) == pytest.approx(saved.peak, rel=0.05)
     assert max(phase.in_flight for phase in update) == pytest.approx(live.peak, rel=0.05)

@@ -192,14 +192,16 @@ def test_single_precision_is_close() -> None:
 def test_what_trades_time_for_memory_leaves_the_gradient_alone(name: str) -> None:
     plan = draw_plan(METHODS[name], T, torch.Generator().manual_seed(0))
     trained = len(plan.trained)
-    plain = gradient_left_by(lambda: supervise(task_of(), METHODS[name], plan))
+    plain = gradient_left_by(lambda: supervise(task_of(penalty=5.0), METHODS[name], plan))
     for compute in (
         *({"keep_graphs": count} for count in range(1, trained + 1)),
         *({"replay_batch": count} for count in range(2, trained + 2)),
         {"decode_batch_size": 1},
+        {"micro_batch_size": 1},  # of pictures that are rolled out together
         {"keep_graphs": 1, "replay_batch": 2, "decode_batch_size": 1},
     ):
-        traded = gradient_left_by(lambda compute=compute: supervise(task_of(**compute), METHODS[name], plan))
+        task = task_of(penalty=5.0, **compute)
+        traded = gradient_left_by(lambda task=task: supervise(task, METHODS[name], plan))
         assert error(traded, plain) <= 1e-9, compute
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from drtune.config import TuningSamplerConfig
+from drtune.config import ComputeSection, MethodConfig, TuningSamplerConfig
 from drtune.methods.plans import Plan
+from drtune.methods.supervision import Task, supervise
 from drtune.methods.sweep import reward_gradient, roll_out, sweep_back
 from drtune.models.sampler import Sampler, read_sampler
 from tests.tiny import UNGUIDED, denoiser_of, tunable_base
@@ -164,3 +165,14 @@ def test_pictures_are_scored_in_parts_with_the_gradient_of_the_whole(batch_size:
     torch.testing.assert_close(gradient, -2 * weights.view(5, 1, 1, 1) * clean / 5)
     assert max(sizes) <= (batch_size or 5)
     assert sum(sizes) == 5
+
+
+def test_pictures_that_are_rolled_out_together_take_the_graph_of_a_micro_batch(one_graph: int) -> None:
+    def update(compute: ComputeSection) -> int:
+        base = tunable_base(torch.float32)[0]
+        task = Task(denoiser_of(base), ddim(8), rewards_of, lambda *_: NOISE, compute)
+        plan = Plan(stop=7, trained=(1, 7), alpha=1.0)
+        return Held(base.network).count(lambda: supervise(task, MethodConfig(name="full"), plan))
+
+    assert update(ComputeSection()) == pytest.approx(one_graph, rel=0.1)
+    assert update(ComputeSection(micro_batch_size=1)) == pytest.approx(one_graph / 2, rel=0.1)

@@ -81,13 +81,14 @@ def _change(made: Estimate) -> tuple[str, object] | None:
     """The cheapest change that lowers the phase with the peak, if there is one left."""
     compute = made.config.compute
     share = made.config.batch_size // made.config.process_count
-    at_once = min(compute.micro_batch_size or share, share)
+    at_once, rolled_out = compute.micro_batch(share), compute.rollout_batch(share)
     fewer_pictures = ("compute.micro_batch_size", 1, at_once > 1)
+    fewer_sampled = ("compute.rollout_batch_size", at_once, rolled_out > at_once)
     lower_precision = ("compute.precision", "bf16", compute.precision == "fp32")
     checkpointing = ("compute.gradient_checkpointing", True, not compute.gradient_checkpointing)
     remedies: dict[str, list[tuple[str, object, bool]]] = {
         "encode prompts": [lower_precision],
-        "roll out": [lower_precision, fewer_pictures],
+        "roll out": [lower_precision, fewer_sampled, fewer_pictures],
         "decode and reward": [
             ("compute.keep_graphs", 0, compute.keep_graphs > 0),
             ("compute.decode_batch_size", 1, min(compute.decode_batch_size or at_once, at_once) > 1),

@@ -154,10 +154,10 @@ class _Run:
         """One update with no more steps than its memory needs."""
         config, compute = self.config, self.config.compute
         share = config.batch_size // config.process_count
-        batch = min(compute.micro_batch_size or share, share)
+        batch, rolled_out = compute.micro_batch(share), compute.rollout_batch(share)
         denoiser = GuidedDenoiser(
             self.base,
-            self._conditions(batch),
+            self._conditions(rolled_out),
             self.negative,
             config.sampler,
             arithmetic=DTYPES[compute.precision],
@@ -165,13 +165,15 @@ class _Run:
         plan = self._short_plan()
         standing = sum(self.weights.values())
 
-        latents = torch.randn(batch, *self.base.latents_shape)
+        latents = torch.randn(rolled_out, *self.base.latents_shape)
         rollout = roll_out(denoiser, self.sampler, latents, plan, keep_graphs=compute.keep_graphs)
         phases = {"roll out": self._phase(standing, self.gathered)}
 
         def rewards_of(clean_BCHW: Tensor, _rows: slice) -> Tensor:
             return self.reward(self.base.decode(clean_BCHW), [""] * len(clean_BCHW))
 
+        if batch < rolled_out:
+            denoiser, rollout = denoiser.part(slice(batch)), rollout.part(slice(batch))
         try:
             _, gradient = reward_gradient(rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
         except DataDependentOutputException as error:

@@ -15,18 +15,19 @@ def as_text(made: Estimate) -> str:
     """The work of an update and the memory of a run, in tables."""
     config, memory = made.config, made.memory
     share = config.batch_size // config.process_count
-    at_once = min(config.compute.micro_batch_size or share, share)
+    rolled_out, at_once = config.compute.rollout_batch(share), config.compute.micro_batch(share)
     unit = unit_of(memory.peak)
 
     def told(size: int) -> str:
         return f"{in_unit(size, unit):>10}"
 
     trained = f"a LoRA of rank {config.lora.rank}" if config.weights == "lora" else "all weights"
+    processes = f"{config.process_count} {'process' if config.process_count == 1 else 'processes'}"
     lines = [
         f"{config.base_model}, {made.width} x {made.height}, {config.compute.precision}, {trained} by "
         f"{config.method.name}",
-        f"{config.batch_size} pictures an update: {share} in each of {config.process_count} "
-        f"{'process' if config.process_count == 1 else 'processes'}, {at_once} at once",
+        f"{config.batch_size} pictures an update: {share} in each of {processes}, {rolled_out} sampled at once and "
+        f"{at_once} trained on",
         "",
         f"{'each picture in an update':<28}{'least':>10}{'mean':>10}{'most':>10}",
     ]

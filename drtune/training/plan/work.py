@@ -51,14 +51,27 @@ class _Counter:
             output.register_hook(lambda _: self._count_backwards(times))
         return output
 
+    def part(self, _rows: slice) -> _Counter:
+        """Of one picture there is no part."""
+        return self
+
     def _count_backwards(self, times: int) -> None:
         self.backwards += times
 
+
+@dataclass(frozen=True)
+class _BaseRun:
+    """A penalty for which the base runs once more at every trained step, and pulls nowhere."""
+
+    counter: _Counter
+
     @torch.no_grad()
-    def penalty(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """The base runs once more at every trained step, and pulls nowhere."""
-        self(latents, timesteps)
+    def __call__(self, output: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
+        self.counter(latents, timesteps)
         return torch.zeros_like(output)
+
+    def part(self, _rows: slice) -> _BaseRun:
+        return self
 
 
 def drawn_plans(config: Config) -> list[Plan]:
@@ -78,7 +91,7 @@ def count_work(config: Config, sampler: Sampler, plans: Sequence[Plan]) -> tuple
             rewards_of=lambda clean, _rows: clean.sum((1, 2, 3)),
             draw_noise=lambda *_key: torch.ones(1, 1, 1, 1),
             compute=config.compute,
-            penalty=counter.penalty if config.base_penalty else None,
+            penalty=_BaseRun(counter) if config.base_penalty else None,
         )
         supervise(task, config.method, plan)
         forwards.append(counter.forwards)

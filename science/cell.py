@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from drtune.config import Config, load_config
-from drtune.files.images import contact_sheet, to_pil
+from drtune.files.images import to_pil
 from drtune.files.local import replacing, write_text
 from drtune.files.provenance import code_revision
+from drtune.files.sheets import contact_sheet
 from drtune.methods.plans import Plan
 from drtune.prompts.prepare import open_prompts
 from drtune.training.optimization import DivergenceError

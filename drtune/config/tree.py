@@ -45,6 +45,9 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 AT_ONCE = 4096
 """Pictures that one process may sample or measure at once; no memory holds more of them, of the smallest base."""
 
+MOST_SAMPLES = 64
+"""Prompts that are drawn on the way."""
+
 
 class SamplerConfig(Section):
     """How images are sampled."""
@@ -274,7 +277,9 @@ class Config(Section):
     keep_checkpoints: int = Field(default=2, ge=1)
     """The newest so many are kept, and the last that passed the held-out check."""
     sample_every: int = Field(default=20, ge=1)
-    """Updates between grids of samples, and between checks of the held-out reward."""
+    """Updates between samples, which all rewards judge, and between checks of the held-out reward."""
+    sample_prompts: tuple[str, ...] | None = Field(default=None, min_length=1, max_length=MOST_SAMPLES)
+    """Which are drawn on the way, from the same noise each time; null: the evaluation's first 16."""
     wandb_project: str | None = None
     """Log to this project of Weights & Biases as well, which must be installed."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -9,6 +9,7 @@ It may know files; it needs no torch.
 """
 
 from drtune.contracts.base import MANIFEST, Contract
+from drtune.contracts.curve import CurvePoint, curve_lines, read_curve, write_curve
 from drtune.contracts.evaluation import (
     BESIDE_REWARDS,
     CMMD,
@@ -53,6 +54,7 @@ __all__ = [
     "Check",
     "Contestant",
     "Contract",
+    "CurvePoint",
     "DataSource",
     "Decision",
     "DriftCheck",
@@ -72,4 +74,7 @@ __all__ = [
     "StudyPair",
     "StudyResult",
     "TunedModel",
+    "curve_lines",
+    "read_curve",
+    "write_curve",
 ]

@@ -10,7 +10,8 @@ import torch
 from drtune.config import Config
 from drtune.contracts import Highlight
 from drtune.evaluation.gathering import IMAGES
-from drtune.files.images import contact_sheet, open_picture, resized
+from drtune.files.images import open_picture, resized
+from drtune.files.sheets import contact_sheet
 from drtune.rewards import bend
 
 NUM_SHOWN = 8
@@ -54,9 +55,11 @@ def highlights(
 
 def write_grid(table: pd.DataFrame, folder: Path) -> None:
     """grid.png: the first prompts' first pictures by base and candidate, side by side."""
-    images = table[(table["picture"] == 0) & (table["contestant"] == "candidate")]["image"][:PAIRS_IN_GRID]
-    paths = [folder / IMAGES / contestant / image for image in images for contestant in ("base", "candidate")]
-    contact_sheet([open_picture(path).convert("RGB") for path in paths], GRID_COLUMNS).save(folder / "grid.png")
+    first = table[(table["picture"] == 0) & (table["contestant"] == "candidate")][:PAIRS_IN_GRID]
+    paths = [folder / IMAGES / contestant / image for image in first["image"] for contestant in ("base", "candidate")]
+    pictures = [open_picture(path).convert("RGB") for path in paths]
+    captions = [f"{contestant}: {prompt}" for prompt in first["prompt"] for contestant in ("base", "candidate")]
+    contact_sheet(pictures, GRID_COLUMNS, captions=captions).save(folder / "grid.png")
 
 
 def _thumbnail(folder: Path, picture: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from drtune.config import Config
-from drtune.contracts import CONFIG, EvaluationReport
+from drtune.contracts import CONFIG, CurvePoint, EvaluationReport, read_curve, write_curve
 from drtune.evaluation.checks import check_inputs, overridden
 from drtune.evaluation.contestants import AnyContestant, LoadedModel, drawn_contestants, reference_contestants
 from drtune.evaluation.findings import findings
@@ -67,6 +67,7 @@ def evaluate(
     check_inputs(model_folder, prompts_folder, out, champion, places, overwrite=overwrite)
     model_folder = Path(model_folder)
     model, _ = open_tuned(model_folder)
+    curve = read_curve(model_folder)
     inputs = [model_folder, base_folder(model.base_model), prompts_folder, champion, *places.values()]
     with claimed(out, "EvaluationReport", overwrite=overwrite, inputs=inputs) as out:
         config = overridden(model_folder, overrides)
@@ -99,7 +100,7 @@ def evaluate(
             **pipeline,
             **findings(table, contestants, gauges, config, folder),
         )
-        _publish(report, config, folder, out)
+        _publish(report, config, curve, folder, out)
         return report
 
 
@@ -147,9 +148,10 @@ def _table(
     return pd.concat([gathered(contestant, folder) for contestant in contestants], ignore_index=True)
 
 
-def _publish(report: EvaluationReport, config: Config, folder: Path, out: Path) -> None:
+def _publish(report: EvaluationReport, config: Config, curve: Sequence[CurvePoint], folder: Path, out: Path) -> None:
     """Make the report's folder of the one in which the evaluation worked."""
     write_text(folder / CONFIG, config.to_yaml())
+    write_curve(folder, curve)
     report.save(folder)
     write_pages(folder, folder)
     shutil.rmtree(folder / MEASURED)

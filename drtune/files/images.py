@@ -1,4 +1,4 @@
-"""Pictures: read from files, made of tensors and into tensors, grids, and thumbnails."""
+"""Pictures: read from files, made of tensors and into tensors, and thumbnails."""
 
 from __future__ import annotations
 
@@ -99,21 +99,3 @@ def resized(image: Image.Image, side: int) -> Image.Image:
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
     width, height = (max(1, round(length * side / longest)) for length in image.size)
     return image.resize((width, height), Image.Resampling.LANCZOS)
-
-
-def grid(images_BCHW: Tensor, columns: int) -> Image.Image:
-    """Images (B, 3, H, W) in [0, 1] as one picture, in rows of `columns`."""
-    return contact_sheet(to_pil(images_BCHW), columns)
-
-
-def contact_sheet(pictures: Sequence[Image.Image], columns: int, *, side: int = 256, gap: int = 4) -> Image.Image:
-    """Pictures of one size in rows of `columns`: each `resized` to `side`, with `gap` pixels of white between them."""
-    small = [resized(picture, side) for picture in pictures]
-    width, height = small[0].size
-    columns = min(columns, len(small))
-    rows = -(-len(small) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for index, picture in enumerate(small):
-        row, column = divmod(index, columns)
-        sheet.paste(picture, (column * (width + gap), row * (height + gap)))
-    return sheet

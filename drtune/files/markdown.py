@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 
 from jinja2 import Environment, StrictUndefined
@@ -35,6 +35,14 @@ def code(text: str) -> str:
     # A space at both ends is taken off again, unless there is nothing but spaces.
     padded = f" {text} " if text.strip(" ") and {" ", "`"} & {text[0], text[-1]} else text
     return f"{fence}{padded}{fence}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns line up, the first row its head; all but the first column are numbers."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"| {' | '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])} |" for row in rows]
+    rule = f"| {' | '.join(['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])])} |"
+    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def markdown_environment(**filters: Callable[[float], str]) -> Environment:

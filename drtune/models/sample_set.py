@@ -18,10 +18,11 @@ from PIL.PngImagePlugin import PngInfo
 from drtune.config import Config, SamplerConfig
 from drtune.contracts import Contract
 from drtune.errors import UserError
-from drtune.files.images import contact_sheet, to_pil
+from drtune.files.images import to_pil
 from drtune.files.local import replacing
 from drtune.files.output import base_folder, claimed
 from drtune.files.progress import Progress
+from drtune.files.sheets import contact_sheet
 from drtune.models.tuned import open_tuned, put_on
 
 if TYPE_CHECKING:
@@ -214,9 +215,11 @@ def _write(drawn: SampleSet, images: Sequence[Image.Image], out: Path, settings:
         if settings.compare:
             half = len(images) // 2
             pairs = list(chain.from_iterable(zip(images[:half], images[half:], strict=True)))
-            contact_sheet(pairs, GRID_COLUMNS).save(folder / GRID)
+            told = [f"{side}: {one.prompt}" for one in drawn.pictures[:half] for side in ("before", "after")]
+            contact_sheet(pairs, GRID_COLUMNS, captions=told).save(folder / GRID)
         elif settings.grid:
-            contact_sheet(images, GRID_COLUMNS).save(folder / GRID)
+            told = [one.prompt for one in drawn.pictures]
+            contact_sheet(images, GRID_COLUMNS, captions=told).save(folder / GRID)
         drawn.save(folder)
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from drtune.config import Config
 from drtune.contracts import Decision, EvaluationReport, Highlight, TunedModel
 from drtune.errors import UserError
-from drtune.files.images import contact_sheet
 from drtune.files.markdown import markdown_environment
+from drtune.files.sheets import contact_sheet
 
 
 class Method(NamedTuple):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from io import BytesIO
 
 from PIL import Image
 
+from drtune.contracts import CurvePoint, curve_lines
+from drtune.files.charts import charts
 from drtune.files.images import resized
 from drtune.training.metrics import WINDOW
 
 SIDE = 128
 """Longer side of a picture in pixels."""
-WIDTH, HEIGHT = 560, 120
-"""Of the curve, in pixels."""
 
 
 def page(
@@ -23,17 +23,16 @@ def page(
     before: Sequence[Image.Image],
     after: Sequence[Image.Image],
     rewards: Sequence[float],
-    names: Iterable[str],
+    points: Sequence[CurvePoint],
 ) -> str:
-    """One piece of HTML that stands alone; `rewards` are one an update, of the sum of those of these `names`."""
+    """One piece of HTML that stands alone; `rewards` are one an update, `points` the learning curve."""
     pairs = "".join(
         '<figure style="display:inline-block;margin:4px 8px">'
         f"{_picture(base)} {_picture(tuned)}"
         f'<figcaption style="width:{2 * SIDE}px;font-size:80%">{escape(prompt)}</figcaption></figure>'
         for prompt, base, tuned in zip(prompts, before, after, strict=True)
     )
-    title = escape(" + ".join(name.rpartition(":")[2] for name in names))
-    return f"<div><p>reward: {title}</p>{_curve(rewards)}<p>before, after</p>{pairs}</div>"
+    return f"<div>{_curves(rewards, points)}<p>before, after</p>{pairs}</div>"
 
 
 def _picture(image: Image.Image) -> str:
@@ -43,27 +42,13 @@ def _picture(image: Image.Image) -> str:
     return f'<img style="display:inline" src="data:image/png;base64,{content}">'
 
 
-def _curve(rewards: Sequence[float]) -> str:
-    """Each update's mean reward as a dot, and their running mean over the last ten as a line."""
-    low, high = min(rewards), max(rewards)
-    span = (high - low) or 1.0
-
-    def point(index: int, value: float) -> tuple[str, str]:
-        return (
-            f"{8 + index * (WIDTH - 16) / max(1, len(rewards) - 1):.1f}",
-            f"{HEIGHT - 8 - (value - low) / span * (HEIGHT - 16):.1f}",
-        )
-
-    windows = [rewards[max(0, end - WINDOW) : end] for end in range(1, len(rewards) + 1)]
-    means = [sum(window) / len(window) for window in windows]
-    line = " ".join(",".join(point(index, mean)) for index, mean in enumerate(means))
-    dots = "".join(
-        '<circle cx="{}" cy="{}" r="2" opacity="0.4"/>'.format(*point(index, value))
-        for index, value in enumerate(rewards)
-    )
+def _curves(rewards: Sequence[float], points: Sequence[CurvePoint]) -> str:
+    """Each update's mean reward as a dot, their running mean as a line, and the rewards of the samples."""
+    name, windows = "reward while tuning", [rewards[max(0, end - WINDOW) : end] for end in range(1, len(rewards) + 1)]
+    means = [(end, sum(window) / len(window)) for end, window in enumerate(windows, start=1)]
+    dots = {name: list(enumerate(rewards, start=1))}
     return (
-        f'<svg width="{WIDTH}" height="{HEIGHT}" fill="currentColor" stroke="none">{dots}'
-        f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-width="2"/></svg>'
-        f'<p style="font-size:80%">{len(rewards)} updates; lowest {low:.3g}, highest {high:.3g}; '
-        f"the line is the mean over {WINDOW}: {means[0]:.3g} at first, {means[-1]:.3g} at last</p>"
+        charts({name: means} | curve_lines(points), dots=dots, unit="update")
+        + f'<p style="font-size:80%">While tuning, dots are updates and the line is their mean over {WINDOW}; the '
+        "others are means over the same prompts, drawn from the same noise.</p>"
     )

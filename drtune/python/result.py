@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from drtune.config.sections import validated
-from drtune.contracts import MANIFEST, EvaluationReport, RegistryEntry
+from drtune.contracts import MANIFEST, CurvePoint, EvaluationReport, RegistryEntry, read_curve
 from drtune.errors import UserError
 from drtune.evaluation import run
 from drtune.evaluation.report.pages import write_pages
@@ -64,7 +64,7 @@ class Result:
         return f"Result({str(self.folder)!r}: {self.model.step} updates, reward {self.model.reward:.3f})"
 
     def _repr_html_(self) -> str:
-        return page(self.shown, self.before, self.after, self.metrics["reward"].tolist(), self.config.rewards)
+        return page(self.shown, self.before, self.after, self.metrics["reward"].tolist(), self.curve)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -72,6 +72,11 @@ class Result:
         rows = [asdict(update) for update in read_metrics(self.folder)]
         parts = pd.DataFrame([row.pop("rewards") for row in rows]).rename(columns=short_name)
         return pd.concat([pd.DataFrame(rows), parts], axis=1).set_index("step")
+
+    @cached_property
+    def curve(self) -> list[CurvePoint]:
+        """What all rewards gave the same samples, on the way: `step`, and `rewards` by name."""
+        return read_curve(self.folder)
 
     @property
     def shown(self) -> list[str]:

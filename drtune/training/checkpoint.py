@@ -221,7 +221,7 @@ def _where_it_matters(saved: Config, config: Config) -> Config:
     if config.optimizer.schedule == "constant":
         free.append("steps")
     if config.held_out is None:
-        free += ["sample_every", "evaluation"]
+        free += ["sample_every", "sample_prompts", "evaluation"]
     compute = {key: getattr(config.compute, key) for key in ("keep_graphs", "gradient_checkpointing")}
     changed = {key: getattr(config, key) for key in free}
     return saved.model_copy(update=changed | {"compute": saved.compute.model_copy(update=compute)})

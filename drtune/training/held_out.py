@@ -1,19 +1,21 @@
-"""Held-out pictures: the evaluation's own first pictures, drawn on the way, to be looked at and scored."""
+"""Samples: the evaluation's own first pictures, or your prompts', drawn on the way, to be looked at and scored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from drtune.config import Config
+from drtune.errors import UserError
 from drtune.files.images import to_pil, to_tensor
 from drtune.models.base import Base, EncodedPrompts
 from drtune.models.drawing import draw
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import choose_prompts, shots_of
-from drtune.rewards import load_reward, score_finished
+from drtune.rewards import Reward, load_reward, score_finished
 
 NUM_PICTURES = 16
 
@@ -21,19 +23,29 @@ NUM_PICTURES = 16
 class HeldOutPictures:
     """The first picture of each of the evaluation's first prompts, as the evaluation draws it, and what it is worth.
 
-    So the check that ends a run early sees what the gate will see of the same weights.
+    So the check that ends a run early sees what the gate will see of the same weights. Prompts of the user's own are
+    drawn in the same way.
+
+    Args:
+        base: what draws.
+        prompts: the held-out ones.
+        config: the run's.
+        trained: the rewards that it is tuned on, in the order of the configuration.
     """
 
-    def __init__(self, base: Base, prompts: Sequence[Prompt], config: Config) -> None:
-        shots = shots_of(choose_prompts(prompts, NUM_PICTURES), pictures_per_prompt=1)
-        self.base, self.settings = base, config.evaluation
+    def __init__(self, base: Base, prompts: Sequence[Prompt], config: Config, trained: Sequence[Reward]) -> None:
+        own = [Prompt(text=text, category="") for text in config.sample_prompts or ()]
+        shots = shots_of(own or choose_prompts(prompts, NUM_PICTURES), pictures_per_prompt=1)
+        self.base, self.config, self.settings = base, config, config.evaluation
         self.texts = [shot.prompt.text for shot in shots]
         self.seeds = [shot.noise_seed(config.evaluation.seed) for shot in shots]
         self.conditions = EncodedPrompts(base, dict(enumerate(self.texts)))
         self.negative = base.encode_negative(config.evaluation.sampler.negative_prompt)
-        self._reward = (
-            load_reward(config.held_out.reward, antialias=config.reward_antialias) if config.held_out else None
-        )
+        self._loaded = dict(zip(config.rewards, trained, strict=True))
+        if config.held_out and config.held_out.reward not in self._loaded:
+            self._loaded[config.held_out.reward] = load_reward(
+                config.held_out.reward, antialias=config.reward_antialias
+            )
 
     def draw(self) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], one of each prompt, by the network as it is now."""
@@ -53,13 +65,35 @@ class HeldOutPictures:
             ]
         )
 
-    @torch.no_grad()
     def mean_reward(self, images_NCHW: Tensor) -> Tensor | None:
         """Mean of the held-out reward over the pictures, if there is one, as the evaluation scores their files."""
-        if self._reward is None:
-            return None
+        return self._mean(self._loaded[self.config.held_out.reward], images_NCHW) if self.config.held_out else None
+
+    def mean_rewards(self, images_NCHW: Tensor) -> dict[str, float]:
+        """Mean over the pictures by reward: of those that the run uses, and of those that its evaluation measures.
+
+        The latter are loaded at the first call, and judge on the CPU: the GPU's memory is for the update. One whose
+        weights are not to be had is left out, and told.
+        """
+        means = {name: self._mean(reward, images_NCHW) for name, reward in self._loaded.items()}
+        means |= {name: self._mean(reward, images_NCHW.cpu()) for name, reward in self._beside.items()}
+        return {name: mean.item() for name, mean in means.items() if mean.isfinite()}
+
+    @cached_property
+    def _beside(self) -> dict[str, Reward]:
+        rewards = {}
+        for name in self.config.reward_names:
+            if name not in self._loaded:
+                try:
+                    rewards[name] = load_reward(name, antialias=self.config.reward_antialias)
+                except UserError as error:
+                    print(f"train: {name} does not judge the samples: {error}", flush=True)
+        return rewards
+
+    @torch.no_grad()
+    def _mean(self, reward: Reward, images_NCHW: Tensor) -> Tensor:
         pictures = to_pil(images_NCHW)
-        return score_finished(self._reward, pictures, to_tensor(pictures).to(images_NCHW.device), self.texts).mean()
+        return score_finished(reward, pictures, to_tensor(pictures).to(images_NCHW.device), self.texts).mean()
 
 
 def last_passed(held_out: Mapping[int, float], max_drop: float) -> int:

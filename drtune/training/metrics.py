@@ -15,11 +15,16 @@ from pydantic import TypeAdapter, ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
 from drtune.config import Config
+from drtune.contracts import CurvePoint, read_curve, write_curve
 from drtune.errors import UserError
+from drtune.files.charts import shown_value
 from drtune.files.local import read_given, replacing, write_text
 from drtune.files.progress import Progress
+from drtune.files.sheets import contact_sheet
 
 METRICS = "metrics.jsonl"
+COLUMNS = 8
+"""Of a sheet of samples."""
 WINDOW = 10
 """Updates over which a reward is averaged."""
 
@@ -84,6 +89,10 @@ class MetricLog:
             written.write_bytes(b"".join(_first_lines(path, start)))
         self.updates = read_metrics(folder)
         """All of the run, those before a resume included."""
+        self.folder = folder
+        self.points = [point for point in read_curve(folder) if point.step <= start] if start else []
+        """The learning curve, likewise."""
+        write_curve(folder, self.points)
         self.file = path.open("a", encoding="utf-8")
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self.wandb = _start_wandb(folder, config) if config.wandb_project else None
@@ -109,15 +118,23 @@ class MetricLog:
         self.updates.append(metrics)
         self.progress.update(reward=f"{mean_reward(self.updates):.3f}")
 
-    def samples(self, step: int, picture: Image.Image, held_out: float | None) -> None:
-        """Show the samples after `step` updates and their held-out reward, if the run has one."""
-        self.board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
-        if held_out is not None:
-            self.board.add_scalar("train/held_out", held_out, step)
+    def samples(self, point: CurvePoint, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> None:
+        """Show the samples after some updates, and what the rewards give them."""
+        after = f"after update {point.step}" if point.step else "the base"
+        given = ", ".join(f"{name.rpartition(':')[2]} {shown_value(value)}" for name, value in point.rewards.items())
+        sheet = contact_sheet(pictures, COLUMNS, captions=prompts, title=f"{after}: {given}")
+        with replacing(self.folder / "samples" / f"step-{point.step:06d}.png") as written:
+            sheet.save(written)
+        self.points.append(point)
+        write_curve(self.folder, self.points)
+        scalars = {f"samples/{name}": value for name, value in point.rewards.items()}
+        self.board.add_image("samples", np.asarray(sheet), point.step, dataformats="HWC")
+        for name, value in scalars.items():
+            self.board.add_scalar(name, value, point.step)
         if self.wandb:
             import wandb
 
-            self.wandb.log({"samples": wandb.Image(picture), "train/held_out": held_out}, step=step)
+            self.wandb.log({"samples": wandb.Image(sheet), **scalars}, step=point.step)
 
 
 def _start_wandb(folder: Path, config: Config) -> Any:

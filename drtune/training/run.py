@@ -10,10 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 from drtune.config import Config
-from drtune.contracts import CONFIG, MANIFEST, TunedModel
+from drtune.contracts import CONFIG, MANIFEST, CurvePoint, TunedModel, curve_lines
 from drtune.errors import InterruptionError, UserError
-from drtune.files.images import grid
-from drtune.files.local import replacing, sha256_file, write_text
+from drtune.files.charts import charts
+from drtune.files.images import to_pil
+from drtune.files.local import sha256_file, write_text
 from drtune.files.progress import Progress
 from drtune.files.provenance import code_revision
 from drtune.prompts.prepare import PreparedPrompts
@@ -24,7 +25,7 @@ from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward
 from drtune.training.mirror import Mirror, as_kept_at
 from drtune.training.optimization import DivergenceError
 from drtune.training.processes import Processes
-from drtune.training.summary import SUMMARY, resume_command, summarise
+from drtune.training.summary import CHART, SUMMARY, resume_command, summarise
 from drtune.training.update import Updates
 from drtune.training.weights import save_weights
 
@@ -42,7 +43,8 @@ class Trainer(Updates):
 
     def _encode_prompts(self) -> None:
         """Those of the held-out pictures first, while there are text encoders."""
-        self.held_out = HeldOutPictures(self.base, self.prompts.eval, self.config)
+        trained = [reward for reward, _ in self.reward.terms]
+        self.held_out = HeldOutPictures(self.base, self.prompts.eval, self.config, trained)
         super()._encode_prompts()
 
     def run(self, place: Path | None = None, take_place: Callable[[], None] = lambda: None) -> TunedModel:
@@ -134,10 +136,8 @@ class Trainer(Updates):
         return images_NCHW
 
     def _show(self, step: int, images_NCHW: Tensor, log: MetricLog) -> None:
-        picture = grid(images_NCHW, columns=8)
-        with replacing(self.out / "samples" / f"step-{step:06d}.png") as written:
-            picture.save(written)
-        log.samples(step, picture, self.state.held_out.get(step))
+        point = CurvePoint(step=step, rewards=self.held_out.mean_rewards(images_NCHW))
+        log.samples(point, to_pil(images_NCHW), self.held_out.texts)
 
     def _last_passed(self, step: int) -> int:
         """The last update that passed the held-out check, at most `step`; without such a check every one does."""
@@ -191,7 +191,10 @@ class Trainer(Updates):
             reward=mean_reward(updates[: max(step, 1)]),  # the first update is rewarded before it moves anything
             reward_files=self.reward_files,
         )
-        page = summarise(model, self.config, updates, self.state.held_out, self.out, self.prompts.folder)
+        points = log.points
+        page = summarise(model, self.config, updates, points, self.state.held_out, self.out, self.prompts.folder)
+        if lines := curve_lines(points):
+            write_text(self.out / CHART, charts(lines, unit="update"))
         if self.mirror:
             page = as_kept_at(self.mirror.storage.uri, page, self.out)
         write_text(self.out / SUMMARY, page)

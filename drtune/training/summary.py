@@ -9,26 +9,31 @@ from pathlib import Path
 from statistics import fmean
 
 from drtune.config import Config, HeldOut
-from drtune.contracts import CONFIG, TunedModel
-from drtune.files.markdown import code, plain
+from drtune.contracts import CONFIG, CurvePoint, TunedModel
+from drtune.files.markdown import aligned, code, plain
 from drtune.training.metrics import WINDOW, UpdateMetrics
 
-SUMMARY = "summary.md"
+SUMMARY, CHART = "summary.md", "curve.svg"
 
 
 def summarise(
     model: TunedModel,
     config: Config,
     updates: Sequence[UpdateMetrics],
+    points: Sequence[CurvePoint],
     held_out: Mapping[int, float],
     out: Path,
     prompts: Path,
 ) -> str:
-    """The summary in Markdown. `updates` are all that were made, `held_out` the checks that passed, 0 for the base."""
+    """The summary in Markdown.
+
+    `updates` are all that were made, `points` the learning curve, `held_out` the checks that passed, 0 for the base.
+    """
     parts = [
         f"# {plain(config.base_model)}, tuned on {plain(' + '.join(config.rewards))}",
         _what_happened(model, config, updates),
         _table(config, updates),
+        *([_samples(model, config, points)] if len(points) > 1 else []),
         *([_held_out(model, config.held_out, updates, held_out)] if config.held_out else []),
         _what_now(model, config, out, prompts),
     ]
@@ -37,8 +42,9 @@ def summarise(
 
 def last_words(model: TunedModel, out: Path) -> str:
     """What a run says when its model is made: its summary, and one line."""
-    page = (out / SUMMARY).read_text(encoding="utf-8") + "\n" if (out / SUMMARY).exists() else ""
-    return f"{page}tuned model: {out} ({model.step} updates, reward {model.reward:.3f})"
+    lines = (out / SUMMARY).read_text(encoding="utf-8").splitlines() if (out / SUMMARY).exists() else []
+    page = "".join(f"{line}\n" for line in lines if not line.startswith("!["))  # a picture is none on a terminal
+    return f"{page}\ntuned model: {out} ({model.step} updates, reward {model.reward:.3f})"
 
 
 def resume_command(out: Path, prompts: Path, *options: str) -> str:
@@ -79,11 +85,20 @@ def _table(config: Config, updates: Sequence[UpdateMetrics]) -> str:
     ]
     first, last = means(updates[:count]), means(updates[-count:])
     rows = [("", f"first {count}", f"last {count}"), *zip(names, first, last, strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"| {row[0]:<{widths[0]}} | {row[1]:>{widths[1]}} | {row[2]:>{widths[2]}} |" for row in rows]
-    rule = f"| {'-' * widths[0]} | {'-' * (widths[1] - 1)}: | {'-' * (widths[2] - 1)}: |"
     about = "Means over updates; each part is as the reward gave it, before weight, hinge and target:"
-    return "\n".join([about, "", lines[0], rule, *lines[1:]])
+    return f"{about}\n\n{aligned(rows)}"
+
+
+def _samples(model: TunedModel, config: Config, points: Sequence[CurvePoint]) -> str:
+    """The first point of the curve beside that of what is saved, and the whole of it as a picture."""
+    first, saved = points[0], next((point for point in points if point.step == model.step), points[-1])
+    rows = [("", "base" if first.step == 0 else f"after {first.step}", f"after {saved.step}")]
+    for name, value in first.rewards.items():
+        told = plain(name.rpartition(":")[2]) + (", tuned on" if name in config.rewards else "")
+        rows.append((told, f"{value:.4g}", f"{saved.rewards[name]:.4g}" if name in saved.rewards else "not finite"))
+    whose = "Your sample prompts" if config.sample_prompts else "Held-out prompts"
+    picture = f"![what the rewards give the samples]({CHART})"
+    return f"{whose}, drawn from the same noise every {config.sample_every} updates:\n\n{aligned(rows)}\n\n{picture}"
 
 
 def _held_out(

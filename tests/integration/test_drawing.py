@@ -12,6 +12,7 @@ from diffusers import EulerAncestralDiscreteScheduler
 from PIL import Image
 
 from drtune.config import LoraSection, load_config
+from drtune.contracts import read_curve
 from drtune.evaluation.run import evaluate
 from drtune.files.images import to_pil
 from drtune.models.adapter import add_adapter
@@ -122,4 +123,5 @@ def test_the_last_held_out_pictures_of_a_training_are_those_that_the_evaluation_
         )
         assert np.abs(np.asarray(picture).astype(int) - judged).max() <= levels
         assert np.abs(judged - before).max() > 10
+    assert read_curve(tmp_path / "report")[-1].rewards["symmetry"] == trainer.state.held_out[2]
     assert trainer.state.held_out[2] == pytest.approx(float(trainer.held_out.mean_reward(seen)), abs=1e-6)

@@ -108,8 +108,9 @@ def test_numbers_and_the_function_that_made_them_are_kept(result: drtune.Result)
 def test_a_notebook_shows_pairs_and_the_curve(result: drtune.Result) -> None:
     page = result._repr_html_()
     assert page.count("data:image/png;base64,") == 2 * len(HELD_OUT)
-    assert page.count("<circle") == 2
-    assert "reward: warm + brightness" in page
+    points = len(result.curve)
+    assert page.count("<circle") == len(result.metrics) + points * len(result.curve[0].rewards)
+    assert all(f">{name}</text>" in page for name in ("reward while tuning", "warm", "brightness"))
 
 
 def test_it_is_saved_evaluated_and_published(result: drtune.Result, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from drtune.config import load_config
-from drtune.contracts import MANIFEST, TunedModel
+from drtune.contracts import MANIFEST, TunedModel, read_curve
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import sha256_file, sha256_folder
 from drtune.files.output import mark
@@ -315,6 +316,22 @@ def test_the_run_ends_early_with_the_last_state_that_passed_the_held_out_check(p
 
     interrupted_after(early.step, overrides, prompts, tmp_path / "resumed")
     assert train(load_config(None, overrides), prompts, tmp_path / "resumed", resume=True) == early
+
+
+def test_all_rewards_whose_weights_are_there_judge_the_samples_on_the_way(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRTUNE_REWARDS", str(tmp_path))  # which has none
+    own = "sample_prompts=[a red circle, a blue square]"
+    overrides = [*DARKER, "steps=2", own, "evaluation.rewards=[preference, hps]"]
+    train(load_config(None, overrides), prompts, tmp_path / "run")
+    base, first, last = (point.rewards for point in read_curve(tmp_path / "run"))
+    assert set(base) == set(last) == {"brightness", "preference"}
+    assert 0.9 > base["brightness"] > first["brightness"] > last["brightness"] > 0.1
+    assert "hps does not judge the samples: " in capsys.readouterr().out
+    with Image.open(tmp_path / "run" / "samples" / "step-000002.png") as sheet:
+        assert sheet.width == 2 * 256 + 4
+    assert (tmp_path / "run" / "curve.svg").read_text(encoding="utf-8").count("<polyline") == 2
 
 
 def test_a_mirror_that_cannot_be_written_to_is_refused_before_the_training(prompts: Path, tmp_path: Path) -> None:

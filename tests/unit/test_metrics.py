@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from drtune.config import Config, load_config
-from drtune.contracts import DataSource, PromptSet, TunedModel
+from drtune.contracts import CurvePoint, DataSource, PromptSet, TunedModel, read_curve
 from drtune.errors import UserError
 from drtune.files.progress import Progress
 from drtune.training.checks import check_start
@@ -54,8 +55,14 @@ def log_of(folder: Path, start: int) -> MetricLog:
     return MetricLog(folder, start, CONFIG, Progress("train", CONFIG.steps, "update", done=start))
 
 
-def summary(config: Config, updates: list[UpdateMetrics], step: int, held_out: dict[int, float]) -> str:
-    return summarise(model(step), config, updates, held_out, Path("runs/my model"), Path("runs/prompts"))
+def summary(
+    config: Config,
+    updates: list[UpdateMetrics],
+    step: int,
+    held_out: dict[int, float],
+    points: Sequence[CurvePoint] = (),
+) -> str:
+    return summarise(model(step), config, updates, points, held_out, Path("runs/my model"), Path("runs/prompts"))
 
 
 def test_what_is_logged_is_read_back_equal(tmp_path: Path) -> None:
@@ -89,7 +96,8 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
 
 def test_tensorboard_has_every_number_and_the_samples(tmp_path: Path) -> None:
     with log_of(tmp_path, 0) as log:
-        log.samples(0, Image.new("RGB", (8, 8)), held_out=0.75)
+        point = CurvePoint(step=0, rewards={"symmetry": 0.75, "my.py:warm": 0.5})
+        log.samples(point, [Image.new("RGB", (8, 8), "red")] * 3, ["a circle"] * 3)
         log.write(update(1))
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     scalars = {tag: board.Scalars(tag)[0].value for tag in board.Tags()["scalars"]}
@@ -98,7 +106,8 @@ def test_tensorboard_has_every_number_and_the_samples(tmp_path: Path) -> None:
         "train/grad_norm": 2.0,
         "train/learning_rate": 1e-4,
         "train/seconds": 1.5,
-        "train/held_out": 0.75,
+        "samples/symmetry": 0.75,
+        "samples/my.py:warm": 0.5,
         "reward/symmetry": 0.05,
         "reward/preference": 0.1,
     }
@@ -127,6 +136,31 @@ def test_a_summary_sets_the_first_updates_beside_the_last() -> None:
     assert "early" not in page
     assert "`drtune train '--config=runs/my model/config.yaml'" in page
     assert "--set=steps=12`" in page
+
+
+def test_a_summary_sets_the_samples_of_the_base_beside_those_of_what_is_saved() -> None:
+    points = [
+        CurvePoint(step=0, rewards={"symmetry": 0.5, "my.py:warm_light": 0.25, "preference": 1.0}),
+        CurvePoint(step=4, rewards={"symmetry": 0.75, "my.py:warm_light": 0.125}),
+        CurvePoint(step=6, rewards={"symmetry": 0.0, "my.py:warm_light": 0.0}),
+    ]
+    page = summary(CONFIG, [update(step) for step in range(1, 7)], 4, {}, points)
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    assert ["", "base", "after 4"] in rows
+    assert ["symmetry, tuned on", "0.5", "0.75"] in rows
+    assert ["warm\\_light", "0.25", "0.125"] in rows
+    assert ["preference, tuned on", "1", "not finite"] in rows
+    assert "](curve.svg)" in page
+    assert "curve.svg" not in summary(CONFIG, [update(1)], 1, {}, points[:1])
+
+
+def test_a_resumed_curve_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    points = [CurvePoint(step=step, rewards={"symmetry": step / 10}) for step in (0, 2, 4)]
+    for start, shown, left in ((0, points, (0, 2, 4)), (2, points[2:], (0, 2, 4)), (2, [], (0, 2)), (0, [], ())):
+        with log_of(tmp_path, start) as log:
+            for point in shown:
+                log.samples(point, [Image.new("RGB", (8, 8))], ["a circle"])
+        assert [point.step for point in read_curve(tmp_path)] == [*left]
 
 
 def test_a_summary_of_an_early_end_says_what_is_saved_and_why() -> None:

@@ -20,7 +20,8 @@ from drtune.errors import UserError
 from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, write_pages
 from drtune.evaluation.report.published import STYLES
 from drtune.evaluation.report.signs import signs
-from drtune.files.images import contact_sheet, resized
+from drtune.files.images import resized
+from drtune.files.sheets import contact_sheet
 from tests.reports import report_of, score, standing, study_of
 
 HOSTILE = """"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & </style>"""

@@ -9,8 +9,9 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from drtune.files.images import contact_sheet, to_pil
+from drtune.files.images import to_pil
 from drtune.files.local import write_text
+from drtune.files.sheets import contact_sheet
 from drtune.models.miniature.world import Scene
 from tools.miniature.preference import sample
 from tools.miniature.probe import Probe, held_out_scenes, judge, load_probe, probe_accuracy

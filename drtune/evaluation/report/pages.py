@@ -15,10 +15,20 @@ from pathlib import Path
 import jinja2
 
 from drtune.config import RewardTerm, load_config
-from drtune.contracts import CONFIG, MIN_PROMPTS, Decision, EvaluationReport, Score, StudyResult
+from drtune.contracts import (
+    CONFIG,
+    MIN_PROMPTS,
+    Decision,
+    EvaluationReport,
+    Score,
+    StudyResult,
+    curve_lines,
+    read_curve,
+)
 from drtune.errors import UserError
 from drtune.evaluation.report.published import CAVEAT, PUBLISHED, STYLES
 from drtune.evaluation.report.signs import signs
+from drtune.files.charts import charts
 from drtune.files.local import read_given, write_text
 from drtune.files.markdown import markdown_environment
 
@@ -52,6 +62,7 @@ def write_pages(
         "categories": categories(report.scores),
         "scales": scales(report),
         "signs": signs(report),
+        "curve": charts(lines, unit="update") if (lines := curve_lines(read_curve(folder))) else "",
         "published": PUBLISHED,
         "styles": STYLES,
         "caveat": CAVEAT,

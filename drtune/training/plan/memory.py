@@ -202,7 +202,7 @@ class _Run:
     def _samples(self) -> dict[str, Phase]:
         """One step and the decoding of held-out pictures."""
         settings = self.config.evaluation
-        batch = min(settings.batch_size, NUM_PICTURES)
+        batch = min(settings.batch_size, len(self.config.sample_prompts or ()) or NUM_PICTURES)
         pipeline = self.base.pipeline
         pipeline.scheduler = OneStep(pipeline.scheduler.config)
         guidance_scale = settings.sampler.guidance_scale

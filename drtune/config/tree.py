@@ -181,6 +181,9 @@ class ComputeSection(Section):
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen weights and of the network's arithmetic; what trains is kept in fp32."""
+    quantization: Literal["nf4"] | None = None
+    """Of the frozen weights in the network's blocks, while tuning: 4 bits each in place of 16, by bitsandbytes. The
+    evaluation draws with the network as it is published."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=AT_ONCE)
     """Pictures at once in one process where there is a graph; null: the process's whole share of the batch."""
     rollout_batch_size: int | None = Field(default=None, ge=1, le=AT_ONCE)
@@ -309,6 +312,11 @@ class Config(Section):
         for name in PROMPTLESS:
             if name in self.rewards and self.rewards[name].praise is not None:
                 raise ValueError(f"rewards.{name} does not read the prompt: praise and blame would cancel out")
+        if self.weights == "full" and self.compute.quantization:
+            raise ValueError(
+                f"compute.quantization={self.compute.quantization} is for frozen weights, and with weights=full none "
+                "are: give weights=lora, or leave it out"
+            )
         if self.weights == "full" and self.base_penalty:
             raise ValueError(
                 f"base_penalty={self.base_penalty} compares with the base, which weights=full "

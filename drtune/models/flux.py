@@ -44,7 +44,7 @@ class Flux(Base):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditions:
         """`prompt_embeds` (B, L, D) of T5 and `pooled_prompt_embeds` (B, P) of CLIP."""
-        embeds, pooled, _ = self.pipeline.encode_prompt(list(prompts), device=self.device)
+        embeds, pooled, _ = self.pipeline.encode_prompt(list(prompts), device=self.encoding_device)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
     def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, guidance: float) -> Tensor:

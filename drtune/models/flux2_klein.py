@@ -53,7 +53,7 @@ class Flux2Klein(LanguageModelBase):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditions:
         """`prompt_embeds` (B, L, 3 D) of three layers; what fills a prompt up is told from it by nothing."""
-        embeds, _ = self.pipeline.encode_prompt(list(prompts), device=self.device)
+        embeds, _ = self.pipeline.encode_prompt(list(prompts), device=self.encoding_device)
         return {"prompt_embeds": embeds}
 
     def encode_negative(self, prompt: str) -> Conditions:

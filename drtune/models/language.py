@@ -28,7 +28,7 @@ class LanguageModelBase(Base):
         return sum(length > self.max_tokens for length in lengths)
 
     def tokenized(self, prompts: Sequence[str]) -> Mapping[str, Any]:
-        """`input_ids` and `attention_mask` (B, `max_tokens`), filled up on the right, where the network is."""
+        """`input_ids` and `attention_mask` (B, `max_tokens`), filled up on the right, where the language model is."""
         tokens: Mapping[str, Any] = self.pipeline.tokenizer(
             [self.in_template(prompt) for prompt in prompts],
             padding="max_length",
@@ -36,7 +36,7 @@ class LanguageModelBase(Base):
             max_length=self.max_tokens,
             truncation=True,
             return_tensors="pt",
-        ).to(self.device)
+        ).to(self.encoding_device)
         return tokens
 
 

@@ -57,7 +57,7 @@ class StableDiffusion3(Base):
     def encode(self, prompts: Sequence[str]) -> Conditions:
         """`prompt_embeds` (B, L, D), in which zeros stand for a T5 that is not there, and `pooled_prompt_embeds`."""
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
-            list(prompts), None, None, device=self.device, do_classifier_free_guidance=False
+            list(prompts), None, None, device=self.encoding_device, do_classifier_free_guidance=False
         )
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 

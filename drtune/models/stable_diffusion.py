@@ -39,7 +39,9 @@ class StableDiffusion(Base):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditions:
         """`prompt_embeds` (B, L, D)."""
-        embeds, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, do_classifier_free_guidance=False)
+        embeds, _ = self.pipeline.encode_prompt(
+            list(prompts), self.encoding_device, 1, do_classifier_free_guidance=False
+        )
         return {"prompt_embeds": embeds}
 
     def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, _guidance: float) -> Tensor:

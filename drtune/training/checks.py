@@ -13,14 +13,17 @@ def check_start(config: Config) -> None:
     """Refuse to begin what could not be logged or scored in the end.
 
     Raises:
-        UserError: Weights & Biases is asked for and not installed, or a file of your own rewards cannot be read.
+        UserError: a package is asked for and not installed, or a file of your own rewards cannot be read.
     """
     check_own(config.reward_names)
-    if not config.wandb_project:
-        return
+    if config.wandb_project:
+        _installed("wandb", f"wandb_project={config.wandb_project}: Weights & Biases")
+    if config.compute.quantization:
+        _installed("bitsandbytes", f"compute.quantization={config.compute.quantization}: bitsandbytes")
+
+
+def _installed(package: str, told: str) -> None:
     try:
-        version("wandb")  # the package itself: a folder of its logs could be imported by that name too
+        version(package)  # the package itself: a folder of its name could be imported too
     except PackageNotFoundError:
-        raise UserError(
-            f"wandb_project={config.wandb_project}: Weights & Biases is not installed: pip install wandb"
-        ) from None
+        raise UserError(f"{told} is not installed: pip install {package}") from None

@@ -21,6 +21,7 @@ from drtune.methods.supervision import Task, supervise
 from drtune.models.base import EncodedPrompts
 from drtune.models.loading import DTYPES, load_base, quiet_libraries
 from drtune.models.miniature.cores import is_small, take_one_thread
+from drtune.models.quantized import quantize
 from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards import WeightedSum
 from drtune.training.interrupts import Interrupts
@@ -66,10 +67,15 @@ class Updates:
             height=config.height,
             width=config.width,
         )
-        self.base.pipeline.to(processes.device)
         self.draws = Draws(config.seed, len(self.texts), config.batch_size, self.base.latents_shape)
         self.sampler = self.base.sampler(config.sampler)
+        # The text encoders are on the device alone, and gone before the network comes there.
+        for encoder in self.base.text_encoders:
+            encoder.to(processes.device)
         self._encode_prompts()
+        if config.compute.quantization:
+            quantize(self.base.network, processes.device)
+        self.base.pipeline.to(processes.device)
 
         weights = open_weights(self.base, config, processes)
         self.base.prepare(config.compute)

@@ -141,7 +141,7 @@ def test_make_images_asks_the_builder_for_both(clone: Path) -> None:
     assert done.returncode == 0, done.stderr
     platform, trainer = (clone.parent / "built").read_text().splitlines()
     revision, time = git("log", "-1", "--format=%H %ct", folder=clone).split()
-    for asked, name, extras in ((platform, "platform", "pipeline"), (trainer, "trainer", "pipeline,train")):
+    for asked, name, extras in ((platform, "platform", "pipeline"), (trainer, "trainer", "pipeline,train,quantized")):
         assert asked.startswith(
             f"{time} build -f images/Containerfile --no-cache --build-arg BASE=docker.io/library/debian:"
         )

@@ -19,6 +19,7 @@ from drtune.models.adapter import add_adapter
 from drtune.models.base import ENCODED_TOGETHER, Base, Conditions
 from drtune.models.drawing import draw_unchecked
 from drtune.models.loading import DTYPES
+from drtune.models.quantized import quantize
 from drtune.models.sampler import Sampler
 from drtune.models.tensors import optimizer_tensors
 from drtune.rewards import WeightedSum
@@ -74,11 +75,10 @@ def measure(config: Config, base: Base, sampler: Sampler, plans: Sequence[Plan])
     total.terms = [(rewards[name], term) for name, term in config.rewards.items()]
     total.collected = {name: [] for name in config.rewards}
     learned = networks(rewards.values())
-    encoders = [part for name, part in _modules(base).items() if name.startswith("text_encoder")]
     parameters = {
         "network": _count(base.network),
         "VAE": _count(base.pipeline.vae),
-        "text encoders": _count(*encoders),
+        "text encoders": _count(*base.text_encoders),
         "rewards": _count(*learned),
     }
     if config.weights == "lora":
@@ -90,6 +90,8 @@ def measure(config: Config, base: Base, sampler: Sampler, plans: Sequence[Plan])
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in (*_modules(base).values(), *learned):
             give_content(module)
+        if config.compute.quantization:
+            quantize(base.network, torch.device("cpu"))
         return _Run(config, base, sampler, plans, total, learned).measure(parameters)
 
 
@@ -113,7 +115,7 @@ class _Run:
         self.gathered = gathered_bytes(base.network) if self.shards > 1 else 0
         self.weights = self._weights(trained, learned)
         modules = _modules(base).values()
-        self.loaded = bytes_of(_tensors(*modules))
+        self.encoders = bytes_of(_tensors(*base.text_encoders))
         standing = [*_tensors(*modules, *learned), *(weight.grad for weight in trained if weight.grad is not None)]
         self.live, self.saved = LiveBytes(standing), SavedBytes(standing)
 
@@ -141,7 +143,7 @@ class _Run:
             del encoded  # they go to disk
             self.negative = self.base.encode_negative("")
             self.base.free_text_encoders()
-            phases = {"encode prompts": self._phase(self.loaded)}
+            phases = {"encode prompts": self._phase(self.encoders)}
             phases |= self._update()
             phases |= self._samples()
         return Memory(parameters, self.weights, prompt, phases)

@@ -1,0 +1,105 @@
+"""A network in four bits is the network of its rounded weights: its values, and the gradients of what trains on it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drtune.config import ComputeSection, MethodConfig, load_config
+from drtune.errors import UserError
+from drtune.methods.plans import draw_plan
+from drtune.methods.supervision import Task, supervise
+from drtune.models.loading import load_base
+from drtune.models.quantized import QuantizedLinear, quantize
+from drtune.models.sdxl import StableDiffusionXL
+from drtune.training.checks import check_start
+from drtune.training.plan.estimate import estimate
+from drtune.training.plan.meter import SavedBytes, bytes_of
+from tests.tiny import denoiser_of, tunable_base
+from tests.unit.test_sweep import NOISE, ddim, rewards_of
+
+bitsandbytes = pytest.importorskip("bitsandbytes")
+CPU = torch.device("cpu")
+
+
+def whole(layer: QuantizedLinear) -> Tensor:
+    """The rounded weights (out, in)."""
+    state = bitsandbytes.functional.QuantState(
+        layer.scales,
+        torch.Size((layer.out_features, layer.in_features)),
+        layer.levels,
+        layer.block,
+        "nf4",
+        torch.float32,
+    )
+    return bitsandbytes.functional.dequantize_4bit(layer.weight, state)
+
+
+def rounded_twin(base: StableDiffusionXL) -> int:
+    """Put plain layers of the rounded weights in the place of quantised ones; returns how many there were."""
+    count = 0
+    for parent in list(base.network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, QuantizedLinear):
+                plain = nn.Linear(child.in_features, child.out_features, bias=child.bias is not None)
+                plain.weight = nn.Parameter(whole(child), requires_grad=False)
+                plain.bias = child.bias
+                setattr(parent, name, plain)
+                count += 1
+    return count
+
+
+def gradient(base: StableDiffusionXL, weights: list[Tensor]) -> Tensor:
+    for weight in weights:
+        weight.grad = None
+    method = MethodConfig(name="full")
+    task = Task(denoiser_of(base), ddim(4), rewards_of, lambda *_: NOISE, ComputeSection())
+    supervise(task, method, draw_plan(method, 4, torch.Generator()))
+    return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+
+
+def test_gradients_on_quantised_layers_are_those_on_plain_layers_of_the_rounded_weights() -> None:
+    base, weights = tunable_base(torch.float32)
+    exact = gradient(base, weights)
+    quantize(base.network, CPU)
+    assert all(weight.requires_grad for weight in weights)
+    ours = gradient(base, weights)
+    assert rounded_twin(base) > 10
+    theirs = gradient(base, weights)
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+    assert (exact - theirs).norm() > 1e-2 * theirs.norm()  # rounding itself is no small thing
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_quantised_layer_saves_no_whole_weights_for_the_backward_pass(dtype: torch.dtype) -> None:
+    plain = nn.Linear(256, 256).to(dtype).requires_grad_(False)
+    layer = QuantizedLinear(plain, CPU)
+    standing = [*layer.parameters(), *layer.buffers()]
+    assert bytes_of(standing) < 0.3 * bytes_of(plain.parameters())
+    saved = SavedBytes(standing)
+    with saved, torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        seen = torch.randn(4, 256, requires_grad=True)
+        layer(seen).sum().backward()
+    assert saved.peak < 256 * 256 * dtype.itemsize / 10
+    expected = whole(layer).to(dtype).float().sum(0)
+    torch.testing.assert_close(
+        seen.grad, expected.expand(4, 256), rtol=0.02 if dtype == torch.bfloat16 else 1e-5, atol=0.1
+    )
+
+
+def test_a_plan_counts_four_bits_to_the_byte() -> None:
+    config = load_config(None, ["compute.quantization=nf4", "batch_size=2", "sampler.steps=6"])
+    base = load_base("miniature")
+    plain = bytes_of([*base.network.parameters(), *base.network.buffers()])
+    quantize(base.network, CPU)
+    frozen = estimate(config).memory.weights["network, frozen"]
+    assert frozen == bytes_of([*base.network.parameters(), *base.network.buffers()]) < 0.65 * plain
+
+
+def test_what_does_not_combine_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^compute\.quantization=nf4 is for frozen weights, and with weights=full none are"
+    ):
+        load_config(None, ["compute.quantization=nf4", "weights=full"])
+    check_start(load_config(None, ["compute.quantization=nf4"]))

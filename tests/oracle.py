@@ -47,11 +47,26 @@ def loss_of(task: Task, method: MethodConfig, plan: Plan, price: Callable[[Tenso
             finished = _draft_lv(task, run, noise, method.renoised)
         case "direct_align":
             finished = [_direct_align(task, run, noise, plan)]
+        case "srpo":
+            finished = [_direct_align(task, run, noise, plan), _direct_align(task, run, noise, plan, inverted=True)]
         case _:
             finished = [_chain(task, run, noise, plan)[-1]]
     everything = slice(0, len(noise))
-    losses = [-(counts * task.rewards_of(clean, everything)).mean() for clean in finished]
+    signs = [1.0, -1.0] if method.name == "srpo" else [1.0] * len(finished)
+    losses = [
+        -sign * (counts * task.rewards_of(_against(task, clean, sign, method.rho), everything)).mean()
+        for sign, clean in zip(signs, finished, strict=True)
+    ]
     return (torch.stack(losses).sum() + torch.stack(prices).sum()) / len(losses)
+
+
+def _against(task: Task, clean: Tensor, sign: float, rho: float) -> Tensor:
+    """The latents a bit down the slope of what is maximised, which counts as a constant move."""
+    if not rho:
+        return clean
+    at = clean.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(sign * task.rewards_of(at, slice(0, len(at))).sum(), at)
+    return clean - rho * slope / slope.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
 def _attached(latents: Tensor, alpha: float) -> Tensor:
@@ -179,11 +194,12 @@ def _draft_lv(task: Task, run: Run, noise: Tensor, renoised: int) -> list[Tensor
     return finished
 
 
-def _direct_align(task: Task, run: Run, noise: Tensor, plan: Plan) -> Tensor:
-    """Known noise into the finished picture, a step of denoising, and what is known taken off."""
-    sampler, index = task.sampler, plan.trained[0]
+def _direct_align(task: Task, run: Run, noise: Tensor, plan: Plan, *, inverted: bool = False) -> Tensor:
+    """Known noise into the finished picture, a step of denoising or inversion, and what is known taken off."""
+    sampler, index = task.sampler, plan.trained[0] + inverted
     real, known = _real(task, run, noise)[-1], task.draw_noise("known")
-    (signal, level), (next_signal, next_level) = sampler.steps[index].level, sampler.steps[index + 1].level
+    following = index - 1 if inverted else index + 1
+    (signal, level), (next_signal, next_level) = sampler.steps[index].level, sampler.steps[following].level
     latents = signal * real + level * known
     clean, epsilon = _predicted(sampler, index, latents, run(index, latents))
     return (next_signal * clean + next_level * epsilon - next_level * known) / next_signal

@@ -100,6 +100,7 @@ class MethodConfig(Section):
         "flowbp_bridge",
         "flowbp_lagrange",
         "direct_align",
+        "srpo",
     ] = "drtune"
     """Which steps train, and where sampling stops."""
     trained_steps: int = Field(default=4, ge=1)
@@ -108,7 +109,7 @@ class MethodConfig(Section):
     placement: Literal["prefix", "chain"] = "prefix"
     """Where drtune spreads its K steps: over those that run, or over all T, of which an early stop cuts some off."""
     early_stop: int = Field(default=3, ge=1)
-    """m: drtune and refl stop at one of the last m steps, direct_align re-noises to one of the m before the last."""
+    """m: drtune and refl stop at one of the last m steps, direct_align and srpo re-noise to one of m before it."""
     renoised: Count = 2
     """n: how many times draft_lv re-noises the image for its last step."""
     alpha: float | None = Field(default=None, ge=0, le=1)
@@ -119,6 +120,9 @@ class MethodConfig(Section):
     """Least miss of a leap by which leapalign and flowbp_lagrange weigh a picture, 0: all alike; null: as published."""
     weighting: Weighting = "chain"
     """What a step's output is owed: its weight in the chain, as much for each step, or as the latents' signal grows."""
+    rho: float = Field(default=0.0, ge=0)
+    """How far clean latents are moved against the reward before its gradient is taken there, so that what is sharp in
+    it counts less: the root mean square of the move, 0: none."""
 
 
 class RewardTerm(Section):
@@ -406,6 +410,13 @@ def _check_method(method: MethodConfig, steps: int) -> None:
             f"method.early_stop={method.early_stop} must be less than sampler.steps={steps} for direct_align: "
             f"give at most {steps - 1}"
         )
+    if method.name == "srpo" and method.early_stop > steps - 2:
+        raise ValueError(
+            f"method.early_stop={method.early_stop}: srpo inverts to a step after the first and before the last, "
+            f"sampler.steps={steps}: give at most {steps - 2}"
+            if steps > 2
+            else f"sampler.steps={steps}: srpo inverts to a step after the first and before the last; give at least 3"
+        )
     if method.name in ("leapalign", "flowbp_bridge", "flowbp_lagrange") and steps < 2:
         raise ValueError(f"method.name={method.name} takes two steps, sampler.steps={steps}: give at least 2")
     if method.name == "flowbp_bridge" and method.trained_steps < 2:
@@ -413,7 +424,7 @@ def _check_method(method: MethodConfig, steps: int) -> None:
             f"method.trained_steps={method.trained_steps}: flowbp_bridge trains on both sides of its bridge; "
             "give at least 2"
         )
-    if method.name in ("draft_lv", "direct_align") and method.weighting != "chain":
+    if method.name in ("draft_lv", "direct_align", "srpo") and method.weighting != "chain":
         raise ValueError(
             f"method.weighting={method.weighting}: {method.name} trains steps of its own making; leave it at chain"
         )

@@ -81,7 +81,7 @@ def draw_plan(method: MethodConfig, num_steps: int, generator: torch.Generator) 
             return _bridge(method, num_steps, generator)
         case "flowbp_lagrange":
             return _lagrange(method, num_steps, generator)
-        case "direct_align":
+        case "direct_align" | "srpo":
             # Before the last step, whose end holds no noise that could be known.
             index = last - 1 - _draw(method.early_stop, generator)
             return Plan(index, (index,), _alpha(method, 0.0), start=index)

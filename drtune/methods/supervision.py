@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from drtune.config import ComputeSection, MethodConfig, Weighting
+from drtune.config import ComputeSection, MethodConfig
 from drtune.methods.loss_scale import LossScale, unscaled
 from drtune.methods.plans import Plan
 from drtune.methods.sweep import (
@@ -49,6 +50,8 @@ class Task:
     gradient_scale: float = 1.0
     """Times this stands in `.grad`, the penalty's part too: the share of the update's batch."""
     loss_scale: LossScale = unscaled
+    unrecorded: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Within, `rewards_of` says what it would, and takes no note of it for the log."""
 
     def part(self, rows: slice, batch: int) -> Task:
         """The same for some rows of the batch, with their share of the gradient."""
@@ -65,15 +68,18 @@ class Task:
 def supervise(task: Task, method: MethodConfig, plan: Plan) -> Tensor:
     """Rewards (B,) of one batch; d loss / d weights is added to the weights' `.grad`."""
     noise = task.sampler.initial_scale * task.draw_noise()
-    if method.name == "direct_align":
-        return _direct_align(task, noise, plan)
-    if method.name == "draft_lv":
-        return _draft_lv(task, noise, plan, method.renoised)
-    rewards, _ = _sweep(task, noise, plan, method.weighting)
+    match method.name:
+        case "direct_align":
+            return _direct_align(task, noise, plan, method)
+        case "srpo":
+            return _srpo(task, noise, plan, method)
+        case "draft_lv":
+            return _draft_lv(task, noise, plan, method)
+    rewards, _ = _sweep(task, noise, plan, method)
     return rewards
 
 
-def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan, weighting: Weighting = "chain") -> tuple[Tensor, Tensor]:
+def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan, method: MethodConfig) -> tuple[Tensor, Tensor]:
     """Rewards and clean latents of the whole sweep, from `latents_BCHW` at `plan.start`.
 
     All are rolled out together; what takes a graph goes through them a micro-batch at a time.
@@ -89,16 +95,15 @@ def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan, weighting: Weighting = 
     batch = len(latents_BCHW)
     at_once = task.compute.micro_batch(batch)
     if at_once == batch:
-        return _back(task, rollout, plan, weighting), rollout.clean_BCHW
+        return _back(task, rollout, plan, method), rollout.clean_BCHW
     parts = [slice(start, min(start + at_once, batch)) for start in range(0, batch, at_once)]
-    rewards = [_back(task.part(rows, batch), rollout.part(rows), plan, weighting) for rows in parts]
+    rewards = [_back(task.part(rows, batch), rollout.part(rows), plan, method) for rows in parts]
     return torch.cat(rewards), rollout.clean_BCHW
 
 
-def _back(task: Task, rollout: Rollout, plan: Plan, weighting: Weighting) -> Tensor:
+def _back(task: Task, rollout: Rollout, plan: Plan, method: MethodConfig) -> Tensor:
     """Rewards of what was rolled out; their gradient, swept back, is added to `.grad`."""
-    compute = task.compute
-    rewards, gradient = reward_gradient(task.rewards_of, rollout.clean_BCHW, compute.decode_batch_size)
+    rewards, gradient = _reward_gradient(task, rollout.clean_BCHW, method.rho)
     if rollout.counts_B is not None:
         gradient = rollout.counts_B.view(-1, 1, 1, 1) * gradient
     with task.loss_scale(gradient) as loss_scale:
@@ -110,10 +115,26 @@ def _back(task: Task, rollout: Rollout, plan: Plan, weighting: Weighting) -> Ten
             scale * gradient,
             plan,
             penalty=_scaled(task.penalty, scale),
-            replay_batch=compute.replay_batch,
-            weighting=weighting,
+            replay_batch=task.compute.replay_batch,
+            weighting=method.weighting,
         )
     return rewards
+
+
+def _reward_gradient(task: Task, clean_BCHW: Tensor, rho: float) -> tuple[Tensor, Tensor]:
+    """Rewards of clean latents, and the loss's gradient there, or where it has led them against the reward.
+
+    The image half of RSA-FT (Kim and Sim 2026, arXiv 2603.21175). How the paper sizes the move we could not read: here
+    its root mean square over a picture's latents is `rho`.
+    """
+    at_once = task.compute.decode_batch_size
+    rewards, gradient = reward_gradient(task.rewards_of, clean_BCHW, at_once)
+    if not rho:
+        return rewards, gradient
+    size = gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp(min=torch.finfo(gradient.dtype).tiny)
+    with task.unrecorded():
+        _, gradient = reward_gradient(task.rewards_of, clean_BCHW + rho * (gradient / size), at_once)
+    return rewards, gradient
 
 
 def _scaled(penalty: Penalty | None, scale: float) -> Penalty | None:
@@ -122,45 +143,64 @@ def _scaled(penalty: Penalty | None, scale: float) -> Penalty | None:
     return lambda output, latents, timesteps: scale * penalty(output, latents, timesteps)
 
 
-def _draft_lv(task: Task, noise_BCHW: Tensor, plan: Plan, renoised: int) -> Tensor:
+def _draft_lv(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) -> Tensor:
     """DRaFT-LV (Clark et al. 2023, arXiv 2309.17400, section 3): the last step, and n more of the image re-noised.
 
     The gradient is the mean over all 1 + n, which has a lower variance at n forwards more instead of n pictures more.
     """
-    part = replace(task, gradient_scale=task.gradient_scale / (1 + renoised))
-    rewards, clean = _sweep(part, noise_BCHW, plan)
+    part = replace(task, gradient_scale=task.gradient_scale / (1 + method.renoised))
+    rewards, clean = _sweep(part, noise_BCHW, plan, method)
     signal, noise = task.sampler.steps[plan.stop].level
-    for copy in range(renoised):
+    for copy in range(method.renoised):
         latents = signal * clean + noise * task.draw_noise("renoised", copy)
-        _sweep(part, latents, replace(plan, start=plan.stop))
+        _sweep(part, latents, replace(plan, start=plan.stop), method)
     return rewards
 
 
-def _direct_align(task: Task, noise_BCHW: Tensor, plan: Plan) -> Tensor:
-    """Direct-Align (SRPO, Shen et al. 2025, arXiv 2509.06942): re-noise with known noise, denoise a step, take it off.
+def _direct_align(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) -> Tensor:
+    """Direct-Align (Shen et al. 2025, arXiv 2509.06942): re-noise with known noise, denoise a step, take it off."""
+    (index,) = plan.trained
+    clean = sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
+    return _recover(task, clean, index, index + 1, method)
 
-        x0 = (x_next - noise_next * known) / signal_next
+
+def _srpo(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) -> Tensor:
+    """SRPO (Shen et al. 2025, arXiv 2509.06942): Direct-Align, and the same step inverted for the reward's opposite.
+
+    The gradient is the mean of the two, as in its code.
+    """
+    (index,) = plan.trained
+    clean = sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
+    half = replace(task, gradient_scale=task.gradient_scale / 2)
+    rewards = _recover(half, clean, index, index + 1, method)
+    with task.unrecorded():
+        penalised = replace(half, rewards_of=lambda latents, rows: -task.rewards_of(latents, rows))
+        _recover(penalised, clean, index + 1, index, method)
+    return rewards
+
+
+def _recover(task: Task, clean_BCHW: Tensor, start: int, end: int, method: MethodConfig) -> Tensor:
+    """Rewards of what a step from the noise of `start` to that of `end` makes of clean latents and known noise.
+
+        x0 = (x_end - noise_end * known) / signal_end
 
     The true noise stands in for the predicted one, so even a step from far out gives a sharp picture to score. That is
     one step of a sampler of its own, with x0 but for a constant at its end.
     """
-    index = plan.trained[0]
-    step, known = task.sampler.steps[index], task.draw_noise("known")
-    clean = sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
+    step, known = task.sampler.steps[start], task.draw_noise("known")
     signal, noise = step.level
-    latents = signal * clean + noise * known
-
-    (a,), (b,) = (weights.values() for weights in task.sampler.leap((index,), index + 1))
-    signal_next, noise_next = task.sampler.steps[index + 1].level
-    recovering = replace(step, move=(a / signal_next, b / signal_next), fresh=0.0)
-    taken_off = noise_next / signal_next * known
+    (a,), (b,) = (weights.values() for weights in task.sampler.leap((start,), end))
+    signal_end, noise_end = task.sampler.steps[end].level
+    recovering = replace(step, move=(a / signal_end, b / signal_end), fresh=0.0)
+    taken_off = noise_end / signal_end * known
     rewards, _ = _sweep(
         replace(
             task,
             sampler=Sampler((recovering,), initial_scale=1.0),
             rewards_of=lambda recovered, rows: task.rewards_of(recovered - taken_off[rows], rows),
         ),
-        latents,
+        signal * clean_BCHW + noise * known,
         Plan(stop=0, trained=(0,), alpha=0.0),
+        method,
     )
     return rewards

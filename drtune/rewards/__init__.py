@@ -5,7 +5,8 @@ It may know models (the miniature's place), config and what stands below; it kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -112,6 +113,13 @@ class WeightedSum:
             collected.append(raw.detach())
             total = total + term.weight * bend(raw, term)
         return total
+
+    @contextmanager
+    def unrecorded(self) -> Iterator[None]:
+        """Within, rewards are worth what they are, and nothing is collected."""
+        collected, self.collected = self.collected, {name: [] for name in self.collected}
+        yield
+        self.collected = collected
 
     def take_means(self) -> dict[str, Tensor]:
         """Mean of each part, before it was bent and weighted, over all that was scored since the last time."""

@@ -154,5 +154,6 @@ class Updates:
             compute=config.compute,
             gradient_scale=len(slots) / len(self.slots),
             loss_scale=self.loss_scale,
+            unrecorded=self.reward.unrecorded,
         )
         return supervise(task, config.method, plan)

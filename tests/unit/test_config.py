@@ -42,6 +42,10 @@ from drtune.errors import UserError
         ("method.name=magic", "method.name=magic: Input should be 'drtune', 'refl', "),
         ("method={name: draft_k, trained_steps: 13}", "method.trained_steps=13 is more than sampler.steps=12"),
         ("method={name: refl, early_stop: 13}", "method.early_stop=13 is more than sampler.steps=12"),
+        (
+            "method={name: srpo, early_stop: 11}",
+            "method.early_stop=11: srpo inverts to a step after the first and before",
+        ),
         ("method={name: direct_align, early_stop: 12}", "method.early_stop=12 must be less than sampler.steps=12"),
         ("sampler={name: euler, eta: 0.5}", "sampler.eta=0.5 needs sampler.name=ddim, not euler"),
         (

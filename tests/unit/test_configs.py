@@ -17,9 +17,12 @@ GPUS = {
     "miniature.yaml": "1GiB",
     "sd15.yaml": "24GiB",
     "sdxl-hps.yaml": "80GiB",
+    "sdxl-hps-24gb.yaml": "24GiB",
+    "sdxl-hps-full.yaml": "80GiB",
     "sd35.yaml": "80GiB",
     "flux.yaml": "80GiB",
     "z-image.yaml": "80GiB",
+    "z-image-24gb.yaml": "24GiB",
     "flux2-klein.yaml": "24GiB",
 }
 """The GPU that each is made for, as its first lines say; sdxl-hps-2x8.yaml is for 16 of that of sdxl-hps.yaml."""

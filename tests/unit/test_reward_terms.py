@@ -58,6 +58,8 @@ def test_means_are_over_what_was_scored_since_the_last_time() -> None:
     total(torch.zeros(2, 3, 8, 8), PROMPTS)
     total.take_means()
     total(torch.ones(2, 3, 8, 8), PROMPTS)
+    with total.unrecorded():
+        total(torch.zeros(2, 3, 4, 4), [""] * 2)
     assert total.take_means()["brightness"].item() == pytest.approx(1)
 
 

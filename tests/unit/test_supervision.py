@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
@@ -41,6 +42,7 @@ METHODS = {
     "flowbp_bridge": MethodConfig(name="flowbp_bridge", trained_steps=4),
     "flowbp_lagrange": MethodConfig(name="flowbp_lagrange"),
     "direct_align": MethodConfig(name="direct_align", early_stop=4),
+    "srpo": MethodConfig(name="srpo", early_stop=3),
 }
 GUIDED = TuningSamplerConfig(guidance_scale=3.0)
 
@@ -137,6 +139,36 @@ def assert_equals_autograd(
 @pytest.mark.parametrize("name", METHODS)
 def test_the_gradient_equals_autograd(name: str, seed: int) -> None:
     assert_equals_autograd(task_of(), METHODS[name], seed=seed)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_equals_autograd_where_the_latents_are_moved_against_the_reward(name: str) -> None:
+    method = METHODS[name].model_copy(update={"rho": 0.3})
+    assert_equals_autograd(task_of(), method)
+    assert_equals_autograd(task_of(micro_batch_size=1, decode_batch_size=1), method, seed=1)
+
+
+def test_the_gradient_is_taken_rho_away_and_what_is_told_is_the_reward_of_the_picture() -> None:
+    scored: list[Tensor] = []
+    recorded: list[bool] = [True]
+
+    @contextmanager
+    def unrecorded() -> Iterator[None]:
+        recorded.append(False)
+        yield
+        recorded.append(True)
+
+    def noted(clean_BCHW: Tensor, rows: slice) -> Tensor:
+        scored.append(clean_BCHW.detach())
+        assert recorded[-1] == (len(scored) == 1)
+        return rewards_of(clean_BCHW, rows)
+
+    task = replace(task_of(), rewards_of=noted, unrecorded=unrecorded)
+    rewards = supervise(task, METHODS["refl"].model_copy(update={"rho": 0.25}), Plan(T - 1, (T - 1,), 0.0))
+    there, moved = scored
+    assert torch.equal(rewards, rewards_of(there, slice(0, BATCH)))
+    torch.testing.assert_close((moved - there).square().mean((1, 2, 3)).sqrt(), torch.full((BATCH,), 0.25).double())
+    assert bool((rewards_of(moved, slice(0, BATCH)) < rewards).all())
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 3), (3, 4)])
@@ -243,7 +275,7 @@ def test_micro_batches_add_up_to_the_batch(name: str) -> None:
     assert error(gradient_left_by(one_by_one), together) <= 1e-9
 
 
-@pytest.mark.parametrize("name", ["draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align"])
+@pytest.mark.parametrize("name", ["draft_k", "draft_lv", "alignprop", "full", "leapalign", "direct_align", "srpo"])
 def test_what_is_not_stopped_early_is_scored_at_the_end_of_the_chain(name: str) -> None:
     task = task_of()
     with torch.no_grad():
@@ -253,7 +285,7 @@ def test_what_is_not_stopped_early_is_scored_at_the_end_of_the_chain(name: str) 
             latents = a * latents + b * output
     rewards = supervise(task, METHODS[name], draw_plan(METHODS[name], T, torch.Generator().manual_seed(0)))
     same = torch.allclose(rewards, rewards_of(latents, slice(0, BATCH)))
-    assert same == (name != "direct_align")  # which scores what it recovers
+    assert same == (name not in ("direct_align", "srpo"))  # which score what they recover
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -349,6 +381,25 @@ def test_direct_align_runs_the_whole_chain_and_one_step_of_the_renoised_picture(
     assert calls.backwards == [at[step]]
     kept, _ = counted("direct_align", plan, keep_graphs=1)
     assert kept.forwards == [*at, at[step]]
+
+
+def test_srpo_denoises_a_step_and_inverts_it_for_the_opposite_of_the_reward() -> None:
+    plan = draw_plan(METHODS["srpo"], T, torch.Generator().manual_seed(0))
+    (step,) = plan.trained
+    assert 1 <= step <= T - 2
+    calls, at = counted("srpo", plan)
+    assert calls.forwards == [*at, at[step], at[step], at[step + 1], at[step + 1]]
+    assert calls.backwards == [at[step], at[step + 1]]
+
+    signs: list[float] = []
+
+    def spied(clean_BCHW: Tensor, rows: slice) -> Tensor:
+        rewards = rewards_of(clean_BCHW, rows)
+        rewards.register_hook(lambda gradient: signs.append(float(gradient.sign().sum())))
+        return rewards
+
+    supervise(replace(task_of(), rewards_of=spied), METHODS["srpo"], plan)
+    assert signs == [-BATCH, BATCH]  # of the loss: up in the first, down in the second
 
 
 def test_direct_align_recovers_the_picture_when_the_network_knows_the_noise() -> None:

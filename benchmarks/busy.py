@@ -19,7 +19,7 @@ from statistics import median
 from drtune.models.miniature.cores import cores
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import prepare
-from drtune.training.metrics import read_metrics
+from drtune.training.history import read_metrics
 
 TIMEOUT_SECONDS = 600
 WAYS = {

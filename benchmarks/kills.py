@@ -24,7 +24,7 @@ from drtune.contracts import CONFIG, MANIFEST, TunedModel
 from drtune.files.local import sha256_bytes
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import prepare
-from drtune.training.metrics import METRICS
+from drtune.training.history import METRICS
 
 FOLDER = Path("runs/kills")
 SEED = 0

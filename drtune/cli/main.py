@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drtune.cli import evaluation, registry, score, study
+from drtune.cli import evaluation, registry, score, study, watch
 from drtune.cli.console import OVERRIDES, OVERWRITE, PATH, CommandGroup, Number
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import read_given, sha256_file, write_text
@@ -319,6 +319,7 @@ for command in (
     evaluation.evaluate,
     evaluation.decide,
     score.score,
+    watch.watch,
     study.study,
     registry.publish,
     registry.push,

@@ -9,10 +9,9 @@ from io import BytesIO
 
 from PIL import Image
 
-from drtune.contracts import CurvePoint, curve_lines
-from drtune.files.charts import charts
+from drtune.contracts import CurvePoint
 from drtune.files.images import resized
-from drtune.training.metrics import WINDOW
+from drtune.training.history import WINDOW, UpdateMetrics, tuning_charts
 
 SIDE = 128
 """Longer side of a picture in pixels."""
@@ -22,17 +21,17 @@ def page(
     prompts: Sequence[str],
     before: Sequence[Image.Image],
     after: Sequence[Image.Image],
-    rewards: Sequence[float],
+    updates: Sequence[UpdateMetrics],
     points: Sequence[CurvePoint],
 ) -> str:
-    """One piece of HTML that stands alone; `rewards` are one an update, `points` the learning curve."""
+    """One piece of HTML that stands alone; `points` are the learning curve."""
     pairs = "".join(
         '<figure style="display:inline-block;margin:4px 8px">'
         f"{_picture(base)} {_picture(tuned)}"
         f'<figcaption style="width:{2 * SIDE}px;font-size:80%">{escape(prompt)}</figcaption></figure>'
         for prompt, base, tuned in zip(prompts, before, after, strict=True)
     )
-    return f"<div>{_curves(rewards, points)}<p>before, after</p>{pairs}</div>"
+    return f"<div>{_curves(updates, points)}<p>before, after</p>{pairs}</div>"
 
 
 def _picture(image: Image.Image) -> str:
@@ -42,13 +41,10 @@ def _picture(image: Image.Image) -> str:
     return f'<img style="display:inline" src="data:image/png;base64,{content}">'
 
 
-def _curves(rewards: Sequence[float], points: Sequence[CurvePoint]) -> str:
+def _curves(updates: Sequence[UpdateMetrics], points: Sequence[CurvePoint]) -> str:
     """Each update's mean reward as a dot, their running mean as a line, and the rewards of the samples."""
-    name, windows = "reward while tuning", [rewards[max(0, end - WINDOW) : end] for end in range(1, len(rewards) + 1)]
-    means = [(end, sum(window) / len(window)) for end, window in enumerate(windows, start=1)]
-    dots = {name: list(enumerate(rewards, start=1))}
     return (
-        charts({name: means} | curve_lines(points), dots=dots, unit="update")
+        tuning_charts(updates, points)
         + f'<p style="font-size:80%">While tuning, dots are updates and the line is their mean over {WINDOW}; the '
         "others are means over the same prompts, drawn from the same noise.</p>"
     )

@@ -31,7 +31,7 @@ from drtune.publishing.gate import Policy, decide
 from drtune.publishing.registry import Registry
 from drtune.python.page import page
 from drtune.python.words import in_python, overrides
-from drtune.training.metrics import read_metrics
+from drtune.training.history import read_metrics
 from drtune.training.mirror import as_kept_at
 from drtune.training.summary import SUMMARY
 
@@ -64,7 +64,7 @@ class Result:
         return f"Result({str(self.folder)!r}: {self.model.step} updates, reward {self.model.reward:.3f})"
 
     def _repr_html_(self) -> str:
-        return page(self.shown, self.before, self.after, self.metrics["reward"].tolist(), self.curve)
+        return page(self.shown, self.before, self.after, read_metrics(self.folder), self.curve)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

@@ -4,80 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Self
 
 import numpy as np
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
 from torch.utils.tensorboard import SummaryWriter
 
 from drtune.config import Config
 from drtune.contracts import CurvePoint, read_curve, write_curve
-from drtune.errors import UserError
-from drtune.files.charts import shown_value
-from drtune.files.local import read_given, replacing, write_text
+from drtune.files.local import replacing, write_text
 from drtune.files.progress import Progress
 from drtune.files.sheets import contact_sheet
+from drtune.training.history import METRICS, UpdateMetrics, mean_reward, read_metrics, whole_lines
 
-METRICS = "metrics.jsonl"
 COLUMNS = 8
 """Of a sheet of samples."""
-WINDOW = 10
-"""Updates over which a reward is averaged."""
-
-
-@dataclass(frozen=True)
-class UpdateMetrics:
-    """One optimizer update."""
-
-    step: int
-    """Updates done, this one included."""
-    reward: float
-    """Mean over the batch of the weighted sum that is maximised."""
-    rewards: dict[str, float]
-    """Mean of each part, before it is bent and weighted."""
-    grad_norm: float
-    """Before clipping."""
-    learning_rate: float
-    stop: int
-    """The last sampler step that ran, from 0."""
-    trained: tuple[int, ...]
-    """The sampler steps that carried gradient."""
-    seconds: float
-    """Of the update alone, without samples and checkpoint."""
-    held_out: float | None = None
-    """Mean of the held-out reward after this update, if it was checked then."""
-
-    def scalars(self) -> dict[str, float]:
-        """What is plotted, by name."""
-        scalars = {f"train/{name}": getattr(self, name) for name in ("reward", "grad_norm", "learning_rate", "seconds")}
-        return scalars | {f"reward/{name}": value for name, value in self.rewards.items()}
-
-
-def read_metrics(folder: Path) -> list[UpdateMetrics]:
-    """The updates in `folder/metrics.jsonl`, the first one first.
-
-    Raises:
-        UserError: a line is none that a run wrote.
-    """
-    updates, adapter = [], TypeAdapter(UpdateMetrics)
-    for number, line in enumerate(read_given(folder / METRICS).splitlines(), start=1):
-        try:
-            updates.append(adapter.validate_json(line))
-        except ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"])) or "the line"
-            raise UserError(
-                f"{folder / METRICS}: line {number} is damaged ({where}); start again with --overwrite"
-            ) from None
-    return updates
-
-
-def mean_reward(updates: Sequence[UpdateMetrics]) -> float:
-    """Mean reward over the last ten updates."""
-    return fmean(update.reward for update in updates[-WINDOW:])
 
 
 class MetricLog:
@@ -86,7 +29,7 @@ class MetricLog:
     def __init__(self, folder: Path, start: int, config: Config, progress: Progress) -> None:
         path = folder / METRICS
         with replacing(path) as written:
-            written.write_bytes(b"".join(_first_lines(path, start)))
+            written.write_bytes(b"".join(whole_lines(path)[:start]))
         self.updates = read_metrics(folder)
         """All of the run, those before a resume included."""
         self.folder = folder
@@ -121,7 +64,7 @@ class MetricLog:
     def samples(self, point: CurvePoint, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> None:
         """Show the samples after some updates, and what the rewards give them."""
         after = f"after update {point.step}" if point.step else "the base"
-        given = ", ".join(f"{name.rpartition(':')[2]} {shown_value(value)}" for name, value in point.rewards.items())
+        given = ", ".join(f"{name.rpartition(':')[2]} {value:.3g}" for name, value in point.rewards.items())
         sheet = contact_sheet(pictures, COLUMNS, captions=prompts, title=f"{after}: {given}")
         with replacing(self.folder / "samples" / f"step-{point.step:06d}.png") as written:
             sheet.save(written)
@@ -151,10 +94,3 @@ def _start_wandb(folder: Path, config: Config) -> Any:
     )
     write_text(id_file, run.id)
     return run
-
-
-def _first_lines(path: Path, count: int) -> list[bytes]:
-    if not path.exists():
-        return []
-    lines = read_given(path).splitlines(keepends=True)
-    return [line for line in lines if line.endswith(b"\n")][:count]

@@ -21,7 +21,8 @@ from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards.files import keep_files
 from drtune.training.checkpoint import FOLDER, Checkpoints
 from drtune.training.held_out import HeldOutPictures, last_passed
-from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward
+from drtune.training.history import UpdateMetrics, mean_reward
+from drtune.training.metrics import MetricLog
 from drtune.training.mirror import Mirror, as_kept_at
 from drtune.training.optimization import DivergenceError
 from drtune.training.processes import Processes

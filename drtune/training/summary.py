@@ -11,7 +11,7 @@ from statistics import fmean
 from drtune.config import Config, HeldOut
 from drtune.contracts import CONFIG, CurvePoint, TunedModel
 from drtune.files.markdown import aligned, code, plain
-from drtune.training.metrics import WINDOW, UpdateMetrics
+from drtune.training.history import WINDOW, UpdateMetrics
 
 SUMMARY, CHART = "summary.md", "curve.svg"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
 from functools import partial
@@ -24,12 +25,19 @@ from drtune.models.miniature.cores import is_small, take_one_thread
 from drtune.models.quantized import quantize
 from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards import WeightedSum
+from drtune.training.history import UpdateMetrics
 from drtune.training.interrupts import Interrupts
-from drtune.training.metrics import UpdateMetrics
 from drtune.training.optimization import check_finite, check_weights, learning_rate, make_optimizer, mean_decay
 from drtune.training.processes import Processes
 from drtune.training.state import TrainState
 from drtune.training.weights import open_weights
+
+
+def most_memory() -> int:
+    """The most bytes that this process has taken so far: of the GPU by tensors, or without one by all of it."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kibibytes on Linux
 
 
 class Updates:
@@ -126,6 +134,8 @@ class Updates:
             stop=plan.stop,
             trained=plan.trained,
             seconds=time.monotonic() - started,
+            at=time.time(),
+            memory=most_memory(),
         )
 
     def plan(self, step: int) -> Plan:

@@ -23,7 +23,7 @@ from drtune.files.output import mark
 from drtune.models.loading import load_base
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import open_prompts, prepare
-from drtune.training.metrics import UpdateMetrics, read_metrics
+from drtune.training.history import UpdateMetrics, read_metrics
 from drtune.training.optimization import DivergenceError, learning_rate
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
@@ -102,9 +102,9 @@ def finished(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def logged(out: Path) -> list[dict[str, object]]:
-    """metrics.jsonl without the times, which no two runs share."""
+    """metrics.jsonl without times and memory, which no two runs share."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return [{key: value for key, value in line.items() if key not in ("seconds", "at", "memory")} for line in lines]
 
 
 def command_of(overrides: list[str], prompts: Path) -> list[str]:

@@ -16,7 +16,8 @@ from drtune.contracts import CurvePoint, DataSource, PromptSet, TunedModel, read
 from drtune.errors import UserError
 from drtune.files.progress import Progress
 from drtune.training.checks import check_start
-from drtune.training.metrics import MetricLog, UpdateMetrics, mean_reward, read_metrics
+from drtune.training.history import UpdateMetrics, mean_reward, read_metrics
+from drtune.training.metrics import MetricLog
 from drtune.training.summary import resume_command, summarise
 
 CONFIG = load_config(None, ["steps=6", "rewards.symmetry=1.0", "rewards.preference.weight=0.5"])

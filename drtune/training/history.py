@@ -1,0 +1,88 @@
+"""What a run has written of its updates: `metrics.jsonl`, which is read without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from pydantic import TypeAdapter, ValidationError
+
+from drtune.contracts import CurvePoint, curve_lines
+from drtune.errors import UserError
+from drtune.files.charts import charts
+from drtune.files.local import read_given
+
+METRICS = "metrics.jsonl"
+WINDOW = 10
+"""Updates over which a reward is averaged."""
+
+
+@dataclass(frozen=True)
+class UpdateMetrics:
+    """One optimizer update."""
+
+    step: int
+    """Updates done, this one included."""
+    reward: float
+    """Mean over the batch of the weighted sum that is maximised."""
+    rewards: dict[str, float]
+    """Mean of each part, before it is bent and weighted."""
+    grad_norm: float
+    """Before clipping."""
+    learning_rate: float
+    stop: int
+    """The last sampler step that ran, from 0."""
+    trained: tuple[int, ...]
+    """The sampler steps that carried gradient."""
+    seconds: float
+    """Of the update alone, without samples and checkpoint."""
+    at: float = 0.0
+    """Seconds since 1970, when it was made; 0: an earlier version made it."""
+    memory: int | None = None
+    """Most bytes so far: of the GPU's memory that tensors took, or without a GPU of the process."""
+    held_out: float | None = None
+    """Mean of the held-out reward after this update, if it was checked then."""
+
+    def scalars(self) -> dict[str, float]:
+        """What is plotted, by name."""
+        scalars = {f"train/{name}": getattr(self, name) for name in ("reward", "grad_norm", "learning_rate", "seconds")}
+        return scalars | {f"reward/{name}": value for name, value in self.rewards.items()}
+
+
+def read_metrics(folder: Path) -> list[UpdateMetrics]:
+    """The updates in `folder/metrics.jsonl`, the first one first; a line that is just being written is left out.
+
+    Raises:
+        UserError: a line is none that a run wrote.
+    """
+    updates, adapter = [], TypeAdapter(UpdateMetrics)
+    for number, line in enumerate(whole_lines(folder / METRICS), start=1):
+        try:
+            updates.append(adapter.validate_json(line))
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"])) or "the line"
+            raise UserError(
+                f"{folder / METRICS}: line {number} is damaged ({where}); start again with --overwrite"
+            ) from None
+    return updates
+
+
+def mean_reward(updates: Sequence[UpdateMetrics]) -> float:
+    """Mean reward over the last ten updates."""
+    return fmean(update.reward for update in updates[-WINDOW:])
+
+
+def tuning_charts(updates: Sequence[UpdateMetrics], points: Sequence[CurvePoint]) -> str:
+    """SVG: the reward of each update as a dot, their running mean as a line, and what the rewards give the samples."""
+    name = "reward while tuning"
+    means = [(update.step, mean_reward(updates[: end + 1])) for end, update in enumerate(updates)]
+    dots = [(update.step, update.reward) for update in updates]
+    return charts({name: means} | curve_lines(points), dots={name: dots}, unit="update")
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file but for one that is cut short; none of a file that is not there."""
+    lines = read_given(path).splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from drtune.contracts import CONFIG, MANIFEST, TunedModel
 from drtune.files.local import sha256_bytes
+from drtune.files.scratch import SCRATCH
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import prepare
 from drtune.training.history import METRICS
@@ -101,11 +102,10 @@ def _trial(number: int, updates: int, seconds: float, expected: End) -> bool:
 
 
 def _logged(out: Path) -> int:
-    """Updates in the log; -1 before the run has written its first file."""
-    if not (out / CONFIG).exists():
-        return -1
-    log = out / METRICS
-    return log.read_bytes().count(b"\n") if log.exists() else 0
+    """Updates in the log; -1 before the run has written its first file, beside its place until it made an update."""
+    if (log := out / METRICS).exists():
+        return log.read_bytes().count(b"\n")
+    return 0 if any(out.parent.glob(f".{out.name}.*{SCRATCH}")) else -1
 
 
 def _start(out: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -25,6 +25,7 @@ from drtune.files.progress import Progress
 from drtune.files.provenance import code_revision
 from drtune.models.base import Base
 from drtune.models.loading import quiet_libraries
+from drtune.models.miniature.cores import is_small, take_one_thread
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import Prompt, open_prompts
 from drtune.prompts.shots import choose_prompts, shots_of
@@ -71,6 +72,8 @@ def evaluate(
     inputs = [model_folder, base_folder(model.base_model), prompts_folder, champion, *places.values()]
     with claimed(out, "EvaluationReport", overwrite=overwrite, inputs=inputs) as out:
         config = overridden(model_folder, overrides)
+        if is_small(model.base_model, [*config.rewards, *config.evaluation.rewards, config.evaluation.features]):
+            take_one_thread()
         prepared = open_prompts(prompts_folder)
         prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
         print(f"evaluate: loading {model.base_model}, to draw for {len(prompts)} held-out prompts", flush=True)

@@ -23,6 +23,7 @@ from drtune.files.local import replacing
 from drtune.files.output import base_folder, claimed
 from drtune.files.progress import Progress
 from drtune.files.sheets import contact_sheet
+from drtune.models.miniature.cores import is_small, take_one_thread
 from drtune.models.tuned import open_tuned, put_on
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def write_sample_set(
         from drtune.models.loading import DEVICE, load_base, quiet_libraries
 
         quiet_libraries()
+        if is_small(config.base_model):
+            take_one_thread()
         precision = settings.precision or config.compute.precision
         base = load_base(
             config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width

@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-LARGE = ("aesthetic", "hps", "hps_v2", "pickscore", "clipscore", "imagereward")
-"""Rewards with a large network."""
+LARGE = ("aesthetic", "hps", "hps_v2", "pickscore", "clipscore", "imagereward", "dinov2")
+"""Rewards and spaces of features with a large network."""
 
 
-def is_small(base_model: str, rewards: Iterable[str]) -> bool:
-    """Whether all that computes is small, and no GPU does it."""
-    if base_model != "miniature" or not set(LARGE).isdisjoint(rewards):
+def is_small(base_model: str, judges: Iterable[str] = ()) -> bool:
+    """Whether all that computes, a base and those that judge its pictures, is small, and no GPU does it."""
+    if base_model != "miniature" or not set(LARGE).isdisjoint(judges):
         return False
     import torch
 

@@ -10,6 +10,7 @@ import sys
 import tarfile
 import zipfile
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -301,7 +302,7 @@ def _mutated(content: bytes, changes: list[tuple[float, Any]]) -> str:
         nodes: list[tuple[Any, Any]] = []
         _collect(tree, nodes)
         holder, key = nodes[int(place * (len(nodes) - 1))]
-        holder[key] = value
+        holder[key] = deepcopy(value)  # of one object for all, which would then hold itself
     return json.dumps(tree[0]).replace('"DEEP"', "[" * 5000 + "]" * 5000)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -71,9 +72,13 @@ def _name_of(dtype: torch.dtype) -> str:
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The few words about the tensors in a safetensors file."""
-    with safe_open(path, framework="pt") as file:
-        words: dict[str, str] = file.metadata()
+    """The few words about the tensors in a safetensors file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    with _opened(path) as file:
+        words: dict[str, str] = file.metadata() or {}
     return words
 
 
@@ -83,10 +88,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         UserError: the file is damaged, or a number in it is not finite.
     """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        return {name: _finite(f"{path}: {name}", tensor) for name, tensor in tensors.items()}, file.metadata()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            return {name: _finite(f"{path}: {name}", tensor) for name, tensor in tensors.items()}, file.metadata()
+            yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error})") from None
 

@@ -153,9 +153,12 @@ class Checkpoints:
         assert match is not None
         listed = path if match[3] else path / SHARDS
         self._refuse_damage(path, [] if sha256_file(listed)[:12] == match[2] else [listed])
+        try:
+            about = json.loads(metadata_of(path)[ABOUT] if match[3] else listed.read_bytes())
+        except (KeyError, ValueError):
+            raise UserError(f"checkpoint {path}: does not say what it is of; delete it") from None
         if match[3]:
-            return json.loads(metadata_of(path)[ABOUT]), [path]
-        about = json.loads(listed.read_bytes())
+            return about, [path]
         shards: dict[str, str] = about["sha256"]
         self._refuse_damage(
             path,

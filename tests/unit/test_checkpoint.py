@@ -155,6 +155,21 @@ def test_a_damaged_checkpoint_is_refused_by_name_with_what_remains(tmp_path: Pat
 SHARD = "shard-00001.safetensors"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"no tensors", r": damaged or not a safetensors file"),
+        (to_bytes({"weights.a": torch.ones(1)}, {"else": "{}"}), r": does not say what it is of; delete it$"),
+        (to_bytes({"weights.a": torch.ones(1)}, {ABOUT: "{"}), r": does not say what it is of; delete it$"),
+    ],
+)
+def test_what_has_a_right_digest_and_is_no_checkpoint_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    path = tmp_path / f"step-000001-{sha256_bytes(content)[:12]}.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path.name}{said}"):
+        folder_of(tmp_path).restore(fresh(0))
+
+
 @pytest.mark.parametrize("file", [SHARDS, SHARD])
 @pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
 def test_a_damaged_file_among_the_shards_is_refused_by_name(tmp_path: Path, damage: str, file: str) -> None:

@@ -11,14 +11,18 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from components.endings import by_address, mistake_in
 from drtune.errors import UserError
+from drtune.files.output import locked
 from drtune.lifetime import GRACE_SECONDS, mortal
 
 LINES_KEPT = 15
+EARLIER = "DRTUNE_EARLIER_RUN"
+"""The environment's name for the folder of a run on this machine that was ended and is gone on with."""
 
 
 def run_process(command: Sequence[str]) -> None:
@@ -63,6 +67,17 @@ def run_process(command: Sequence[str]) -> None:
 def _with_addresses(line: bytes) -> bytes:
     """In a pod, with artifacts called by their addresses."""
     return os.fsencode(by_address(os.fsdecode(line))) if "KUBERNETES_SERVICE_HOST" in os.environ else line
+
+
+def take_up(out: Path, environment: Mapping[str, str] = os.environ) -> None:
+    """Move here what a step left at such a place, <step>/<artifact>, when its run was ended, if it did.
+
+    Raises:
+        UserError: a process of that run still writes there.
+    """
+    if (earlier := environment.get(EARLIER)) and (left := Path(earlier, *out.parts[-2:])).exists():
+        with locked(left):
+            left.replace(out)
 
 
 @contextmanager

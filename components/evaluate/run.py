@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.process import run_process
+from components.process import run_process, take_up
 from components.registry import place_of
 from drtune.contracts import TunedModel
 from drtune.errors import UserError
@@ -37,6 +37,7 @@ def evaluate_model(
     """
     if gpus != "0" and gpu_resource.startswith("nvidia.com/") and not NVIDIA.exists():
         raise UserError(f"evaluation_gpus={gpus}: this step sees no GPU; give 0, or see to it that a node has one")
+    take_up(Path(f"{report}.partial"))
     command = [sys.executable, "-m", "drtune.cli.main", "evaluate"]
     options = ["--model", model, "--prompts", prompts, "--out", report]
     options += [f"--reference={reference}" for reference in references]

@@ -9,7 +9,7 @@ from pathlib import Path
 from kfp import dsl
 
 from components.metadata import describe
-from components.process import run_process
+from components.process import run_process, take_up
 from components.train.launch import train_on_cluster
 from components.train.spec import load_spec
 from drtune.config import load_config
@@ -50,7 +50,8 @@ def train_model(
 
 
 def _train_here(prompts: str, config: str, overrides: Sequence[str], out: str) -> None:
-    command = [sys.executable, "-m", "drtune.cli.main", "train"]
+    take_up(Path(out))
+    command = [sys.executable, "-m", "drtune.cli.main", "train", "--resume"]
     places = ["--config", config, "--prompts", prompts, "--out", out]
     run_process([*command, *places, *(f"--set={override}" for override in overrides)])
 

@@ -44,12 +44,14 @@ def main() -> None:
 @click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")
 @click.option("--name", help="Name under which the model is published.  [default: miniature-symmetry]")
 @click.option("--out", type=PATH, help="Folder for everything the run makes.  [default: runs/ and the time]")
+@click.option("--resume", is_flag=True, help="Go on with the run in OUT where it was ended, or start if there is none.")
 @OVERWRITE
 @click.pass_context
 def run(
     ctx: click.Context,
     /,
     out: Path | None,
+    resume: bool,
     overwrite: bool,
     overrides: tuple[str, ...],
     references: tuple[str, ...],
@@ -59,6 +61,10 @@ def run(
     from components.checks import check_parameters, check_services
     from components.prepare_prompts.run import refuse_absent
 
+    if resume and (overwrite or out is None):
+        raise click.UsageError(
+            "--resume goes on with what stands at --out, which has to be given; --overwrite replaces it"
+        )
     given |= {"overrides": list(overrides), "references": list(references)}
     arguments = arguments_of("tune", given, files=["prompts", "config", "policy"])
     check_parameters(arguments, elsewhere=False)  # a mistake is best found before the first step
@@ -66,13 +72,16 @@ def run(
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     places = [reference.partition("=")[2] for reference in references]
     inputs = [*(arguments[key] for key in ("prompts", "config", "policy", "registry")), *places]
-    with claimed(out, "PipelineRun", overwrite=overwrite, inputs=inputs):
+    with claimed(out, "PipelineRun", overwrite=overwrite or resume, inputs=inputs):
         pass  # refused before kfp is imported; asked again, and held, by what writes there
     check_services(arguments)
+    from pipelines.local.resume import state_of
+
+    state = state_of(arguments, out)
     from pipelines.local.run import run_into
     from pipelines.tune import tune
 
-    duration = run_into(out, tune, arguments, ctx, overwrite=overwrite, inputs=inputs)
+    duration = run_into(out, tune, arguments, ctx, overwrite=overwrite, resume=resume, inputs=inputs, state=state)
     click.echo(_summary(out, duration))
 
 

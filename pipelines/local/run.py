@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,10 +19,12 @@ from kfp import compiler, local
 from kfp.dsl.graph_component import GraphComponent
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
+from components.process import EARLIER
 from drtune.errors import UserError
 from drtune.files.output import claimed, mark
 from drtune.files.progress import spell
 from pipelines.local.display import Display, Failure
+from pipelines.local.resume import begin, check_same
 
 STEPS = "steps"
 LOG = "pipeline.log"
@@ -35,7 +37,9 @@ def run_into(
     ctx: click.Context,
     *,
     overwrite: bool,
+    resume: bool = False,
     inputs: Iterable[str | None],
+    state: Mapping[str, Any] | None = None,
 ) -> str:
     """Run the pipeline for a command: everything it makes is in `out`, with a link to each artifact that is a folder.
 
@@ -45,7 +49,9 @@ def run_into(
         arguments: As `run_here`.
         ctx: The command, which ends here when a step fails: exit code 2 for a mistake of the user, else 1.
         overwrite: Whether there may be an earlier run.
+        resume: Whether that is gone on with: what it has finished is kept, and the step that was ended goes on.
         inputs: The files and folders among the arguments.
+        state: What the run hangs on, which has to be the same to go on.
 
     Returns:
         How long it took, in words.
@@ -54,9 +60,16 @@ def run_into(
         UserError: `out` cannot be used.
     """
     started = time.monotonic()
-    with claimed(out, "PipelineRun", overwrite=overwrite, inputs=inputs) as place:
-        _make_room(place)
-        with (place / LOG).open("w", encoding="utf-8") as log:
+    with claimed(out, "PipelineRun", overwrite=overwrite or resume, inputs=inputs) as place:
+        if state is not None and resume:
+            check_same(place, state)
+        if not resume:
+            _make_room(place)
+        place.mkdir(exist_ok=True)
+        mark(place, "PipelineRun")
+        if state is not None:
+            begin(place, state)
+        with (place / LOG).open("a", encoding="utf-8") as log, _earlier(place / STEPS, pipeline.name):
             failure = run_here(pipeline, place / STEPS, arguments, sys.stdout, log, _by_links(out, pipeline.name))
         _link_artifacts(place, pipeline.name)
     if failure:
@@ -68,20 +81,37 @@ def run_into(
 
 def _make_room(out: Path) -> None:
     """Remove what an earlier run made in `out`, and only that."""
-    out.mkdir(exist_ok=True)
-    mark(out, "PipelineRun")
-    for link in filter(Path.is_symlink, out.iterdir()):
-        link.unlink()
+    if out.exists():
+        for link in filter(Path.is_symlink, out.iterdir()):
+            link.unlink()
+    (out / LOG).unlink(missing_ok=True)
     if (out / STEPS).exists():
         shutil.rmtree(out / STEPS)
 
 
+@contextmanager
+def _earlier(root: Path, pipeline: str) -> Iterator[None]:
+    """Within, a step takes up what it left when it was ended; what is temporary, and was left by a kill, goes."""
+    for scratch in root.glob("tmp-*"):
+        shutil.rmtree(scratch, ignore_errors=True)
+    if runs := sorted(root.glob(f"{pipeline}-*")):
+        os.environ[EARLIER] = str(runs[-1].resolve())
+    try:
+        yield
+    finally:
+        os.environ.pop(EARLIER, None)
+
+
 def _link_artifacts(out: Path, pipeline: str) -> None:
-    """Make `out`/<artifact> lead to where kfp.local put it: steps/<pipeline and time>/<step>/<artifact>."""
-    for artifact in (out / STEPS).glob(f"{pipeline}-*/*/*"):
-        is_whole = artifact.is_dir() and "." not in artifact.name  # others stand beside one that is being made
-        if is_whole and not (out / artifact.name).is_symlink():
-            (out / artifact.name).symlink_to(artifact.relative_to(out), target_is_directory=True)
+    """Make `out`/<artifact> lead to where kfp.local put it last: steps/<pipeline and time>/<step>/<artifact>."""
+    found = sorted((out / STEPS).glob(f"{pipeline}-*/*/*"))
+    # Others stand beside one that is being made.
+    newest = {artifact.name: artifact for artifact in found if artifact.is_dir() and "." not in artifact.name}
+    for name, artifact in newest.items():
+        link, place = out / name, artifact.relative_to(out)
+        if not (link.is_symlink() and link.readlink() == place):
+            link.unlink(missing_ok=True)
+            link.symlink_to(place, target_is_directory=True)
 
 
 def _by_links(out: Path, pipeline: str) -> Callable[[str], str]:
@@ -124,8 +154,13 @@ def run_here(
         # kfp warns of every image without "python" in its name; the images are not used here.
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.filterwarnings("ignore", "Task .*: settings .* have no effect")  # what pods get does not count here
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
-        with _scratch(root), _without_retries(pipeline.pipeline_spec), Display(terminal, log, reword) as display:
+        with (
+            _scratch(root) as scratch,
+            _as_here(pipeline.pipeline_spec),
+            Display(terminal, log, reword) as display,
+        ):
+            runner, workspace = local.SubprocessRunner(use_venv=False), f"{scratch}/workspace"
+            local.init(runner, pipeline_root=str(root), workspace_root=workspace, enable_caching=True)
             try:
                 pipeline(**arguments)
             except RuntimeError:
@@ -135,27 +170,29 @@ def run_here(
 
 
 @contextmanager
-def _scratch(root: Path) -> Iterator[None]:
+def _scratch(root: Path) -> Iterator[str]:
     """Where the steps put what is temporary: kfp leaves the code of each there."""
     root.mkdir(parents=True, exist_ok=True)
     before = os.environ.get("TMPDIR")
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=root.resolve()) as folder:
         os.environ["TMPDIR"] = folder
         try:
-            yield
+            yield folder
         finally:
             del os.environ["TMPDIR"]
             os.environ |= {"TMPDIR": before} if before else {}
 
 
 @contextmanager
-def _without_retries(spec: PipelineSpec) -> Iterator[None]:
-    """Here somebody looks at a step that failed; trying it again after a minute is for pods that went away."""
+def _as_here(spec: PipelineSpec) -> Iterator[None]:
+    """Without retries, which are for pods that went away; what is finished in a root is not done again there."""
     kept = PipelineSpec()
     kept.CopyFrom(spec)
     for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
         for task in dag.tasks.values():
             task.ClearField("retry_policy")
+            # The last step, whose strategy is to run whatever came of the others, tells what came of them each time.
+            task.caching_options.enable_cache = not task.trigger_policy.strategy
     try:
         yield
     finally:

@@ -54,6 +54,15 @@ def run(tmp_path: Path, text: str, code: str, terminal: io.StringIO) -> tuple[Fa
     return failure, log.getvalue()
 
 
+def test_what_is_finished_in_a_place_is_not_done_again_there(tmp_path: Path) -> None:
+    first, second, third = io.StringIO(), io.StringIO(), io.StringIO()
+    assert run(tmp_path, "go on", "raise SystemExit(3)", first)[0] is not None
+    assert run(tmp_path, "go on", "raise SystemExit(3)", second)[0] is not None
+    assert run(tmp_path, "go on", "", third)[0] is None
+    assert ["saying go on" in screen.getvalue() for screen in (first, second, third)] == [True, False, False]
+    assert all(" fail" in screen.getvalue() for screen in (first, second, third))
+
+
 def test_steps_are_shown_with_their_output_and_without_the_noise_of_kfp(tmp_path: Path) -> None:
     screen = io.StringIO()
     failure, log = run(tmp_path, "hello", "", screen)

@@ -150,6 +150,31 @@ def test_a_signal_to_the_pipeline_alone_ends_its_training_which_saves_its_state(
     assert len(list(tmp_path.glob("run/steps/tune-*/train/model/checkpoints/step-*.safetensors"))) == 1
 
 
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, prompts: Path) -> None:
+    overrides = [*FEW_STEPS, *FEW_PROMPTS, "steps=30", "checkpoint_every=1"]
+    command = command_of(tmp_path, prompts, "--policy", str(policy(tmp_path, -1.0)), overrides=overrides)
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL) as pipeline:
+        while len(list(tmp_path.glob("run/steps/tune-*/train/model/checkpoints/step-*"))) < 2:
+            assert pipeline.poll() is None
+            time.sleep(0.05)
+        started = pids_of(str(tmp_path))
+        pipeline.kill()
+    wait_until_gone(*started)
+    [killed] = tmp_path.glob("run/steps/tune-*")
+    assert list(tmp_path.glob("run/steps/tmp-*"))
+
+    other = subprocess.run([*command, "--resume", "--set=seed=3"], cwd=tmp_path, capture_output=True, text=True)
+    assert (other.returncode, "was begun with another overrides" in other.stderr) == (2, True)
+    again = subprocess.run([*command, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "prepare-prompts" not in again.stdout
+    assert again.stdout.splitlines()[-1].startswith("published in ")
+    assert (tmp_path / "run" / "prompt_set").resolve().parents[1] == killed
+    assert (tmp_path / "run" / "model").resolve().parents[1] != killed
+    assert len((tmp_path / "run" / "model" / "metrics.jsonl").read_text().splitlines()) == 30
+    assert not list(tmp_path.glob("run/steps/tmp-*"))
+
+
 def no_prompts(tmp_path: Path) -> Path:
     path = tmp_path / "no_prompts.csv"
     path.write_text("prompt\n", encoding="utf-8")
@@ -190,5 +215,5 @@ def test_a_run_is_repeated_in_its_place_only_when_asked_to(tmp_path: Path, promp
     mark(note.parent, "PipelineRun")
     for _ in range(2):
         run(tmp_path, no_prompts(tmp_path), "--overwrite", overrides=[])
-        assert len(list((tmp_path / "run" / "steps").iterdir())) == 1
+        assert len(list((tmp_path / "run" / "steps").glob("tune-*"))) == 1
     assert note.read_text(encoding="utf-8") == "mine"

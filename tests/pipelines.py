@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
@@ -17,6 +18,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
@@ -31,6 +34,8 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -44,7 +49,18 @@ from drtune.models.base import Base
 from drtune.models.loading import load_base
 from tests.tiny import tokenizer
 
-KINDS = ("sd15", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "flux2_klein", "z_image")
+KINDS = (
+    "sd15",
+    "sd21",
+    "sdxl",
+    "sd3",
+    "sd3_without_t5",
+    "flux_dev",
+    "flux_schnell",
+    "flux2_klein",
+    "z_image",
+    "qwen_image",
+)
 WIDTH = 16
 """Of the text encoders, and their pooled output."""
 FolderOf = Callable[[str], Path]
@@ -76,6 +92,8 @@ def make_pipeline(kind: str, seed: int = 0) -> DiffusionPipeline:
                 return _flux2_klein(is_distilled=kind.endswith("distilled"))
             case "z_image":
                 return _z_image()
+            case "qwen_image":
+                return _qwen_image()
     raise ValueError(kind)
 
 
@@ -336,6 +354,55 @@ def _z_image() -> ZImagePipeline:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
         vae=_vae(16, shift_factor=0.1),
         text_encoder=Qwen3Model(_qwen3(len(words), num_layers=2)).eval(),
+        tokenizer=words,
+        transformer=transformer.eval(),
+    )
+
+
+def _qwen_image() -> QwenImagePipeline:
+    words = _qwen_tokenizer()
+    reader = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": WIDTH,
+            "intermediate_size": WIDTH,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "intermediate_size": 16,
+            "out_hidden_size": WIDTH,
+        },
+    )
+    transformer = QwenImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 6, 6),
+    )
+    for block in transformer.transformer_blocks:
+        block.attn.add_v_proj.weight.data *= 20  # the prompt is to tell, though guidance keeps each token's length
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 2.0, 2.5, 3.0],
+    )
+    return QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
+        vae=vae.eval(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(reader).eval(),
         tokenizer=words,
         transformer=transformer.eval(),
     )

@@ -43,6 +43,8 @@ class Base(ABC):
     """Layers that get an adapter when the configuration names none."""
     embeds_guidance: bool = False
     """The network is told the guidance scale or knows but one, and is never run twice."""
+    names_negative: ClassVar[bool] = False
+    """The pipeline has no guidance unless it is given a negative prompt, be it empty."""
     patch: ClassVar[int] = 1
     """Side of the squares of latents that the network takes as one token."""
     folded: ClassVar[int] = 1
@@ -201,7 +203,8 @@ class Base(ABC):
         """
         if compute.gradient_checkpointing:
             self.network.enable_gradient_checkpointing()
-            self.pipeline.vae.enable_gradient_checkpointing()
+            if self.pipeline.vae._supports_gradient_checkpointing:
+                self.pipeline.vae.enable_gradient_checkpointing()
         if compute.compile:
             compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
             if shutil.which(compiler) is None:

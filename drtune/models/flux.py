@@ -15,21 +15,12 @@ from drtune.models.sampler import Scheduler
 from drtune.models.sd3 import JOINT_TARGETS
 
 
-class Flux(Base):
-    """`FluxPipeline`: FLUX.1-dev, and FLUX.1-schnell, which has no guidance: its scale changes nothing there."""
+class PatchedBase(Base):
+    """A base on a flow whose transformer takes latents packed: each 2 x 2 patch of them as one token."""
 
-    pipeline_class = FluxPipeline
     network_name = "transformer"
     samplers = ("flow_euler",)
-    embeds_guidance = True
     patch = 2
-
-    def __init__(self, pipeline: FluxPipeline, *, height: int | None = None, width: int | None = None) -> None:
-        super().__init__(pipeline, height=height, width=width)
-        # The network's own proj_out is left alone, as everywhere else: kohya's readers know no adapter on it.
-        blocks = range(self.network.config.num_single_layers)
-        proj_outs = (f"single_transformer_blocks.{block}.proj_out" for block in blocks)
-        self.lora_targets = (*JOINT_TARGETS, "add_q_proj", "proj_mlp", *proj_outs)
 
     @property
     def native_side(self) -> int:
@@ -40,6 +31,34 @@ class Flux(Base):
     def num_channels(self) -> int:
         """As `Base`: of the latents before they are packed."""
         return int(self.network.config.in_channels) // self.patch**2
+
+    def pack(self, latents_BCHW: Tensor) -> Tensor:
+        """As `Base`: (B, L, 4 C), the patches row by row."""
+        return pixel_unshuffle(latents_BCHW, self.patch).flatten(2).mT
+
+    def unpack(self, packed_BLC: Tensor) -> Tensor:
+        """As `Base`."""
+        _, height, width = self.latents_shape
+        return pixel_shuffle(packed_BLC.mT.unflatten(2, (height // self.patch, width // self.patch)), self.patch)
+
+    def set_timesteps(self, scheduler: Scheduler, num_steps: int) -> None:
+        """As `Base`."""
+        sigmas = np.linspace(1.0, 1 / num_steps, num_steps)
+        scheduler.set_timesteps(sigmas=sigmas, mu=shift_of(scheduler, self.num_tokens))
+
+
+class Flux(PatchedBase):
+    """`FluxPipeline`: FLUX.1-dev, and FLUX.1-schnell, which has no guidance: its scale changes nothing there."""
+
+    pipeline_class = FluxPipeline
+    embeds_guidance = True
+
+    def __init__(self, pipeline: FluxPipeline, *, height: int | None = None, width: int | None = None) -> None:
+        super().__init__(pipeline, height=height, width=width)
+        # The network's own proj_out is left alone, as everywhere else: kohya's readers know no adapter on it.
+        blocks = range(self.network.config.num_single_layers)
+        proj_outs = (f"single_transformer_blocks.{block}.proj_out" for block in blocks)
+        self.lora_targets = (*JOINT_TARGETS, "add_q_proj", "proj_mlp", *proj_outs)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditions:
@@ -63,20 +82,6 @@ class Flux(Base):
             return_dict=False,
         )[0]
         return self.unpack(packed_BLC)
-
-    def pack(self, latents_BCHW: Tensor) -> Tensor:
-        """As `Base`: (B, L, 4 C), the patches row by row."""
-        return pixel_unshuffle(latents_BCHW, self.patch).flatten(2).mT
-
-    def unpack(self, packed_BLC: Tensor) -> Tensor:
-        """As `Base`."""
-        _, height, width = self.latents_shape
-        return pixel_shuffle(packed_BLC.mT.unflatten(2, (height // self.patch, width // self.patch)), self.patch)
-
-    def set_timesteps(self, scheduler: Scheduler, num_steps: int) -> None:
-        """As `Base`."""
-        sigmas = np.linspace(1.0, 1 / num_steps, num_steps)
-        scheduler.set_timesteps(sigmas=sigmas, mu=shift_of(scheduler, self.num_tokens))
 
 
 def _positions(height: int, width: int) -> Tensor:

@@ -30,6 +30,7 @@ from drtune.models.base import Base
 from drtune.models.flux import Flux
 from drtune.models.flux2_klein import Flux2Klein
 from drtune.models.miniature import CHECKPOINT
+from drtune.models.qwen_image import QwenImage
 from drtune.models.sd3 import StableDiffusion3
 from drtune.models.sdxl import StableDiffusionXL
 from drtune.models.stable_diffusion import StableDiffusion
@@ -37,7 +38,7 @@ from drtune.models.z_image import ZImage
 
 BASES: dict[str, type[Base]] = {
     base.pipeline_class.__name__: base
-    for base in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Flux2Klein, ZImage)
+    for base in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Flux2Klein, ZImage, QwenImage)
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

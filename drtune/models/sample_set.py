@@ -167,7 +167,7 @@ def _arguments(base: Base, settings: SampleSettings, negative_prompt: str) -> di
         "width": base.width,
         "num_inference_steps": settings.steps,
         **({} if scale is None else base.guidance_argument(scale)),
-        "negative_prompt": negative_prompt or None,
+        "negative_prompt": negative_prompt if negative_prompt or base.names_negative else None,
     }
     return {name: value for name, value in given.items() if value is not None}
 

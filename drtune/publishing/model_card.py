@@ -51,6 +51,8 @@ class Kind(NamedTuple):
     """What its pipeline calls our scale of guidance."""
     unguided: float = 1.0
     """What its pipeline calls no guidance, which is 1 with us."""
+    names_negative: bool = False
+    """Its pipeline has no guidance unless it is given a negative prompt, be it empty."""
 
 
 KINDS = {
@@ -60,6 +62,7 @@ KINDS = {
     "FluxPipeline": Kind("flux", "transformer", "flow_euler"),
     "Flux2KleinPipeline": Kind("flux2-klein", "transformer", "flow_euler"),
     "ZImagePipeline": Kind("z-image", "transformer", "flow_euler", unguided=0.0),
+    "QwenImagePipeline": Kind("qwen-image", "transformer", "flow_euler", "true_cfg_scale", names_negative=True),
 }
 LICENSES = {
     "miniature": {"license": "apache-2.0"},
@@ -75,6 +78,7 @@ LICENSES = {
     "black-forest-labs/FLUX.2-klein-base-9B": {"license": "other", "license_name": "flux-non-commercial-license"},
     "Tongyi-MAI/Z-Image": {"license": "apache-2.0"},
     "Tongyi-MAI/Z-Image-Turbo": {"license": "apache-2.0"},
+    "Qwen/Qwen-Image": {"license": "apache-2.0"},
 }
 """Of bases, which what is made from them inherits, as their own model cards name them."""
 PICTURE = "before-after.png"

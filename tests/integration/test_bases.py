@@ -66,9 +66,9 @@ def our_images(base: Base, settings: TuningSamplerConfig) -> Tensor:
 def diffusers_images(pipeline: DiffusionPipeline, base: Base, settings: TuningSamplerConfig) -> Tensor:
     """What the pipeline itself makes of the same noise; `base` says of which shape."""
     noise, more = noise_for(base), {}
-    if type(pipeline).__name__ == "FluxPipeline":
+    if type(pipeline).__name__ in ("FluxPipeline", "QwenImagePipeline"):
         noise = pipeline._pack_latents(noise, *noise.shape)
-    if negative := negative_of(base, settings):
+    if (negative := negative_of(base, settings)) or base.names_negative:
         more["negative_prompt"] = [negative] * len(PROMPTS)
     images: Tensor = pipeline(
         prompt=list(PROMPTS),  # in which Z-Image writes its templates
@@ -121,7 +121,8 @@ def cosine(one: Tensor, other: Tensor) -> float:
     ("kind", "sampler"),
     [(kind, sampler) for kind in ("sd15", "sd21", "sdxl") for sampler in ("ddim", "euler")]
     + [
-        (kind, "flow_euler") for kind in ("sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "z_image", "flux2_klein")
+        (kind, "flow_euler")
+        for kind in ("sd3", "sd3_without_t5", "flux_dev", "flux_schnell", "z_image", "flux2_klein", "qwen_image")
     ],
 )
 def test_our_sampler_makes_the_images_of_plain_diffusers(kind: str, sampler: str, folder_of: FolderOf) -> None:
@@ -144,7 +145,7 @@ def test_guidance_changes_the_images_but_for_the_base_that_has_none(kind: str, f
     assert effect == 0 if kind in ("flux_schnell", "flux2_klein_distilled") else effect > 0.01
 
 
-@pytest.mark.parametrize("kind", ["sd3", "flux_dev", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", ["sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image"])
 def test_a_schedule_that_shifts_with_the_size_is_shifted_as_in_the_pipeline(kind: str, folder_of: FolderOf) -> None:
     steps = []
     for side in (16, 32):
@@ -177,7 +178,7 @@ def test_a_tuned_adapter_gives_plain_diffusers_our_images(kind: str, folder_of: 
     assert (after - before).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("kind", ["sdxl", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", ["sdxl", "z_image", "flux2_klein", "qwen_image"])
 def test_the_sweep_has_the_gradient_of_plain_autograd(kind: str, folder_of: FolderOf) -> None:
     base = open_base(folder_of(kind))
     weights = tunable(base)
@@ -292,7 +293,9 @@ def test_encoded_prompts_outlive_the_text_encoders(kind: str, folder_of: FolderO
     ]
     base.free_text_encoders()
     gc.collect()
-    assert len(encoders) == {"sd15": 1, "sd21": 1, "sd3": 3, "z_image": 1, "flux2_klein": 1}.get(kind, 2)
+    assert len(encoders) == {"sd15": 1, "sd21": 1, "sd3": 3, "z_image": 1, "flux2_klein": 1, "qwen_image": 1}.get(
+        kind, 2
+    )
     assert all(encoder() is None for encoder in encoders)
 
     sampler = base.sampler(GUIDED)
@@ -317,6 +320,7 @@ def test_encoded_prompts_outlive_the_text_encoders(kind: str, folder_of: FolderO
         ("flux_schnell", ["compute.precision=fp16", "method.name=full"]),
         ("flux2_klein", ["compute.precision=bf16", "sampler.guidance_scale=2", "method.name=draft_k"]),
         ("z_image", ["compute.precision=bf16", "sampler.guidance_scale=2", "compute.replay_batch=2"]),
+        ("qwen_image", ["compute.precision=bf16", "sampler.guidance_scale=2", "compute.gradient_checkpointing=true"]),
     ],
 )
 def test_every_base_is_tuned_from_prompts_to_pictures(

@@ -49,7 +49,7 @@ def check(loaded: DiffusionPipeline, tuned: Path) -> None:
     assert (pictures(loaded) - tuned_pictures(tuned)).abs().max() <= 1e-3
 
 
-@pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image"])
 def test_the_diffusers_file_loads_onto_the_base(
     kind: str, folder_of: FolderOf, tuned_of: FolderOf, tmp_path: Path
 ) -> None:
@@ -75,7 +75,7 @@ def test_the_kohya_file_of_a_unet_loads_onto_the_base(
     check(loaded, tuned)
 
 
-@pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image"])
 def test_the_merged_pipeline_needs_no_adapter(kind: str, tuned_of: FolderOf, tmp_path: Path) -> None:
     tuned = tuned_of(kind)
     export(tuned, "merged", tmp_path / "merged")

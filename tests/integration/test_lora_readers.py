@@ -25,8 +25,8 @@ from tests.tuned import make_tuned, write_manifest
 
 RANK, ALPHA = 4, 10.0
 SETTINGS = (f"lora.rank={RANK}", f"lora.alpha={ALPHA}")
-KINDS = ("sd15", "sd21", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein")
-WITHOUT_KOHYA = ("sd3", "z_image", "flux2_klein")
+KINDS = ("sd15", "sd21", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image")
+WITHOUT_KOHYA = ("sd3", "z_image", "flux2_klein", "qwen_image")
 """Those of which diffusers reads no such format."""
 
 

@@ -79,7 +79,7 @@ def test_an_adapter_scaled_to_nothing_is_the_base(tuned: Path, tmp_path: Path) -
     assert difference(tmp_path / "scaled" / picture.file, tmp_path / "base" / picture.file) == 0
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux_dev", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image"])
 def test_every_base_can_be_drawn_with(kind: str, folder_of: FolderOf, tmp_path: Path) -> None:
     base = str(folder_of(kind))
     negative = "" if kind == "flux2_klein" else "blurred"

@@ -72,7 +72,7 @@ def test_a_tuned_network_is_found_again_by_diffusers_and_by_us(
         assert torch.equal(weight, averages[name])
         assert torch.equal(network.get_parameter(name), averages[name])
     changed = [name for name, weight in base.network.named_parameters() if not torch.equal(weight, before[name])]
-    assert len(changed) >= 0.9 * len(before)
+    assert len(changed) >= 0.85 * len(before)
 
 
 def test_only_the_network_trains(prompts: Path, bases: Path, tmp_path: Path) -> None:

@@ -206,6 +206,7 @@ def test_every_base_and_method_is_known() -> None:
     }
     for name, kind in KINDS.items():
         assert BASES[name].guidance_argument(3.0) == {kind.guidance: 2 + kind.unguided}
+        assert BASES[name].names_negative == kind.names_negative
     assert set(METHODS) == set(get_args(MethodConfig.model_fields["name"].annotation))
     for method in METHODS.values():
         assert set(method.keys) <= set(MethodConfig.model_fields)

@@ -119,7 +119,7 @@ def tensors_in(value: object) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["miniature", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "z_image", "flux2_klein"]
+    "kind", ["miniature", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "z_image", "flux2_klein", "qwen_image"]
 )
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_the_weights_of_a_base_are_counted_to_the_byte(kind: str, precision: str, folder_of: FolderOf) -> None:
@@ -156,6 +156,7 @@ MILLIONS = {
     "black-forest-labs/FLUX.2-klein-base-9B": (9078.6, 8190.7, 84.0),
     "Tongyi-MAI/Z-Image": (6154.9, 4022.5, 83.8),
     "Tongyi-MAI/Z-Image-Turbo": (6154.9, 4022.5, 83.8),
+    "Qwen/Qwen-Image": (20430.4, 8292.2, 126.9),
 }
 
 

@@ -67,6 +67,14 @@ class DeploymentSamplerConfig(SamplerConfig):
 
     guidance_scale: float = Field(default=3.0, ge=1.0)
     """Classifier-free guidance with which pictures will be made, 1 is off."""
+    base_steps: int = Field(default=0, ge=0)
+    """So many of the first steps are the base's, before the adapter is put on: less drift, less gain (ImageReFL)."""
+
+    @model_validator(mode="after")
+    def _some_steps_are_left(self) -> Self:
+        if self.base_steps >= self.steps:
+            raise ValueError(f"base_steps={self.base_steps} leaves none of steps={self.steps}: give less")
+        return self
 
 
 class TuningSamplerConfig(SamplerConfig):
@@ -320,6 +328,11 @@ class Config(Section):
             raise ValueError(
                 f"compute.quantization={self.compute.quantization} is for frozen weights, and with weights=full none "
                 "are: give weights=lora, or leave it out"
+            )
+        if self.weights == "full" and self.evaluation.sampler.base_steps:
+            raise ValueError(
+                f"evaluation.sampler.base_steps={self.evaluation.sampler.base_steps} draws with the base, which "
+                "weights=full overwrites: give weights=lora"
             )
         if self.weights == "full" and self.base_penalty:
             raise ValueError(

@@ -186,6 +186,8 @@ class EvaluationReport(Contract):
     num_inference_steps: int
     guidance_scale: float
     negative_prompt: str = ""
+    base_steps: int = 0
+    """So many of the first steps were made without the adapter."""
     antialias: bool
     """Whether the rewards that resize in floating point did so with antialias: scores with and without do not compare.
     Each measure's `provenance` says how its pictures were resized."""

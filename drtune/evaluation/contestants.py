@@ -96,6 +96,7 @@ class DrawnContestant:
             [shot.noise_seed(self.settings.seed) for shot in shots],
             steps=sampler.steps,
             guidance_scale=sampler.guidance_scale,
+            base_steps=sampler.base_steps,
         )
         names = [f"{shot.name}.png" for shot in shots]
         for name, picture in zip(names, to_pil(images_BCHW), strict=True):

@@ -97,6 +97,7 @@ def evaluate(
             num_inference_steps=config.evaluation.sampler.steps,
             guidance_scale=config.evaluation.sampler.guidance_scale,
             negative_prompt=config.evaluation.sampler.negative_prompt,
+            base_steps=config.evaluation.sampler.base_steps,
             antialias=config.reward_antialias,
             code_revision=code_revision(),
             versions=_versions(),

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from drtune.errors import UserError
+from drtune.models.adapter import without_adapter
 from drtune.models.base import Base, Conditions
 
 
@@ -25,6 +26,7 @@ def draw(
     *,
     steps: int | None = None,
     guidance_scale: float | None = None,
+    base_steps: int = 0,
 ) -> Tensor:
     """Images (B, 3, height, width) in [0, 1] and fp32, by the network as it is now; no text encoder is needed.
 
@@ -36,11 +38,15 @@ def draw(
             So no picture hangs on what else is in the batch, but for its last bits.
         steps: of the sampler, from noise to image; None: the pipeline's own default, as for `guidance_scale`.
         guidance_scale: of classifier-free guidance; at 1 the negative conditions are not used.
+        base_steps: so many of the first steps are made without the adapter, if there is one: the combined generation of
+            ImageReFL (Sorokin et al. 2025, arXiv 2505.22569).
 
     Raises:
         UserError: a pixel is infinite or not a number, which an 8-bit picture would show as black or white.
     """
-    images_BCHW = draw_unchecked(base, conditions, negative, seeds, steps=steps, guidance_scale=guidance_scale)
+    images_BCHW = draw_unchecked(
+        base, conditions, negative, seeds, steps=steps, guidance_scale=guidance_scale, base_steps=base_steps
+    )
     if not images_BCHW.isfinite().all():
         precision = str(conditions["prompt_embeds"].dtype).removeprefix("torch.")
         raise UserError(
@@ -60,6 +66,7 @@ def draw_unchecked(
     steps: int | None = None,
     guidance_scale: float | None = None,
     sigmas: Sequence[float] | None = None,
+    base_steps: int = 0,
 ) -> Tensor:
     """What `draw` looks at and clamps; a plan's tensors, which have no numbers, can only come this far.
 
@@ -79,9 +86,10 @@ def draw_unchecked(
         arguments["sigmas"] = sigmas
     if guidance_scale is not None:
         arguments |= base.guidance_argument(guidance_scale)
-    with _in_precision(base, precision):
+    with _in_precision(base, precision), _base_first(base, base_steps) as taking_over:
         latents = base.pipeline(
             **arguments,
+            **taking_over,
             height=base.height,
             width=base.width,
             latents=base.pack(torch.cat(rows).to(base.device)).contiguous(),
@@ -89,6 +97,22 @@ def draw_unchecked(
             output_type="latent",
         ).images
     return base.final_pixels(latents).float()
+
+
+@contextmanager
+def _base_first(base: Base, steps: int) -> Iterator[dict[str, Any]]:
+    """Within, the adapter is off; gives what is to be told the pipeline, so that it is on after so many steps."""
+    if not steps or not base.network._hf_peft_config_loaded:
+        yield {}
+        return
+
+    def put_on(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if step + 1 == steps:
+            base.network.enable_adapters()
+        return tensors
+
+    with without_adapter(base):
+        yield {"callback_on_step_end": put_on}
 
 
 @contextmanager

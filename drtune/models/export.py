@@ -45,6 +45,11 @@ def export(model_folder: str | Path, form: str, out: str | Path, *, overwrite: b
     inputs = [model_folder, base_folder(model.base_model)]
     with claimed(out, "MergedPipeline" if form == "merged" else None, overwrite=overwrite, inputs=inputs) as out:
         if form == "merged":
+            if given := config.evaluation.sampler.base_steps:
+                raise UserError(
+                    f"format merged: the first {given} steps are the base's (evaluation.sampler.base_steps), and one "
+                    "network has no adapter that could be put on later; give --format diffusers"
+                )
             _merge(model_folder, model, config, out)
             return
         if model.weights == "full":

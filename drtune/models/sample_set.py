@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from drtune.config import Config, SamplerConfig
+from drtune.config import Config, DeploymentSamplerConfig
 from drtune.contracts import Contract
 from drtune.errors import UserError
 from drtune.files.images import to_pil
@@ -82,6 +82,8 @@ class SampleSettings:
     """None: as it was tuned, fp32 for a base alone."""
     compare: bool = False
     """The base's pictures from the same noise, too."""
+    base_steps: int = 0
+    """So many of the first steps are the base's; taken from the tuned model's evaluation."""
     grid: bool = False
     """All pictures on one sheet; with `compare` in any case, base and tuned side by side."""
 
@@ -150,10 +152,17 @@ def write_sample_set(
         return drawn
 
 
-def _as_deployed(settings: SampleSettings, deployment: SamplerConfig) -> SampleSettings:
-    """The settings, with the deployment's where they say nothing."""
+def _as_deployed(settings: SampleSettings, deployment: DeploymentSamplerConfig) -> SampleSettings:
+    """The settings, with the deployment's where they say nothing.
+
+    Raises:
+        UserError: they are for no more steps than the base makes.
+    """
+    if settings.steps is not None and settings.steps <= deployment.base_steps:
+        raise UserError(f"steps={settings.steps}: the first {deployment.base_steps} are the base's; give more")
     return replace(
         settings,
+        base_steps=deployment.base_steps,
         steps=deployment.steps if settings.steps is None else settings.steps,
         guidance_scale=deployment.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
     )
@@ -198,7 +207,13 @@ def _draw_all(
         conditions = base.encode([prompt])
         for seed in _seeds(settings):
             drawn = draw(
-                base, conditions, negative, [seed], steps=settings.steps, guidance_scale=settings.guidance_scale
+                base,
+                conditions,
+                negative,
+                [seed],
+                steps=settings.steps,
+                guidance_scale=settings.guidance_scale,
+                base_steps=settings.base_steps,
             )
             images += to_pil(drawn)
             progress.update()

@@ -60,6 +60,7 @@ class HeldOutPictures:
                     [self.seeds[row] for row in batch],
                     steps=sampler.steps,
                     guidance_scale=sampler.guidance_scale,
+                    base_steps=sampler.base_steps,
                 )
                 for batch in rows
             ]

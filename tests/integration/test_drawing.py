@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerAncestralDiscreteScheduler
+from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler
 from PIL import Image
+from torch import Tensor
 
 from drtune.config import LoraSection, load_config
 from drtune.contracts import read_curve
@@ -58,6 +59,36 @@ def test_pictures_are_those_of_plain_diffusers_without_the_text_encoders(
         # Qwen-Image's text encoder rounds otherwise in bf16 when what fills prompts up is longer.
         rounding = 0.02 if (kind, precision) == ("qwen_image", "bf16") else 2e-6
         assert (ours - theirs.float()).abs().max() <= rounding
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "z_image", "qwen_image"])
+def test_the_first_steps_are_the_bases_as_in_plain_diffusers(kind: str, folder_of: FolderOf) -> None:
+    base = open_base(folder_of(kind))
+    weights = add_adapter(base, LoraSection(rank=2), seed=0)
+    for weight in weights.values():
+        torch.nn.init.normal_(weight, std=0.2)
+    conditions, negative = base.encode(PROMPTS), base.encode_negative("")
+    with_it, late, without = (draw(base, conditions, negative, SEEDS, steps=4, base_steps=n) for n in (0, 2, 4))
+
+    def put_on(pipe: DiffusionPipeline, step: int, _timestep: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if step + 1 == 2:
+            pipe.enable_lora()
+        return tensors
+
+    base.pipeline.disable_lora()
+    theirs = base.pipeline(
+        prompt=list(PROMPTS),
+        **({"negative_prompt": [""] * len(PROMPTS)} if base.names_negative else {}),
+        generator=generators(),
+        num_inference_steps=4,
+        height=SIDE,
+        width=SIDE,
+        output_type="pt",
+        callback_on_step_end=put_on,
+    ).images
+    assert (late - theirs).abs().max() <= 2e-6
+    assert 1e-3 < (late - without).abs().max() < (with_it - without).abs().max()
+    assert all(weight.requires_grad for weight in weights.values())
 
 
 def test_what_is_not_said_is_the_pipelines_own_default(folder_of: FolderOf) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,10 @@ from drtune.errors import UserError
             "compute={keep_graphs: 1, micro_batch_size: 2, rollout_batch_size: 4}",
             "compute.rollout_batch_size=4: graphs are kept from the roll-out, which then has the micro-batch of 2: ",
         ),
+        (
+            "evaluation.sampler.base_steps=12",
+            "evaluation.sampler={'base_steps': '12'}: base_steps=12 leaves none of steps=12: give less",
+        ),
         ("steps", "--set 'steps': wanted key=value"),
         ("sampler={", "--set 'sampler={': not valid YAML: "),
         ("sampler={steps: 3, steps: 4}", "--set 'sampler={steps: 3, steps: 4}': line 1: steps is given twice"),
@@ -81,6 +86,12 @@ def test_a_mistake_is_refused_in_one_line_that_names_it(override: str, message: 
         load_config(None, [override])
     assert str(refusal.value).startswith(message)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("setting", ["evaluation.sampler.base_steps=1", "base_penalty=0.1", "compute.quantization=nf4"])
+def test_what_needs_the_base_beside_the_tuned_weights_is_refused_for_all_weights(setting: str) -> None:
+    with pytest.raises(UserError, match=rf"^{re.escape(setting)} .*: give weights=lora"):
+        load_config(None, ["weights=full", setting])
 
 
 def test_all_mistakes_are_told_at_once() -> None:

@@ -193,6 +193,10 @@ def test_the_names_of_base_method_and_settings_are_those_of_the_run(tmp_path: Pa
     compile(snippet, "snippet", "exec")
     assert 'FluxPipeline.from_pretrained("owner/flux", dtype=torch.bfloat16)' in snippet
     assert "pipe.transformer = AutoModel" in snippet
+    late = _snippet(render_model_card("my-model", model, report.model_copy(update={"base_steps": 3}), decision, config))
+    compile(late, "snippet", "exec")
+    assert "    if step + 1 == 3:\n" in late
+    assert "    callback_on_step_end=put_on,\n).images[0]" in late
     assert '    negative_prompt="a \\"bad\\" one",\n    height=512,\n    width=768,\n' in snippet
     assert "by\n[AlignProp](https://arxiv.org/abs/2310.03739)" in card
     assert "12 steps of `FlowMatchEulerDiscreteScheduler` at guidance 3.0" in card

@@ -65,6 +65,8 @@ def run_into(
             check_same(place, state)
         if not resume:
             _make_room(place)
+        elif (place / STEPS).exists():
+            click.echo(f"{out}: goes on; what is finished is kept")
         place.mkdir(exist_ok=True)
         mark(place, "PipelineRun")
         if state is not None:

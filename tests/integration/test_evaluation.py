@@ -81,6 +81,7 @@ def test_a_report_is_whole(whole: Path) -> None:
         "report.html",
         "report.md",
         "grid.png",
+        "curve.jsonl",
         "images",
         "thumbnails",
     }

@@ -6,6 +6,7 @@ It may know files; it needs no torch.
 from drtune.config.loading import differences, load_config, load_section
 from drtune.config.tree import (
     NON_DIFFERENTIABLE,
+    PROMPTLESS,
     REWARDS,
     ComputeSection,
     Config,
@@ -25,6 +26,7 @@ from drtune.config.tree import (
 
 __all__ = [
     "NON_DIFFERENTIABLE",
+    "PROMPTLESS",
     "REWARDS",
     "ComputeSection",
     "Config",

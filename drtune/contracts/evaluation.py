@@ -150,6 +150,8 @@ class Highlight(Contract):
     """That sum by contestant."""
     thumbnails: dict[str, str]
     """Paths in the report's folder, by contestant."""
+    doubts: tuple[str, ...] = ()
+    """Why a gain is likely a hacked reward: in what the picture contradicts its prompt more than the base's does."""
 
 
 class EvaluationReport(Contract):

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import torch
 
-from drtune.config import Config
+from drtune.config import PROMPTLESS, REWARDS, Config
 from drtune.contracts import Highlight
 from drtune.evaluation.gathering import IMAGES
 from drtune.files.images import open_picture, resized
 from drtune.files.sheets import contact_sheet
+from drtune.models.miniature.places import place_of, stands_at
 from drtune.rewards import bend
 
 NUM_SHOWN = 8
 """Prompts with gains, and as many with losses."""
 THUMBNAIL_SIDE = 256
 """Longer side in pixels. With four contestants a page holds 64 of them and stays below 3 MB."""
+FAR = 0.8
+"""Standard deviations of the base's pictures; what Cohen 1988 calls large."""
 PAIRS_IN_GRID = 32
 GRID_COLUMNS = 8
 
@@ -47,10 +51,30 @@ def highlights(
             gain=float(gains[index]),
             values={str(contestant): float(value) for contestant, value in rows["tuned"].items()},
             thumbnails={contestant: _thumbnail(folder, picture) for contestant, picture in pictures.items()},
+            doubts=doubts(first, index, config, folder) if gains[index] > 0 else (),
         )
 
     best, worst = gains.index[: count - count // 2], gains.index[::-1][: count // 2]
     return tuple(map(shown, best)), tuple(map(shown, worst))
+
+
+def doubts(first: pd.DataFrame, index: int, config: Config, folder: Path) -> tuple[str, ...]:
+    """In what a picture that gained contradicts its prompt more than the base's does, as far as it can be told."""
+    told, table = [], cast(Any, first)  # of which the types of pandas know too little
+    for name in dict.fromkeys([*config.rewards, *config.evaluation.rewards]):
+        if name in REWARDS and name not in PROMPTLESS:
+            base = table.loc["base", name]
+            fall = float(base[index] - table.loc["candidate", name][index])
+            if fall > FAR * base.std(ddof=0) > 0:
+                told.append(f"{name}, which reads the prompt, fell by {fall:.2g}")
+    if config.base_model == "miniature" and (place := place_of(table.loc[("base", index), "prompt"])):
+        before, after = (
+            open_picture(folder / IMAGES / contestant / table.loc[(contestant, index), "image"])
+            for contestant in ("base", "candidate")
+        )
+        if stands_at(before, place) and not stands_at(after, place):
+            told.append(f"what stood {place} stands there no more")
+    return tuple(told)
 
 
 def write_grid(table: pd.DataFrame, folder: Path) -> None:

@@ -155,7 +155,8 @@ def _table(
 def _publish(report: EvaluationReport, config: Config, curve: Sequence[CurvePoint], folder: Path, out: Path) -> None:
     """Make the report's folder of the one in which the evaluation worked."""
     write_text(folder / CONFIG, config.to_yaml())
-    write_curve(folder, curve)
+    if curve:
+        write_curve(folder, curve)
     report.save(folder)
     write_pages(folder, folder)
     shutil.rmtree(folder / MEASURED)

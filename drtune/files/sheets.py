@@ -34,7 +34,8 @@ def contact_sheet(
     width, height = small[0].size
     columns = min(columns, len(small))
     rows = -(-len(small) // columns)
-    top, below = (2 * LINE if title else 0), (CAPTION_LINES * LINE if captions else 0)
+    lines = [_lines(caption, width) for caption in captions]
+    top, below = (2 * LINE if title else 0), LINE * max(map(len, lines), default=0)
     across, down = width + gap, height + below + gap
     sheet = Image.new("RGB", (columns * across - gap, top + rows * down - gap), "white")
     draw = ImageDraw.Draw(sheet)
@@ -44,7 +45,7 @@ def contact_sheet(
         left, upper = column * across, top + row * down
         sheet.paste(picture, (left, upper))
         if captions:
-            for number, line in enumerate(_lines(captions[index], width)):
+            for number, line in enumerate(lines[index]):
                 draw.text((left + 1, upper + height + number * LINE), line, fill=SOFT, font=_font())
     return sheet
 
@@ -67,7 +68,7 @@ def _lines(text: str, width: int) -> list[str]:
         count = max((n for n in range(1, len(words) + 1) if _width(" ".join(words[:n])) <= width), default=1)
         lines.append(fitted(" ".join(words[:count]), width))
         words = words[count:]
-    return [*lines, fitted(" ".join(words), width)]
+    return [*lines, fitted(" ".join(words), width)] if words else lines
 
 
 def _width(text: str) -> float:

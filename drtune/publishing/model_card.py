@@ -95,6 +95,8 @@ def render_model_card(
     lora = model.weights == "lora"
     kind = KINDS[report.pipeline]
     license = LICENSES.get(model.base_model, {})
+    if license.get("license") == "other":  # hubs then want a link to what it says
+        license = license | {"license_link": f"https://huggingface.co/{model.base_model}"}
     on_a_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", model.base_model)  # hubs refuse a card with another base
     relation = {"base_model": model.base_model, "base_model_relation": "adapter" if lora else "finetune"}
     front_matter = {
@@ -134,9 +136,10 @@ def draw_picture(report: EvaluationReport, report_folder: Path, out: Path) -> No
     Raises:
         UserError: a picture of the report is gone.
     """
-    pictures = []
-    for contestant in ("base", "candidate"):
+    pictures, captions = [], []
+    for contestant, told in (("base", "before"), ("candidate", "after")):
         for _, highlight in _shown(report):
+            captions.append(f"{told}: {highlight.prompt}")
             path = report_folder / highlight.thumbnails[contestant]
             try:
                 with Image.open(path) as picture:
@@ -144,7 +147,7 @@ def draw_picture(report: EvaluationReport, report_folder: Path, out: Path) -> No
             except OSError as error:
                 raise UserError(f"{path}: cannot be read ({error.strerror}); evaluate again") from None
     if pictures:
-        contact_sheet(pictures, columns=len(pictures) // 2).save(out)
+        contact_sheet(pictures, columns=len(pictures) // 2, captions=captions).save(out)
 
 
 def _shown(report: EvaluationReport) -> list[tuple[str, Highlight]]:

@@ -346,6 +346,6 @@ def test_every_base_is_tuned_from_prompts_to_pictures(
         Image.open(tmp_path / "model" / "samples" / "step-000003.png") as seen,
         Image.open(tmp_path / "report" / "images" / "candidate" / "0000-0.png") as judged,
     ):
-        first = seen.crop((0, seen.height - 256 - 32, 256, seen.height - 32))  # between title and caption
+        first = seen.crop((0, 32, 256, 32 + 256))  # between title and caption
         difference = ImageChops.difference(first.resize((SIDE, SIDE), Image.Resampling.NEAREST), judged)
         assert max(high for _, high in difference.getextrema()) <= (2 if config.weights == "full" else 1)

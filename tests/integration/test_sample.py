@@ -66,7 +66,7 @@ def test_a_comparison_puts_the_base_beside_the_tuned_model(tuned: Path, tmp_path
     base, other = out / "base" / drawn.pictures[2].file, out / drawn.pictures[2].file
     assert difference(base, other) > 5
     with Image.open(out / "grid.png") as grid, Image.open(base) as left:
-        assert grid.size == (4 * 256 + 3 * 4, 256 + 32)  # with their captions
+        assert grid.size == (4 * 256 + 3 * 4, 256 + 16)  # with their captions
         assert grid.crop((0, 0, 256, 256)).tobytes() == left.resize((256, 256), Image.Resampling.NEAREST).tobytes()
 
 

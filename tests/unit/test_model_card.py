@@ -55,6 +55,7 @@ def test_only_a_base_of_a_hub_is_named_there_and_its_licence_goes_with_it(tmp_pa
     assert (sdxl["license"], sdxl["base_model_relation"]) == ("openrail++", "adapter")
     flux = front_matter("black-forest-labs/FLUX.1-dev")
     assert (flux["license"], flux["license_name"]) == ("other", "flux-1-dev-non-commercial-license")
+    assert flux["license_link"] == "https://huggingface.co/black-forest-labs/FLUX.1-dev"
 
 
 def test_the_licence_of_every_base_that_a_shipped_configuration_tunes_is_known() -> None:
@@ -68,7 +69,7 @@ def test_pictures_are_shown_with_their_prompts_the_worst_too(tmp_path: Path) -> 
     report = with_highlights(EvaluationReport.load(folders.report), folders.report)
     draw_picture(report, folders.report, tmp_path / PICTURE)
     with Image.open(tmp_path / PICTURE) as picture:
-        assert picture.size == (4 * 256 + 3 * 4, 2 * 256 + 4)
+        assert picture.size == (4 * 256 + 3 * 4, 2 * (256 + 16) + 4)  # with captions
         columns = [[picture.getpixel((128 + 260 * column, y)) for y in (128, 388)] for column in range(4)]
     assert columns == [[(index, 0, 0), (index, 0, 255)] for index in (0, 1, 2, 4)]  # 4 is the first of those lost
 

@@ -9,15 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from drtune.config import Config
-from drtune.contracts import Agreement, BenchmarkRow, Check, Decision, EvaluationReport, Highlight
+from drtune.contracts import Agreement, BenchmarkRow, Check, Decision, EvaluationReport, Highlight, Score
 from drtune.errors import UserError
-from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, write_pages
+from drtune.evaluation.highlights import doubts
+from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, warned, write_pages
 from drtune.evaluation.report.published import STYLES
 from drtune.evaluation.report.signs import signs
 from drtune.files.images import resized
@@ -25,7 +27,7 @@ from drtune.files.sheets import contact_sheet
 from tests.reports import report_of, score, standing, study_of
 
 HOSTILE = """"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & </style>"""
-VOID = {"meta", "img", "rect"}
+VOID = {"meta", "img", "rect", "input"}
 
 
 class Page(HTMLParser):
@@ -128,6 +130,66 @@ def test_the_verdict_comes_first_with_its_reasons(tmp_path: Path, publish: bool,
     page = page_of(tmp_path, "a red circle", decision=decision_of(publish))
     assert page.text.index(verdict) < page.text.index("Contestants")
     assert f"gain <b> {HOSTILE}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([score()], ""),
+        ([score(), score("hps", gain=-0.1, effect=-0.1)], "1 reward fell"),
+        ([score(), score("hps", gain=-0.1, effect=-0.5), score("preference", gain=-0.2)], "2 warnings; 2 rewards fell"),
+        ([score(), score("saturation", gain=0.2, effect=0.9)], "1 warning"),
+        ([score(gain=-0.01, margin=0.02)], ""),
+    ],
+)
+def test_warnings_and_falls_are_counted_beside_the_verdict(changes: list[Score], said: str) -> None:
+    report = report_of(*changes)
+    assert warned(report, len(signs(report))) == said
+
+
+def test_a_picture_that_no_longer_shows_its_prompt_is_named(tmp_path: Path) -> None:
+    page_of(tmp_path, "a red circle", "a blue ring")
+    report = EvaluationReport.load(tmp_path)
+    doubted = report.gained[1].model_copy(update={"doubts": ("preference, which reads the prompt, fell by 0.25",)})
+    report.model_copy(update={"gained": (report.gained[0], doubted)}).save(tmp_path)
+    write_pages(tmp_path, tmp_path)
+    words = " ".join(Page((tmp_path / "report.html").read_text(encoding="utf-8")).text.split())
+    assert words.count("Likely hacked") == 1
+    assert "a blue ring Likely hacked: preference, which reads the prompt, fell by 0.25." in words
+
+
+def test_only_pictures_that_gained_while_their_prompt_was_lost_are_doubted() -> None:
+    table = pd.DataFrame(
+        [
+            {"contestant": contestant, "index": index, "preference": value, "brightness": -value}
+            for contestant, values in (("base", (0.0, 1.0, 0.0, 1.0)), ("candidate", (0.0, 0.5, -0.3, 1.5)))
+            for index, value in enumerate(values)
+        ]
+    ).set_index(["contestant", "index"])
+    table["prompt"] = "a red circle"
+    told = [doubts(table, index, Config(), Path()) for index in range(4)]
+    assert told == [(), ("preference, which reads the prompt, fell by 0.5",), (), ()]
+
+
+def test_an_object_that_left_its_place_is_doubted(tmp_path: Path) -> None:
+    captions = ["a red circle on the left, on a white background", "a blue ring in the centre, on a night background"]
+    for contestant, left in (("base", 4), ("candidate", 10)):
+        (tmp_path / "images" / contestant).mkdir(parents=True)
+        for name, (background, colour, place) in {
+            "0": ("white", "red", (left, 10)),
+            "1": ("black", "blue", (10, 10)),
+        }.items():
+            picture = Image.new("RGB", (32, 32), background)
+            picture.paste(colour, (*place, place[0] + 12, place[1] + 12))
+            picture.save(tmp_path / "images" / contestant / f"{name}.png")
+    rows = [
+        {"contestant": contestant, "index": index, "prompt": caption, "image": f"{index}.png", "preference": 0.0}
+        for contestant in ("base", "candidate")
+        for index, caption in enumerate(captions)
+    ]
+    table = pd.DataFrame(rows).set_index(["contestant", "index"])
+    told = [doubts(table, index, Config(), tmp_path) for index in range(2)]
+    assert told == [("what stood on the left stands there no more",), ()]
 
 
 def test_the_summary_in_markdown_says_the_same(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -61,12 +62,14 @@ def write_pages(
         "opponents": report.contestants[1:],
         "categories": categories(report.scores),
         "scales": scales(report),
-        "signs": signs(report),
+        "signs": (found := signs(report)),
+        "warned": warned(report, len(found)),
         "curve": charts(lines, unit="update") if (lines := curve_lines(read_curve(folder))) else "",
         "published": PUBLISHED,
         "styles": STYLES,
         "caveat": CAVEAT,
         "tuned_for": " + ".join(told(name, term) for name, term in config.rewards.items()),
+        "sentence": lambda text: sentence(text, [measure.name for measure in report.measures]),
         "picture": lambda path: data_uri(folder / path),
     }
     for name in (PAGE, SUMMARY):
@@ -98,7 +101,7 @@ def _template(name: str) -> jinja2.Template:
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        environment.filters |= filters
+        environment.filters |= filters | {"words": words}
     else:
         environment = markdown_environment(**filters)
     return environment.from_string(resources.files("drtune.evaluation.report").joinpath(name).read_text("utf-8"))
@@ -109,14 +112,22 @@ def categories(scores: Sequence[Score]) -> list[str]:
     return list(dict.fromkeys(score.category for score in scores if score.category is not None))
 
 
+def warned(report: EvaluationReport, num_signs: int) -> str:
+    """What stands beside a verdict: how many warnings there are, and how many rewards fell beyond chance; or ""."""
+    scores = [report.score(measure.name) for measure in report.measures if measure.is_reward]
+    fell = sum(score is not None and score.gain_high is not None and score.gain_high < 0 for score in scores)
+    parts = [(num_signs, "warning", ""), (fell, "reward", " fell")]
+    return "; ".join(f"{count} {what}{'s' if count > 1 else ''}{did}" for count, what, did in parts if count)
+
+
 def told(name: str, term: RewardTerm) -> str:
     """One reward of the sum that was maximised, with how it is bent."""
-    words = f"{term.weight:g} \N{MULTIPLICATION SIGN} {name}"
+    said = f"{term.weight:g} \N{MULTIPLICATION SIGN} {words(name)}".replace("-", "\N{MINUS SIGN}")
     if term.hinge is not None:
-        words += f" up to {term.hinge:g}"
+        said += f" up to {term.hinge:g}"
     if term.target is not None:
-        words += f" near {term.target:g}"
-    return words
+        said += f" near {term.target:g}"
+    return said
 
 
 def scales(report: EvaluationReport) -> dict[tuple[str, str], float]:
@@ -165,6 +176,22 @@ def signed(value: float) -> str:
     if not digits.strip("0."):
         return digits
     return f"+{digits}" if value > 0 else f"\N{MINUS SIGN}{digits}"
+
+
+def words(name: str) -> str:
+    """The name of a measure or a method as people read it.
+
+    >>> words("rewards/warm.py:warm_light")
+    'warm light'
+    """
+    return name.rpartition(":")[2].replace("_", " ")
+
+
+def sentence(text: str, names: Sequence[str]) -> str:
+    """A sentence with proper minus signs, and with those names that stand in it as people read them."""
+    for name in names:
+        text = text.replace(name, words(name))
+    return re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def percent(value: float) -> str:

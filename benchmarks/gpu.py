@@ -25,6 +25,7 @@ from benchmarks.workbench import Bench, finish, seconds
 from drtune.config import Config, MethodConfig, load_config
 from drtune.methods.sweep import reward_gradient
 from drtune.models.loading import DEVICE, quiet_libraries
+from drtune.models.quantized import quantize
 from drtune.rewards import WeightedSum
 from drtune.training.plan.architectures import shell
 from drtune.training.plan.estimate import estimate
@@ -151,6 +152,8 @@ def random_bench(config: Config) -> Bench:
     parts = [part for part in base.pipeline.components.values() if isinstance(part, torch.nn.Module)]
     for module in (*parts, *networks(terms.values())):
         fill(module)
+    if config.compute.quantization:
+        quantize(base.network, torch.device(DEVICE))
     return Bench(config, base, [f"picture {number}" for number in range(config.batch_size)], reward)
 
 

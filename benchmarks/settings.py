@@ -49,6 +49,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "ema_decay": (0, 0.9),
     "optimizer.learning_rate": (1e-4, 1e3),
     "optimizer.schedule": ("constant", "cosine"),
+    "optimizer.eight_bit": ("false", "false", "true"),
     "optimizer.warmup_steps": (0, 1, 5),
     "compute.precision": ("fp32", "fp32", "bf16", "fp16"),
     "compute.quantization": ("null", "null", "nf4"),

@@ -186,6 +186,8 @@ class OptimizerConfig(Section):
     """The gradient is scaled down to this norm: the random offset changes its size from one update to the next."""
     refused_grad_norm: float = Field(default=1e6, gt=0)
     """A gradient beyond this norm has exploded: the run stops before the weights move."""
+    eight_bit: bool = False
+    """AdamW's moments in 8 bits each in place of 32, by bitsandbytes: it pays with weights=full, in one process."""
 
 
 class ComputeSection(Section):
@@ -333,6 +335,11 @@ class Config(Section):
             raise ValueError(
                 f"evaluation.sampler.base_steps={self.evaluation.sampler.base_steps} draws with the base, which "
                 "weights=full overwrites: give weights=lora"
+            )
+        if self.weights == "full" and self.optimizer.eight_bit and self.process_count > 1:
+            raise ValueError(
+                f"optimizer.eight_bit=true cannot be shared out by processes={self.processes}, as weights=full are: "
+                "leave it out, or give processes=1"
             )
         if self.weights == "full" and self.base_penalty:
             raise ValueError(

@@ -18,6 +18,8 @@ def check_start(config: Config) -> None:
     check_own(config.reward_names)
     if config.wandb_project:
         _installed("wandb", f"wandb_project={config.wandb_project}: Weights & Biases")
+    if config.optimizer.eight_bit:
+        _installed("bitsandbytes", "optimizer.eight_bit=true: bitsandbytes")
     if config.compute.quantization:
         _installed("bitsandbytes", f"compute.quantization={config.compute.quantization}: bitsandbytes")
 

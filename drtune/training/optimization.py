@@ -17,7 +17,15 @@ class DivergenceError(UserError):
 
 
 def make_optimizer(weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over the weights that train."""
+    """AdamW over the weights that train.
+
+    Raises:
+        UserError: it is to be one of 8 bits, and bitsandbytes is not installed.
+    """
+    if config.eight_bit:
+        from drtune.training.eight_bit import AdamW8bit
+
+        return AdamW8bit(weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.AdamW(weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 

@@ -50,7 +50,7 @@ def read_shards(files: Sequence[Path], state: TrainState) -> None:
     reader = HuggingFaceStorageReader(str(files[0].parent))
     reader.fs = _These(files)
     found = cast(dict[str, TensorStorageMetadata], reader.read_metadata().state_dict_metadata)
-    state.make_room({name: tensor.size for name, tensor in found.items()})
+    state.make_room({name: (tensor.size, tensor.properties.dtype) for name, tensor in found.items()})
     with _as_itself():
         load(state.tensors(), storage_reader=reader)
 

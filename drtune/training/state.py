@@ -41,19 +41,23 @@ class TrainState:
             | named("optimizer", optimizer_tensors(self.optimizer))
         )
 
-    def make_room(self, shapes: Mapping[str, torch.Size]) -> None:
-        """Give the optimizer the moments and counters among `shapes`, which name what `tensors` shall give, all empty.
+    def make_room(self, kinds: Mapping[str, tuple[torch.Size, torch.dtype]]) -> None:
+        """Give the optimizer the moments and counters among `kinds`, which say what `tensors` shall give, all empty.
 
         Only an optimizer that has made an update has any.
         """
         self.optimizer.state.clear()  # before as much is made anew
         weights = list(self.weights.values())
         room = {}
-        for name, shape in below("optimizer", shapes).items():
+        for name, (shape, dtype) in below("optimizer", kinds).items():
             weight = weights[int(name.partition(".")[0])]
             # A moment is sharded as its weight is; a counter is one number.
             alike = shape == weight.shape
-            room[name] = torch.empty_like(weight) if alike else torch.empty(shape, device=weight.device)
+            room[name] = (
+                torch.empty_like(weight, dtype=dtype)
+                if alike
+                else torch.empty(shape, dtype=dtype, device=weight.device)
+            )
         load_optimizer_tensors(self.optimizer, room)
 
     @contextmanager

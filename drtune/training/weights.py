@@ -9,6 +9,7 @@ import torch
 
 from drtune.config import Config
 from drtune.contracts import ADAPTER, NETWORK, NETWORK_CONFIG
+from drtune.errors import UserError
 from drtune.files.local import replacing
 from drtune.models.adapter import add_adapter, save_adapter
 from drtune.models.base import Base
@@ -21,12 +22,17 @@ def open_weights(base: Base, config: Config, processes: Processes) -> dict[str, 
     """The weights that train, by name, in fp32; several processes share out all weights of a network among them.
 
     Raises:
-        UserError: none of `lora.targets` is a layer of the network.
+        UserError: none of `lora.targets` is a layer of the network, or moments in 8 bits are to be shared out.
     """
     if config.weights == "lora":
         return add_adapter(base, config.lora, config.seed)
     base.network.requires_grad_()
     if processes.count > 1:
+        if config.optimizer.eight_bit:
+            raise UserError(
+                f"optimizer.eight_bit=true: {processes.count} processes share out weights=full, and its moments cannot "
+                "be; leave it out, or start one process"
+            )
         shard(base.network, processes.device)
     return dict(base.network.named_parameters())
 

@@ -1,4 +1,4 @@
-"""A run on a network in four bits: trained, resumed, exported and evaluated."""
+"""Runs on a network in four bits, and with moments in eight: trained, resumed, exported and evaluated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoModel, DiffusionPipeline
 
 from drtune.config import load_config
 from drtune.evaluation.run import evaluate
@@ -19,9 +19,17 @@ from tests.pipelines import SIDE, FolderOf, pictures
 pytest.importorskip("bitsandbytes")
 
 
-@pytest.mark.parametrize("kind", ["z_image", "sdxl"])
-def test_a_run_in_four_bits_resumes_and_is_exported_and_evaluated(
-    kind: str, folder_of: FolderOf, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "overrides"),
+    [
+        ("z_image", ["compute.quantization=nf4", "base_penalty=0.1"]),
+        ("sdxl", ["compute.quantization=nf4", "base_penalty=0.1", "optimizer.eight_bit=true", "lora.rank=128"]),
+        ("sdxl", ["weights=full", "optimizer.eight_bit=true"]),
+    ],
+    ids=["four bits", "both", "eight bits"],
+)
+def test_a_run_in_few_bits_resumes_and_is_exported_and_evaluated(
+    kind: str, overrides: list[str], folder_of: FolderOf, tmp_path: Path
 ) -> None:
     prompts = [{"text": f"a {colour} star", "split": "train"} for colour in ("red", "blue", "green")]
     prompts.append({"text": "a grey star", "split": "eval"})
@@ -30,7 +38,7 @@ def test_a_run_in_four_bits_resumes_and_is_exported_and_evaluated(
     settings = ["batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2", "ema_decay=0.5"]
     settings += [f"height={SIDE}", f"width={SIDE}", "rewards={brightness: 1}", "optimizer.learning_rate=1e-2"]
     settings += ["evaluation.sampler={steps: 2, guidance_scale: 2}", "evaluation.rewards=[brightness]"]
-    settings += ["evaluation.features=preference", "compute.quantization=nf4", "base_penalty=0.1"]
+    settings += ["evaluation.features=preference", *overrides]
     settings += [f"base_model={folder_of(kind)}", "compute.gradient_checkpointing=true", "compute.micro_batch_size=1"]
 
     def run(steps: int, out: str, *, resume: bool = False) -> str:
@@ -42,11 +50,14 @@ def test_a_run_in_four_bits_resumes_and_is_exported_and_evaluated(
     assert run(2, "parts", resume=True) == whole
 
     assert evaluate(tmp_path / "model", tmp_path / "prompts", tmp_path / "report").scores[0].gain != 0
-    export(tmp_path / "model", "diffusers", tmp_path / "lora.safetensors")
     export(tmp_path / "model", "merged", tmp_path / "merged")
     adapted = DiffusionPipeline.from_pretrained(folder_of(kind))
     plain = pictures(adapted)
-    adapted.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    if "weights=full" in overrides:
+        adapted.unet = AutoModel.from_pretrained(str(tmp_path / "model"), subfolder="network")
+    else:
+        export(tmp_path / "model", "diffusers", tmp_path / "lora.safetensors")
+        adapted.load_lora_weights(tmp_path, weight_name="lora.safetensors")
     ours = pictures(adapted)
     assert (ours - plain).abs().max() > 1e-3
     merged = DiffusionPipeline.from_pretrained(tmp_path / "merged")

@@ -94,6 +94,13 @@ def test_what_needs_the_base_beside_the_tuned_weights_is_refused_for_all_weights
         load_config(None, ["weights=full", setting])
 
 
+def test_moments_in_eight_bits_are_not_shared_out() -> None:
+    with pytest.raises(
+        UserError, match=r"^optimizer\.eight_bit=true cannot be shared out by processes=2, as weights=full"
+    ):
+        load_config(None, ["weights=full", "optimizer.eight_bit=true", "processes=2"])
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(UserError, match=r"seed=-1.*; ema_decay=2"):
         load_config(None, ["seed=-1", "ema_decay=2"])

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drtune.config import ComputeSection, MethodConfig, load_config
+from drtune.config import ComputeSection, MethodConfig, OptimizerConfig, load_config
 from drtune.errors import UserError
 from drtune.methods.plans import draw_plan
 from drtune.methods.supervision import Task, supervise
 from drtune.models.loading import load_base
 from drtune.models.quantized import QuantizedLinear, quantize
 from drtune.models.sdxl import StableDiffusionXL
+from drtune.models.tensors import optimizer_tensors
 from drtune.training.checks import check_start
+from drtune.training.optimization import make_optimizer
 from drtune.training.plan.estimate import estimate
 from drtune.training.plan.meter import SavedBytes, bytes_of
 from tests.tiny import denoiser_of, tunable_base
@@ -103,3 +105,30 @@ def test_what_does_not_combine_is_refused() -> None:
     ):
         load_config(None, ["compute.quantization=nf4", "weights=full"])
     check_start(load_config(None, ["compute.quantization=nf4"]))
+
+
+def test_moments_of_eight_bits_move_the_weights_as_those_of_32_do_and_are_planned_to_the_byte() -> None:
+    config = OptimizerConfig(learning_rate=1e-2, eight_bit=True)
+    generator = torch.Generator().manual_seed(0)
+    start, target = torch.randn(2, 128, 64, generator=generator)
+    weights = {bits: nn.Parameter(start.clone()) for bits in (8, 32)}
+    for bits, weight in weights.items():
+        optimizer = make_optimizer({"w": weight}, config.model_copy(update={"eight_bit": bits == 8}))
+        for _ in range(20):
+            optimizer.zero_grad()
+            (weight - target).square().mean().backward()
+            optimizer.step()
+        if bits == 8:
+            kept = optimizer_tensors(optimizer)
+    moved = weights[32] - start
+    assert (weights[8] - weights[32]).norm() < 0.05 * moved.norm()
+    assert {name for name, tensor in kept.items() if tensor.dtype == torch.uint8} == {"0.state1", "0.state2"}
+
+    tuned = ["weights=full", "batch_size=2", "sampler.steps=6", "evaluation.batch_size=1"]
+    planned = estimate(load_config(None, [*tuned, "optimizer.eight_bit=true"])).memory.weights
+    network = load_base("miniature").network
+    optimizer = make_optimizer(dict(network.requires_grad_().named_parameters()), config)
+    for weight in network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    assert planned["optimizer"] == bytes_of(optimizer_tensors(optimizer).values()) < 0.6 * planned["trained"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch._subclasses.fake_tensor import DataDependentOutputException, unset_fake_temporarily
 
 from drtune.config import Config
 from drtune.errors import UserError
@@ -120,8 +121,15 @@ class _Run:
         self.live, self.saved = LiveBytes(standing), SavedBytes(standing)
 
     def _weights(self, trained: Sequence[Tensor], learned: Sequence[torch.nn.Module]) -> dict[str, int]:
-        optimizer = make_optimizer({str(index): weight for index, weight in enumerate(trained)}, self.config.optimizer)
-        optimizer.step()
+        named = {str(index): weight for index, weight in enumerate(trained)}
+        if self.config.optimizer.eight_bit:  # which makes a table of numbers first, and cannot step on none
+            with unset_fake_temporarily():
+                optimizer: Any = make_optimizer(named, self.config.optimizer)
+            for index, weight in enumerate(trained):
+                optimizer.init_state(optimizer.param_groups[0], weight, 0, index)
+        else:
+            optimizer = make_optimizer(named, self.config.optimizer)
+            optimizer.step()
         state = bytes_of(optimizer_tensors(optimizer).values())
         train = bytes_of(trained)
         return {

@@ -347,7 +347,8 @@ def test_a_gpu_that_is_too_small_in_any_case_is_exit_code_1() -> None:
     refused = run(*(word for setting in least for word in ("--set", setting)), "--gpu", "1MiB")
     assert refused.exit_code == 1
     assert refused.stderr == ""
-    assert refused.stdout.splitlines()[-1] == "lower height and width, take a smaller base, or a larger GPU"
+    hint = "give compute.quantization=nf4, lower height and width, take a smaller base, or a larger GPU"
+    assert refused.stdout.splitlines()[-1] == hint
 
 
 def test_an_architecture_that_is_not_known_is_one_line() -> None:

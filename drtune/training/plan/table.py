@@ -70,6 +70,8 @@ def verdict(made: Estimate, gpu: int, found: Remedy | None) -> str:
     if found.estimate.fits(gpu):
         return f"does not fit: {needs}\nit fits, with {lower}, by {changes}"
     hints = "lower height and width, take a smaller base, or a larger GPU"
+    if made.config.weights == "lora" and not made.config.compute.quantization:
+        hints = f"give compute.quantization=nf4, {hints}"
     if made.config.weights == "full":
         hints = f"give weights=lora or shard over more processes, {hints}"
     tried = f"{changes} brings it to {lower}; " if changes else ""

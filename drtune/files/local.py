@@ -16,6 +16,8 @@ from drtune.files.scratch import aside_in, keep, scratch_beside
 
 LARGEST_READ = 256 * 2**20
 """Bytes of the largest file that is read as a whole: two million prompts."""
+LARGEST_DIGESTED = 256 * 2**30
+"""Bytes of the largest file whose digest is taken, which takes minutes then: five times the largest network's."""
 
 
 def is_text(name: str) -> bool:
@@ -49,10 +51,14 @@ def read_given(path: str | Path, *, most: int = LARGEST_READ) -> bytes:
         OSError: as `open_given`, or it has more than `most` bytes.
     """
     with open_given(path) as file:
-        if (size := os.fstat(file.fileno()).st_size) > most:
-            reason = f"has {size / 2**20:.0f} MiB, at most {most / 2**20:.0f} are read"
-            raise UnusableFileError(errno.EFBIG, reason, str(path))
+        _refuse_larger(file, path, most)
         return file.read()
+
+
+def _refuse_larger(file: BufferedReader, path: str | Path, most: int) -> None:
+    if (size := os.fstat(file.fileno()).st_size) > most:
+        reason = f"has {size / 2**20:.0f} MiB, at most {most / 2**20:.0f} are read"
+        raise UnusableFileError(errno.EFBIG, reason, str(path))
 
 
 @contextmanager
@@ -103,8 +109,13 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """The digest of a file's content in hex."""
+    """The digest of a file's content in hex.
+
+    Raises:
+        OSError: as `open_given`, or it has more than LARGEST_DIGESTED bytes.
+    """
     with open_given(path) as file:
+        _refuse_larger(file, path, LARGEST_DIGESTED)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

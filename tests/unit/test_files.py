@@ -145,6 +145,10 @@ def test_only_a_regular_file_of_a_sane_size_is_read(tmp_path: Path) -> None:
             read_given(path)
     with pytest.raises(OSError, match="is a pipe"):
         sha256_file(tmp_path / "pipe")
+    with (tmp_path / "giant").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(OSError, match="has 1048576 MiB, at most 262144 are read"):
+        sha256_file(tmp_path / "giant")
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "link").symlink_to("file")
     assert read_given(tmp_path / "link", most=7) == b"content"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -276,6 +277,10 @@ def test_a_report_that_is_not_whole_is_refused_by_the_name_of_what_is_wrong(tmp_
         make_study(report, out)
     broken.unlink()
     with pytest.raises(UserError, match=r"0001-0\.png: is missing"):
+        make_study(report, out)
+    damaged = pq.read_table(report / "scores.parquet").replace_schema_metadata({"pandas": '{"columns": [{}]}'})
+    pq.write_table(damaged, report / "scores.parquet")
+    with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):
         make_study(report, out)
     (report / "scores.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):

@@ -35,7 +35,7 @@ def read_pictures(report: Path, contestants: Sequence[str]) -> tuple[dict[str, d
             table = pd.read_parquet(file, columns=COLUMNS)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'no Parquet'}); evaluate again") from None
-    except pa.ArrowException:
+    except (pa.ArrowException, LookupError, TypeError, ValueError):  # of damaged metadata, pandas' own
         raise UserError(f"{path}: is no table with the columns {', '.join(COLUMNS)}; evaluate again") from None
     known = sorted(set(table["contestant"]))
     pictures: dict[str, dict[Place, Path]] = {}

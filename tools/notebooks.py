@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
@@ -22,7 +23,15 @@ def execute(path: Path) -> NotebookNode:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars of text, which a page can show
     notebook: NotebookNode = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", coalesce_streams=True, record_timing=False).execute()
+    with TemporaryDirectory() as scratch:  # where `runs/` comes to be
+        NotebookClient(
+            notebook,
+            timeout=600,
+            kernel_name="python3",
+            coalesce_streams=True,
+            record_timing=False,
+            resources={"metadata": {"path": scratch}},
+        ).execute()
     return notebook
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,14 @@ OVERRIDES = click.option(
     multiple=True,
     help="Change one key of the configuration, as in method.trained_steps=2. Repeatable.",
 )
+
+
+AS_JSON = click.option("--json", "in_json", is_flag=True, help="Print what came of it as JSON.")
+
+
+def echo_json(value: Any) -> None:
+    """Print a value of mappings, lists and finite numbers."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 class Number(click.FloatRange):

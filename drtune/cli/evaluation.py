@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from drtune.cli.console import OVERWRITE, PATH
+from drtune.cli.console import AS_JSON, OVERWRITE, PATH
 from drtune.files.local import replacing
 from drtune.files.output import claimed
 
@@ -88,9 +88,12 @@ def evaluate(
     help="What people said (`drtune study count`), for a policy with a study section.",
 )
 @click.option("--out", type=PATH, default="runs/decision", show_default=True, help="Folder for the decision.")
+@AS_JSON
 @OVERWRITE
 @click.pass_context
-def decide(ctx: click.Context, report: Path, policy: Path, study: Path | None, out: Path, overwrite: bool) -> None:
+def decide(
+    ctx: click.Context, report: Path, policy: Path, study: Path | None, out: Path, in_json: bool, overwrite: bool
+) -> None:
     """Hold a report against a policy; OUT/report.html is the report with the verdict on top.
 
     Exit code 0: worth publishing, 1: refused; the reasons are printed.
@@ -106,6 +109,9 @@ def decide(ctx: click.Context, report: Path, policy: Path, study: Path | None, o
         with replacing(place) as folder:
             write_pages(report, folder, decision, result)
             decision.save(folder)
-    click.echo("\n".join([*decision.reasons, f"report: {out / PAGE}"]))
-    click.echo("publish" if decision.publish else "do not publish")
+    if in_json:
+        click.echo(decision.manifest(), nl=False)
+    else:
+        click.echo("\n".join([*decision.reasons, f"report: {out / PAGE}"]))
+        click.echo("publish" if decision.publish else "do not publish")
     ctx.exit(0 if decision.publish else 1)

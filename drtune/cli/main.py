@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drtune.cli import evaluation, registry, score, study, watch
-from drtune.cli.console import OVERRIDES, OVERWRITE, PATH, CommandGroup, Number
+from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH, CommandGroup, Number, echo_json
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import read_given, sha256_file, write_text
 from drtune.files.output import claimed
@@ -300,7 +301,8 @@ def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
 
 @main.command("config")
 @click.argument("word", required=False, default="")
-def list_settings(word: str) -> None:
+@AS_JSON
+def list_settings(word: str, in_json: bool) -> None:
     """List every setting of a configuration with its default, type and meaning, or those in which WORD stands.
 
     Any of them can be given to `drtune train` as --set KEY=VALUE, or stand in the file of --config.
@@ -310,6 +312,9 @@ def list_settings(word: str) -> None:
     found = settings(word)
     if not found:
         raise UserError(f"config {word!r}: no setting has this word; `drtune config` lists them all")
+    if in_json:
+        echo_json([asdict(one) for one in found])
+        return
     for one in found:
         click.echo(f"{one.key} = {one.default}".rstrip() + f"  ({one.type})")
         click.echo(click.wrap_text(one.meaning, initial_indent="    ", subsequent_indent="    "))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from drtune.cli.console import OVERWRITE, PATH
+from drtune.cli.console import AS_JSON, OVERWRITE, PATH, echo_json
 from drtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,11 +66,15 @@ def registry() -> None:
 @registry.command("list")
 @click.argument("name", required=False)
 @REGISTRY
-def list_versions(name: str | None, uri: str) -> None:
+@AS_JSON
+def list_versions(name: str | None, uri: str, in_json: bool) -> None:
     """List the published versions, of one NAME or of all."""
     from drtune.publishing.registry import Registry
 
     entries = Registry(uri).list(name)
+    if in_json:
+        echo_json([json.loads(entry.manifest()) for entry in entries])
+        return
     for entry in entries:
         click.echo(f"{entry.name} {entry.version} {entry.uri}")
         _tell_covered(entry)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from drtune.cli.console import OVERWRITE, PATH
+from drtune.cli.console import AS_JSON, OVERWRITE, PATH, echo_json
 
 NAMED_AT_MOST = 20
 """Pictures that are named for each reason why pictures were not scored; the table names them all."""
@@ -29,6 +29,7 @@ NAMED_AT_MOST = 20
     "--antialias/--no-antialias", default=True, show_default=True, help="Of hps and preference; Pillow's is always on."
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at once.")
+@AS_JSON
 @OVERWRITE
 def score(
     images: Path,
@@ -38,6 +39,7 @@ def score(
     by_order: bool,
     antialias: bool,
     batch_size: int,
+    in_json: bool,
     overwrite: bool,
 ) -> None:
     """Score the pictures below the folder IMAGES, and write a table with a row a picture.
@@ -61,6 +63,10 @@ def score(
         batch_size=batch_size,
         overwrite=overwrite,
     )
+    if in_json:
+        told = {name: getattr(summary, name) for name in ("num_scored", "means", "problems", "provenance")}
+        echo_json({**told, "table": str(out)})
+        return
     for reason, unscored in summary.problems.items():
         for image in unscored[:NAMED_AT_MOST]:
             click.echo(f"{reason}: {image}" if image else reason, err=True)

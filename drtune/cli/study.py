@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from drtune.cli.console import OVERWRITE, PATH, Number
+from drtune.cli.console import AS_JSON, OVERWRITE, PATH, Number
 from drtune.evaluation.study.defaults import CONTESTANTS, COUNT, QUESTION, REPEAT, SEED, SIDE, TIES
 
 
@@ -89,11 +89,16 @@ def make(
 @click.argument("votes", type=PATH, nargs=-1, required=True)
 @click.option("--study", "folder", type=PATH, default="runs/study", show_default=True, help="The study they are for.")
 @click.option("--out", type=PATH, default="runs/study-result", show_default=True, help="Folder for the result.")
+@AS_JSON
 @OVERWRITE
-def count(votes: tuple[Path, ...], folder: Path, out: Path, overwrite: bool) -> None:
+def count(votes: tuple[Path, ...], folder: Path, out: Path, in_json: bool, overwrite: bool) -> None:
     """Count the VOTES, files that raters sent back; OUT/result.md tells who was preferred, and how surely."""
     from drtune.evaluation.study.summary import as_text
     from drtune.evaluation.study.tally import count as count_votes
 
-    click.echo(as_text(count_votes(votes, folder, out, overwrite=overwrite)))
-    click.echo(f"result: {out / 'result.md'}")
+    result = count_votes(votes, folder, out, overwrite=overwrite)
+    if in_json:
+        click.echo(result.manifest(), nl=False)
+    else:
+        click.echo(as_text(result))
+        click.echo(f"result: {out / 'result.md'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,10 @@ def test_missing_corrupt_surplus_and_unprompted_pictures_are_named_and_counted(f
         "; not scored: 2 corrupt, 1 missing, 1 no image named in line 11, 1 prompt: empty, 3 surplus; "
         f"table: {folder / 'out.parquet'}"
     )
+    told = run(folder / "images", "--prompts", prompts, "--reward=symmetry", "--out", folder / "out.csv", "--json")
+    facts = json.loads(told.stdout)
+    assert (facts["num_scored"], facts["problems"]["missing"]) == (7, ["gone.png"])
+    assert f"symmetry {facts['means']['symmetry']:.4f}" in result.stdout
     named = ("corrupt: 3.png", "corrupt: 4.png", "missing: gone.png", "surplus: 10.png", "prompt: empty: 9.png")
     for line in named:
         assert line in result.stderr.splitlines()

@@ -1,9 +1,11 @@
 import errno
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -14,6 +16,7 @@ import pipelines.cli.main
 from drtune.cli.console import CommandGroup
 from drtune.contracts import ADAPTER
 from drtune.errors import UserError
+from drtune.publishing.registry import Registry
 from tests.folders import make_folders
 
 HEAVY = {"torch", "diffusers", "transformers", "kfp", "pandas", "numpy", "minio", "pydantic", "yaml", "jinja2"}
@@ -330,6 +333,22 @@ def test_another_error_of_the_system_keeps_its_traceback() -> None:
     result = CliRunner().invoke(_failing, ["writing", str(errno.EIO)])
     assert isinstance(result.exception, OSError)
     assert result.exit_code == 1
+
+
+def printed(*arguments: object) -> Any:
+    return json.loads(CliRunner().invoke(drtune.cli.main.main, [*map(str, arguments), "--json"]).stdout)
+
+
+def test_facts_are_printed_as_json(tmp_path: Path) -> None:
+    folders = make_folders(tmp_path)
+    [eta] = printed("config", "sampler.eta")
+    assert (eta["key"], eta["default"]) == ("sampler.eta", "0.0")
+    assert printed("registry", "list", f"--registry={tmp_path / 'registry'}") == []
+    Registry(str(tmp_path / "registry")).publish("mine", folders.model, folders.report, folders.decision)
+    assert [
+        (entry["name"], entry["version"])
+        for entry in printed("registry", "list", f"--registry={tmp_path / 'registry'}")
+    ] == [("mine", "v1")]
 
 
 def test_a_user_error_is_printed_as_it_is() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import tempfile
@@ -11,10 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from drtune.cli.evaluation import decide
 from drtune.config import Config
 from drtune.contracts import Agreement, BenchmarkRow, Check, Decision, EvaluationReport, Highlight, Score
 from drtune.errors import UserError
@@ -190,6 +193,16 @@ def test_an_object_that_left_its_place_is_doubted(tmp_path: Path) -> None:
     table = pd.DataFrame(rows).set_index(["contestant", "index"])
     told = [doubts(table, index, Config(), tmp_path) for index in range(2)]
     assert told == [("what stood on the left stands there no more",), ()]
+
+
+def test_a_decision_is_printed_as_json(tmp_path: Path) -> None:
+    report = write_report(tmp_path / "report", "a red circle")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("{min_prompts: 1000, against: {base: {symmetry: {min_gain: 0.1}}}}", encoding="utf-8")
+    options = [f"--report={report}", f"--policy={policy}", f"--out={tmp_path / 'out'}", "--json"]
+    result = CliRunner().invoke(decide, options)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == json.loads((tmp_path / "out" / "manifest.json").read_text(encoding="utf-8"))
 
 
 def test_the_summary_in_markdown_says_the_same(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_what_is_no_base_is_refused_in_one_line(folder_of: FolderOf, tmp_path: P
     shutil.rmtree(tmp_path / "partial" / "unet")
     for name, message in (
         ("empty", "it has no model_index.json, so it is no pipeline of diffusers"),
-        ("other", "is a StableDiffusionXLImg2ImgPipeline; one of StableDiffusionPipeline, .*, ZImagePipeline can be"),
+        ("other", "is a StableDiffusionXLImg2ImgPipeline; one of StableDiffusionPipeline, .*, QwenImagePipeline can"),
         ("partial", "cannot be loaded: Error no file named config.json"),
         ("missing", "no such folder, and not a hub id"),
     ):

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 from dataclasses import asdict
+from importlib.resources import as_file, files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -297,6 +298,25 @@ def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
 
     write(model, form, out, overwrite=overwrite)
     click.echo(f"{form}: {out}")
+
+
+@main.command()
+@OVERRIDES
+@click.option("--out", type=PATH, default="runs/demo", show_default=True, help="Folder for all that comes of it.")
+@OVERWRITE
+@click.pass_context
+def run_demo(ctx: click.Context, overrides: tuple[str, ...], out: Path, overwrite: bool) -> None:
+    """Tune the embedded miniature for symmetry, evaluate it and decide, in minutes: nothing else is needed.
+
+    OUT/decision/report.html shows what came of it. Exit code 0: worth publishing, 1: refused.
+    """
+    brought, model, report = files("drtune.cli").joinpath("demo"), out / "model", out / "report"
+    with as_file(brought) as demo:
+        ctx.invoke(train, config=demo / "miniature.yaml", overrides=overrides, out=model, overwrite=overwrite)
+        ctx.invoke(evaluation.evaluate, model=model, out=report, overwrite=overwrite)
+        ctx.invoke(
+            evaluation.decide, report=report, policy=demo / "gate.yaml", out=out / "decision", overwrite=overwrite
+        )
 
 
 @main.command("config")

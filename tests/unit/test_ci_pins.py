@@ -43,3 +43,12 @@ def test_what_the_stories_workflow_installs_from_elsewhere_is_named_by_commit() 
     commits = {name: value for name, value in env.items() if name.endswith("_COMMIT")}
     assert len(commits) == 3
     assert all(re.fullmatch("[0-9a-f]{40}", value) for value in commits.values())
+
+
+def test_only_the_job_that_publishes_a_release_may_ask_for_a_token() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))["jobs"]
+    assert {name: job.get("permissions") for name, job in jobs.items()} == {
+        "build": None,
+        "publish": {"id-token": "write"},
+    }
+    assert [list(step) for step in jobs["publish"]["steps"]] == [["uses", "with"], ["uses"]]  # it runs nothing of ours

@@ -14,7 +14,7 @@ INSTALLED := .venv/installed
 export DVC_NO_ANALYTICS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all check bench science images miniature clean
+.PHONY: help install run test test-all check bench science site images miniature clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ bench: $(INSTALLED) ## Memory and time of an update, in a few minutes (docs/perf
 
 science: $(INSTALLED) ## The paper's claims tried on the miniature, in under 3 hours (docs/science.md) [QUICK=1]
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error $(BIN)/python -m science $(if $(QUICK),--quick,--page docs/science.md)
+
+site: $(INSTALLED) ## The documentation site, in build/site; a link that leads nowhere fails it
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[docs]' -c constraints.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 images: ## Build both container images of this commit (docs/cluster.md) [BUILDER=podman] [BUILD_FLAGS=...] [BASE=image]
 	@test -d .git || { echo "error: no .git folder here, as in a linked worktree; build from a clone" >&2; exit 2; }

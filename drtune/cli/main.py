@@ -21,6 +21,7 @@ from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH, CommandGroup
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import read_given, sha256_file, write_text
 from drtune.files.output import claimed
+from drtune.files.webhook import check_address, telling
 
 if TYPE_CHECKING:
     from drtune.config import Config
@@ -85,6 +86,12 @@ def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
     help="Keep a copy of OUT at s3://bucket/prefix or in a folder. At the start OUT is made equal to it, if it is "
     "further on; at each checkpoint and at the end the copy is made equal to OUT. It implies --resume.",
 )
+@click.option(
+    "--webhook",
+    metavar="URL",
+    envvar="DRTUNE_WEBHOOK",
+    help="Post a JSON message there at the end: finished, stopped or failed. It is not kept; also from DRTUNE_WEBHOOK.",
+)
 @OVERWRITE
 def train(
     config: Path | None,
@@ -94,6 +101,7 @@ def train(
     out: Path,
     resume: bool,
     mirror: str | None,
+    webhook: str | None,
     overwrite: bool,
 ) -> None:
     """Tune a LoRA, or with weights=full the whole network, on the rewards of the configuration.
@@ -107,10 +115,12 @@ def train(
             "--prompts=PROMPT_SET --out=FOLDER"
         )
     from drtune.config import load_config
+    from drtune.contracts import TunedModel
     from drtune.training.checks import check_start
 
     if (resume or mirror) and overwrite:
         raise click.UsageError("--resume and --mirror keep what stands at the output, --overwrite replaces it")
+    check_address(webhook)
     if rewards:  # before the others, which may bend them
         overrides = (f"rewards={json.dumps(dict(map(_reward_term, rewards)), ensure_ascii=False)}", *overrides)
     settings = load_config(config, overrides)
@@ -123,17 +133,18 @@ def train(
     from drtune.training.torchrun import settled
 
     settings = settled(settings, out if goes_on else None)
-    if settings.process_count > 1:
-        click.echo(f"train: starting {settings.process_count} processes")
-        options = [f"--prompts={prompts}", f"--out={out}", *([f"--mirror={mirror}"] if mirror else [])]
-        options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
-        _start_workers(settings, options)
-        return
-    from drtune.training.summary import last_words
-    from drtune.training.trainer import train as tune
+    with telling(webhook, f"drtune train {out}", lambda: TunedModel.load(out).told):
+        if settings.process_count > 1:
+            click.echo(f"train: starting {settings.process_count} processes")
+            options = [f"--prompts={prompts}", f"--out={out}", *([f"--mirror={mirror}"] if mirror else [])]
+            options += [flag for flag, given in {"--resume": resume, "--overwrite": overwrite}.items() if given]
+            _start_workers(settings, options)
+            return
+        from drtune.training.summary import last_words
+        from drtune.training.trainer import train as tune
 
-    model = tune(settings, prompts, out, resume=resume, overwrite=overwrite, mirror=mirror)
-    click.echo(last_words(model, out))
+        model = tune(settings, prompts, out, resume=resume, overwrite=overwrite, mirror=mirror)
+        click.echo(last_words(model, out))
 
 
 def _reward_term(given: str) -> tuple[str, dict[str, str]]:

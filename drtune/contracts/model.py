@@ -93,6 +93,11 @@ class TunedModel(Contract):
     """Files of your own rewards that are kept in the folder: sha256 by path."""
 
     @property
+    def told(self) -> str:
+        """What came of the training, in a few words."""
+        return f"{self.step} updates, reward {self.reward:.3f}"
+
+    @property
     def weights_file(self) -> str:
         """Path of the safetensors file with the weights, inside the model's folder."""
         return ADAPTER if self.weights == "lora" else NETWORK

@@ -44,7 +44,7 @@ def last_words(model: TunedModel, out: Path) -> str:
     """What a run says when its model is made: its summary, and one line."""
     lines = (out / SUMMARY).read_text(encoding="utf-8").splitlines() if (out / SUMMARY).exists() else []
     page = "".join(f"{line}\n" for line in lines if not line.startswith("!["))  # a picture is none on a terminal
-    return f"{page}\ntuned model: {out} ({model.step} updates, reward {model.reward:.3f})"
+    return f"{page}\ntuned model: {out} ({model.told})"
 
 
 def resume_command(out: Path, prompts: Path, *options: str) -> str:

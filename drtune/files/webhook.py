@@ -1,0 +1,62 @@
+"""A message to an address of the user's when something long has ended, well or not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from urllib.request import Request, urlopen
+
+from drtune.errors import UserError
+
+TIMEOUT_SECONDS = 10.0
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+"""Exit codes of what a signal ended."""
+
+
+def check_address(url: str | None) -> None:
+    """Raise UserError where there is an address and it is none that can be posted to."""
+    if url and not url.startswith(("http://", "https://")):
+        raise UserError("--webhook: not an address that begins with http:// or https://; correct it, or DRTUNE_WEBHOOK")
+
+
+@contextmanager
+def telling(url: str | None, what: str, result: Callable[[], str]) -> Iterator[None]:
+    """Post to `url`, if there is one, how what happens within ended: finished, stopped or failed.
+
+    The message is JSON with `status`, `what`, `detail`, and `text`, a sentence, which is what chats show. One that does
+    not arrive is told, and changes nothing else.
+
+    Args:
+        url: as `check_address` wants it.
+        what: the name of it, as in "drtune train runs/mine".
+        result: tells what came of it, asked for when it finished.
+    """
+    try:
+        yield
+    except BaseException as error:
+        is_stopped = isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) in STOPPED
+        _post(url, "stopped" if is_stopped else "failed", what, _reason(error))
+        raise
+    _post(url, "finished", what, result())
+
+
+def _reason(error: BaseException) -> str:
+    if type(error) is SystemExit:  # of processes that were started, which have told why themselves
+        return f"exit code {error.code}"
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _post(url: str | None, status: str, what: str, detail: str) -> None:
+    if not url:
+        return
+    message = {"text": f"{what} {status}: {detail}", "status": status, "what": what, "detail": detail}
+    try:
+        request = Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
+        urlopen(request, timeout=TIMEOUT_SECONDS).close()
+    except (OSError, HTTPException, ValueError) as error:  # its address may hold a secret, and is not repeated
+        print(f"webhook: the message did not arrive ({type(error).__name__})", file=sys.stderr)

@@ -1,0 +1,92 @@
+"""What arrives at a webhook, and that nothing else hangs on it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from drtune.cli.main import main
+from drtune.errors import InterruptionError, UserError
+from drtune.files.webhook import telling
+
+SHORT = ["steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2", "processes=1"]
+
+
+class Chat(HTTPServer):
+    """It keeps what is posted, and answers with a status."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.status = 200
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/secret"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Chat
+
+    def do_POST(self) -> None:
+        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def chat() -> Iterator[Chat]:
+    with Chat() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_a_training_that_ended_well_is_told(chat: Chat, tmp_path: Any) -> None:
+    options = [f"--set={override}" for override in SHORT]
+    result = CliRunner().invoke(main, ["train", f"--out={tmp_path / 'run'}", f"--webhook={chat.url}", *options])
+    assert result.exit_code == 0, result.output
+    [message] = chat.got
+    assert (message["status"], message["what"]) == ("finished", f"drtune train {tmp_path / 'run'}")
+    assert message["text"].startswith(f"drtune train {tmp_path / 'run'} finished: 1 updates, reward 0.")
+    assert "secret" not in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (UserError("steps=3: give more"), "failed", "steps=3: give more"),
+        (SystemExit(137), "failed", "exit code 137"),
+        (SystemExit(143), "stopped", "exit code 143"),
+        (InterruptionError("stopped by SIGTERM\nand more", 15), "stopped", "stopped by SIGTERM"),
+        (KeyboardInterrupt(), "stopped", "KeyboardInterrupt"),
+    ],
+)
+def test_another_end_is_told_and_goes_on(chat: Chat, error: BaseException, status: str, detail: str) -> None:
+    with pytest.raises(type(error)), telling(chat.url, "it", lambda: "well"):
+        raise error
+    assert chat.got == [{"text": f"it {status}: {detail}", "status": status, "what": "it", "detail": detail}]
+
+
+def test_a_message_that_does_not_arrive_changes_nothing(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.status = 500
+    for url in (chat.url, "http://127.0.0.1:1/secret", "http://[/secret"):
+        with telling(url, "it", lambda: "well"):
+            pass
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 3
+    assert all(line.startswith("webhook: the message did not arrive (") and "secret" not in line for line in said)
+
+
+def test_what_is_no_address_is_refused_before_anything(tmp_path: Any) -> None:
+    result = CliRunner().invoke(main, ["train", f"--out={tmp_path / 'run'}", "--webhook=ftp://x"])
+    assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])

@@ -336,6 +336,11 @@ class Config(Section):
                 f"evaluation.sampler.base_steps={self.evaluation.sampler.base_steps} draws with the base, which "
                 "weights=full overwrites: give weights=lora"
             )
+        if self.compute.compile and self.compute.quantization:
+            raise ValueError(
+                f"compute.compile=true cannot compile compute.quantization={self.compute.quantization}: "
+                "leave one of them out"
+            )
         if self.weights == "full" and self.optimizer.eight_bit and self.process_count > 1:
             raise ValueError(
                 f"optimizer.eight_bit=true cannot be shared out by processes={self.processes}, as weights=full are: "

@@ -75,6 +75,10 @@ from drtune.errors import UserError
             "evaluation.sampler.base_steps=12",
             "evaluation.sampler={'base_steps': '12'}: base_steps=12 leaves none of steps=12: give less",
         ),
+        (
+            "compute={compile: true, quantization: nf4}",
+            "compute.compile=true cannot compile compute.quantization=nf4: leave one",
+        ),
         ("steps", "--set 'steps': wanted key=value"),
         ("sampler={", "--set 'sampler={': not valid YAML: "),
         ("sampler={steps: 3, steps: 4}", "--set 'sampler={steps: 3, steps: 4}': line 1: steps is given twice"),

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
+from drtune.config.possible import check_batches, check_method
 from drtune.config.sections import Section
 from drtune.files.local import sha256_bytes
 
@@ -303,7 +304,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        _check_method(self.method, self.sampler.steps)
+        check_method(self.method, self.sampler.steps)
         if self.sampler.eta and self.sampler.name not in (None, "ddim"):
             raise ValueError(f"sampler.eta={self.sampler.eta} needs sampler.name=ddim, not {self.sampler.name}")
         if self.processes and self.batch_size % self.processes:
@@ -311,7 +312,7 @@ class Config(Section):
                 f"batch_size={self.batch_size} cannot be shared evenly by processes={self.processes}: "
                 f"give a multiple of {self.processes}"
             )
-        _check_batches(self.compute, self.batch_size, self.process_count)
+        check_batches(self.compute, self.batch_size, self.process_count, AT_ONCE)
         if self.base_model == "miniature" and self.base_revision is not None:
             raise ValueError(
                 f"base_revision={self.base_revision!r} is for a hub id, and base_model=miniature has none: leave it out"
@@ -375,81 +376,3 @@ class Config(Section):
     def sha256(self) -> str:
         """Digest of the resolved tree."""
         return sha256_bytes(self.to_yaml().encode())
-
-
-def _check_batches(compute: ComputeSection, batch_size: int, processes: int) -> None:
-    """Refuse more pictures at once than there could be room for, and graphs that are kept of another batch.
-
-    Raises:
-        ValueError: naming the key, its value and what would fit.
-    """
-    share = batch_size // processes
-    micro, rollout = compute.micro_batch(share), compute.rollout_batch(share)
-    for key, at_once in (("micro_batch_size", micro), ("rollout_batch_size", rollout)):
-        if at_once > AT_ONCE:
-            raise ValueError(
-                f"batch_size={batch_size} over processes={processes} is {at_once} pictures at once: "
-                f"give compute.{key}, at most {AT_ONCE}"
-            )
-    if compute.keep_graphs and rollout != micro:
-        raise ValueError(
-            f"compute.rollout_batch_size={compute.rollout_batch_size}: graphs are kept from the roll-out, "
-            f"which then has the micro-batch of {micro}: leave it out, or give compute.keep_graphs=0"
-        )
-    if rollout < micro:
-        raise ValueError(
-            f"compute.rollout_batch_size={rollout} is less than the micro-batch of {micro} that is taken of it: "
-            f"give compute.micro_batch_size, at most {rollout}"
-        )
-
-
-def _check_method(method: MethodConfig, steps: int) -> None:
-    """Refuse a K or m that the sampler's T steps cannot hold, where the method reads it.
-
-    Raises:
-        ValueError: naming the key, its value and what would fit.
-    """
-    needs_k = ("drtune", "draft_k", "alignprop", "flowbp_sparse", "flowbp_bridge")
-    if method.name in needs_k and method.trained_steps > steps:
-        raise ValueError(
-            f"method.trained_steps={method.trained_steps} is more than sampler.steps={steps}: give at most {steps}"
-        )
-    if method.name in ("drtune", "refl") and method.early_stop > steps:
-        raise ValueError(
-            f"method.early_stop={method.early_stop} is more than sampler.steps={steps}: give at most {steps}"
-        )
-    if method.name == "drtune" and method.placement == "chain":
-        most = (method.trained_steps - 1) * (steps // method.trained_steps) + 1
-        if method.early_stop > most:
-            raise ValueError(
-                f"method.early_stop={method.early_stop} with placement=chain could cut all trained steps off: "
-                f"give at most {most}, or placement=prefix"
-            )
-    elif method.name == "drtune" and (executed := steps - method.early_stop + 1) < method.trained_steps:
-        raise ValueError(
-            f"method.trained_steps={method.trained_steps} does not fit into the {executed} steps that are always "
-            f"executed (sampler.steps={steps} less method.early_stop={method.early_stop} plus 1): lower one of the two"
-        )
-    if method.name == "direct_align" and method.early_stop >= steps:
-        raise ValueError(
-            f"method.early_stop={method.early_stop} must be less than sampler.steps={steps} for direct_align: "
-            f"give at most {steps - 1}"
-        )
-    if method.name == "srpo" and method.early_stop > steps - 2:
-        raise ValueError(
-            f"method.early_stop={method.early_stop}: srpo inverts to a step after the first and before the last, "
-            f"sampler.steps={steps}: give at most {steps - 2}"
-            if steps > 2
-            else f"sampler.steps={steps}: srpo inverts to a step after the first and before the last; give at least 3"
-        )
-    if method.name in ("leapalign", "flowbp_bridge", "flowbp_lagrange") and steps < 2:
-        raise ValueError(f"method.name={method.name} takes two steps, sampler.steps={steps}: give at least 2")
-    if method.name == "flowbp_bridge" and method.trained_steps < 2:
-        raise ValueError(
-            f"method.trained_steps={method.trained_steps}: flowbp_bridge trains on both sides of its bridge; "
-            "give at least 2"
-        )
-    if method.name in ("draft_lv", "direct_align", "srpo") and method.weighting != "chain":
-        raise ValueError(
-            f"method.weighting={method.weighting}: {method.name} trains steps of its own making; leave it at chain"
-        )

@@ -1,0 +1,86 @@
+"""Numbers of a configuration that are each possible, and together are not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from drtune.config.tree import ComputeSection, MethodConfig
+
+
+def check_batches(compute: ComputeSection, batch_size: int, processes: int, most: int) -> None:
+    """Refuse more pictures at once than there could be room for, and graphs that are kept of another batch.
+
+    Raises:
+        ValueError: naming the key, its value and what would fit.
+    """
+    share = batch_size // processes
+    micro, rollout = compute.micro_batch(share), compute.rollout_batch(share)
+    for key, at_once in (("micro_batch_size", micro), ("rollout_batch_size", rollout)):
+        if at_once > most:
+            raise ValueError(
+                f"batch_size={batch_size} over processes={processes} is {at_once} pictures at once: "
+                f"give compute.{key}, at most {most}"
+            )
+    if compute.keep_graphs and rollout != micro:
+        raise ValueError(
+            f"compute.rollout_batch_size={compute.rollout_batch_size}: graphs are kept from the roll-out, "
+            f"which then has the micro-batch of {micro}: leave it out, or give compute.keep_graphs=0"
+        )
+    if rollout < micro:
+        raise ValueError(
+            f"compute.rollout_batch_size={rollout} is less than the micro-batch of {micro} that is taken of it: "
+            f"give compute.micro_batch_size, at most {rollout}"
+        )
+
+
+def check_method(method: MethodConfig, steps: int) -> None:
+    """Refuse a K or m that the sampler's T steps cannot hold, where the method reads it.
+
+    Raises:
+        ValueError: naming the key, its value and what would fit.
+    """
+    needs_k = ("drtune", "draft_k", "alignprop", "flowbp_sparse", "flowbp_bridge")
+    if method.name in needs_k and method.trained_steps > steps:
+        raise ValueError(
+            f"method.trained_steps={method.trained_steps} is more than sampler.steps={steps}: give at most {steps}"
+        )
+    if method.name in ("drtune", "refl") and method.early_stop > steps:
+        raise ValueError(
+            f"method.early_stop={method.early_stop} is more than sampler.steps={steps}: give at most {steps}"
+        )
+    if method.name == "drtune" and method.placement == "chain":
+        most = (method.trained_steps - 1) * (steps // method.trained_steps) + 1
+        if method.early_stop > most:
+            raise ValueError(
+                f"method.early_stop={method.early_stop} with placement=chain could cut all trained steps off: "
+                f"give at most {most}, or placement=prefix"
+            )
+    elif method.name == "drtune" and (executed := steps - method.early_stop + 1) < method.trained_steps:
+        raise ValueError(
+            f"method.trained_steps={method.trained_steps} does not fit into the {executed} steps that are always "
+            f"executed (sampler.steps={steps} less method.early_stop={method.early_stop} plus 1): lower one of the two"
+        )
+    if method.name == "direct_align" and method.early_stop >= steps:
+        raise ValueError(
+            f"method.early_stop={method.early_stop} must be less than sampler.steps={steps} for direct_align: "
+            f"give at most {steps - 1}"
+        )
+    if method.name == "srpo" and method.early_stop > steps - 2:
+        raise ValueError(
+            f"method.early_stop={method.early_stop}: srpo inverts to a step after the first and before the last, "
+            f"sampler.steps={steps}: give at most {steps - 2}"
+            if steps > 2
+            else f"sampler.steps={steps}: srpo inverts to a step after the first and before the last; give at least 3"
+        )
+    if method.name in ("leapalign", "flowbp_bridge", "flowbp_lagrange") and steps < 2:
+        raise ValueError(f"method.name={method.name} takes two steps, sampler.steps={steps}: give at least 2")
+    if method.name == "flowbp_bridge" and method.trained_steps < 2:
+        raise ValueError(
+            f"method.trained_steps={method.trained_steps}: flowbp_bridge trains on both sides of its bridge; "
+            "give at least 2"
+        )
+    if method.name in ("draft_lv", "direct_align", "srpo") and method.weighting != "chain":
+        raise ValueError(
+            f"method.weighting={method.weighting}: {method.name} trains steps of its own making; leave it at chain"
+        )

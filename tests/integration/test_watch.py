@@ -62,7 +62,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 @contextmanager
 def served(folder: Path) -> Iterator[int]:
     with server_of(folder, 0) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server.server_port
         server.shutdown()
 

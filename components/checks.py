@@ -13,18 +13,22 @@ from components.train.spec import load_spec
 from drtune.config import load_config
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference, read_places
+from drtune.files.given import is_on_s3, is_text_itself
 from drtune.publishing.gate import Policy, refuse_unmeasured
 from drtune.publishing.registry import check_name
 from drtune.training.checks import check_start
 
 
-def check_parameters(given: Mapping[str, Any], *, elsewhere: bool) -> list[str]:
-    """Check the parameters of a pipeline and the files that they name; no service is asked.
+def check_parameters(
+    given: Mapping[str, Any], *, elsewhere: bool, environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Check the parameters of a pipeline and the files that they name; no service is asked but for such a file.
 
     Args:
         given: Values by name; what the pipeline does not have is not looked at.
         elsewhere: The run will be on another machine: files that are not here may be there, and what it can import is
-            not known.
+            not known. S3 is asked where the run is.
+        environment: What tells a pod of the run.
 
     Returns:
         What could not be checked, a line each.
@@ -34,9 +38,11 @@ def check_parameters(given: Mapping[str, Any], *, elsewhere: bool) -> list[str]:
     """
     unchecked: list[str] = []
 
-    def is_at_hand(path: str) -> bool:
-        if elsewhere and not Path(path).exists():
-            unchecked.append(f"{path} is not here: the run itself checks it")
+    def is_at_hand(given: str) -> bool:
+        if is_text_itself(given) or not elsewhere or (is_on_s3(given) and in_a_pod(environment)):
+            return True
+        if is_on_s3(given) or not Path(given).exists():
+            unchecked.append(f"{given} is not here: the run itself checks it")
             return False
         return True
 
@@ -50,7 +56,7 @@ def check_parameters(given: Mapping[str, Any], *, elsewhere: bool) -> list[str]:
         check_name(given["name"])
     places = read_places(given.get("references") or [])
     for name, place in places.items():
-        if not place.startswith("s3://") and is_at_hand(place):
+        if not is_on_s3(place) and is_at_hand(place):
             check_reference(name, place)
     if given.get("cluster") and is_at_hand(given["cluster"]):
         load_spec(given["cluster"], given.get("cluster_overrides") or [])
@@ -71,7 +77,7 @@ def check_services(given: Mapping[str, Any], environment: Mapping[str, str] = os
     """
     check_registry(given["registry"], given["name"], environment)
     for name, place in read_places(given["references"]).items():
-        if place.startswith("s3://"):
+        if is_on_s3(place):
             check_reference(name, place, environment)
 
 
@@ -83,4 +89,4 @@ def check_in_step(environment: Mapping[str, str] = os.environ, **given: Any) -> 
     """
     check_services(given, environment)
     Policy.read(given["policy"])
-    check_parameters(given, elsewhere=in_a_pod(environment))
+    check_parameters(given, elsewhere=in_a_pod(environment), environment=environment)

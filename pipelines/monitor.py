@@ -21,7 +21,7 @@ def monitor(
         incoming: Prompts that come in: a prompts file, or a folder or S3 prefix whose prompts files are all read.
         scores: Table of scores of pictures made now (.csv or .parquet); empty compares prompts alone.
         release_scores: Table of scores at the last release; given together with scores.
-        policy: YAML file with the thresholds of the checks.
+        policy: YAML with the thresholds of the checks: a file in the image or on s3://, or its text.
     """
     watched = monitor_step(
         reference=reference,

@@ -36,18 +36,19 @@ def retrain(
             files are all read.
         scores: Table of scores of pictures made now (.csv or .parquet); empty compares prompts alone.
         release_scores: Table of scores at the last release; given together with scores.
-        monitor_policy: YAML file with the thresholds of the checks.
+        monitor_policy: YAML with the thresholds of the checks: a file in the image or on s3://, or its text.
         force: Tune even if nothing has drifted.
-        prompts: Prompts file to tune on: .txt, .csv, .tsv, .json, .jsonl or .parquet.
+        prompts: Prompts file to tune on: .txt, .csv, .tsv, .json, .jsonl or .parquet, in the image or on s3://; or
+            lines with a prompt each.
         data_revision: Commit, branch or tag whose version of the data is taken; empty takes the one at hand.
-        config: YAML file with what differs from the default configuration.
+        config: YAML with what differs from the default configuration, likewise.
         overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
-        cluster: YAML file that describes the job of a cluster; empty trains in the step itself.
+        cluster: YAML that describes the job of a cluster, likewise; empty trains in the step itself.
         cluster_overrides: Single differences from that file, such as "nodes=4" or "queue=nightly".
         references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv, also on S3.
         evaluation_gpus: GPUs of the evaluation on a cluster, "0" or "1".
         evaluation_gpu_resource: What such a GPU is called there, such as amd.com/gpu.
-        policy: YAML file with what the tuned model must achieve to be published.
+        policy: YAML with what the tuned model must achieve to be published, likewise.
         registry: Where models are published: s3://bucket/prefix, or on one machine a folder or file://; empty:
             s3://drtune/registry, on one machine runs/registry.
         name: Name under which the model is published.

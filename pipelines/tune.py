@@ -33,19 +33,20 @@ def tune(
     """Tune a text-to-image model on a reward, compare it with its base, and publish it when it deserves it.
 
     Args:
-        prompts: Prompts file: .txt, .csv, .tsv, .json, .jsonl or .parquet.
+        prompts: Prompts file: .txt, .csv, .tsv, .json, .jsonl or .parquet, in the image or on s3://; or lines with a
+            prompt each.
         data_revision: Commit, branch or tag whose version of the data is taken; empty takes the one at hand.
         incoming: More prompts to tune on, such as came in since: a prompts file, or a folder or S3 prefix whose prompts
             files are all read.
-        config: YAML file with what differs from the default configuration.
+        config: YAML with what differs from the default configuration: a file in the image or on s3://, or its text.
         overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
-        cluster: YAML file that describes the job of a cluster, such as configs/cluster.yaml; empty trains in the
+        cluster: YAML that describes the job of a cluster, likewise, such as configs/cluster.yaml; empty trains in the
             step itself.
         cluster_overrides: Single differences from that file, such as "nodes=4" or "queue=nightly".
         references: Pictures to compare with, as NAME=PLACE: a folder, .zip or .tar with a manifest.csv, also on S3.
         evaluation_gpus: GPUs of the evaluation on a cluster, "0" or "1".
         evaluation_gpu_resource: What such a GPU is called there, such as amd.com/gpu.
-        policy: YAML file with what the tuned model must achieve to be published.
+        policy: YAML with what the tuned model must achieve to be published, likewise.
         registry: Where models are published: s3://bucket/prefix, or on one machine a folder or file://; empty:
             s3://drtune/registry, on one machine runs/registry.
         name: Name under which the model is published.

@@ -18,9 +18,12 @@ from components.monitor.sources import read_prompts
 from drtune.config import load_config
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import is_text, sha256_file
+from drtune.files.given import is_on_s3, is_text_itself, read_place, shown_place
+from drtune.files.local import is_text, sha256_bytes, sha256_file
 from drtune.prompts.prepare import Added, prepare
 from drtune.publishing.gate import Policy
+
+EMPTY = "leave it empty"
 
 
 def prepare_prompts(prompts: str, data_revision: str, out: Path, incoming: str = "") -> PromptSet:
@@ -32,7 +35,8 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path, incoming: str =
     is never replaced. A repository that cannot be written to, as in an image, is cloned first, since DVC writes to it.
 
     Args:
-        prompts: Path of the file; a relative one starts at the working directory.
+        prompts: Path of the file; a relative one starts at the working directory. Or its address on S3, or lines with a
+            prompt each.
         data_revision: Git revision (commit, branch, tag) whose data.dvc is taken, into a folder of its own: the working
             tree stays as it is. "" takes the working tree's.
         out: Folder of the PromptSet.
@@ -54,11 +58,12 @@ def tell_prospects(prepared: PromptSet, policy: str, config: str = "", overrides
     How many of those held out that are is known where the configuration is at hand: in a pod it is in another image.
     """
     count, limit = prepared.num_eval, ""
-    if config and Path(config).exists():
+    if config and (is_text_itself(config) or is_on_s3(config) or Path(config).exists()):
         most = load_config(config, overrides).evaluation.max_prompts
         count, limit = min(count, most), f", evaluation.max_prompts={most}" if most < count else ""
     if policy and count < (wanted := Policy.read(policy).min_prompts):
-        print(f"{prepared.num_eval} held out{limit}, {policy} wants {wanted}: what this run makes cannot be published")
+        wants = f"policy {shown_place(policy)} wants {wanted}"
+        print(f"{prepared.num_eval} held out{limit}, {wants}: what this run makes cannot be published")
 
 
 def refuse_absent(prompts: str) -> None:
@@ -67,6 +72,8 @@ def refuse_absent(prompts: str) -> None:
     Raises:
         UserError: it is not.
     """
+    if is_text_itself(prompts) or is_on_s3(prompts):
+        return
     if not is_text(prompts):
         raise UserError(f"prompts {prompts!a}: no file can have such a name; give the path of a file")
     if not Path(prompts).exists() and _tracked(prompts) is None:
@@ -113,10 +120,14 @@ def _read(incoming: str) -> Added:
 
 def _prepare(prompts: str, data_revision: str, out: Path, added: Added | None) -> PromptSet:
     refuse_absent(prompts)
+    if is_text_itself(prompts) or is_on_s3(prompts):
+        if data_revision:
+            raise UserError(f"data_revision={data_revision!r}: {shown_place(prompts)} is not under DVC; {EMPTY}")
+        return _prepare_given(prompts, out, added)
     file = _tracked(prompts)
     if file is None:
         if data_revision:
-            raise UserError(f"data_revision={data_revision!r}: {prompts} is not under DVC; leave it empty")
+            raise UserError(f"data_revision={data_revision!r}: {prompts} is not under DVC; {EMPTY}")
         return prepare(Path(prompts), out, added=added, overwrite=True)
     if not os.access(file.root, os.W_OK):
         with tempfile.TemporaryDirectory() as scratch:
@@ -126,6 +137,18 @@ def _prepare(prompts: str, data_revision: str, out: Path, added: Added | None) -
     with tempfile.TemporaryDirectory() as scratch:
         fetched = Path(scratch) / file.path.name
         return prepare(fetched, out, data=_fetch(file, data_revision, fetched), added=added, overwrite=True)
+
+
+def _prepare_given(prompts: str, out: Path, added: Added | None) -> PromptSet:
+    """Prepare what is on S3, or lines of prompts that are given as they are."""
+    try:
+        content = read_place(prompts)
+    except FileNotFoundError:
+        raise UserError(f"prompts {prompts}: not there; give the address of a file") from None
+    data = DataSource(path=prompts if is_on_s3(prompts) else "given as prompts.txt", sha256=sha256_bytes(content))
+    with tempfile.NamedTemporaryFile() as scratch:
+        Path(scratch.name).write_bytes(content)
+        return prepare(scratch.name, out, data=data, added=added, overwrite=True)
 
 
 def _clone(file: _Tracked, scratch: Path) -> Path:

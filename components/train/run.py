@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from kfp import dsl
 
@@ -12,8 +13,8 @@ from components.metadata import describe
 from components.process import run_process, take_up
 from components.train.launch import train_on_cluster
 from components.train.spec import load_spec
-from drtune.config import load_config
-from drtune.contracts import TunedModel
+from drtune.config import Config, load_config
+from drtune.contracts import CONFIG, TunedModel
 from drtune.errors import UserError
 from drtune.files.local import write_text
 from drtune.training.mirror import as_kept_at
@@ -42,18 +43,20 @@ def train_model(
     elif cluster_overrides:
         raise UserError(f"cluster_overrides={list(cluster_overrides)}: cluster is empty; give cluster=FILE")
     else:
-        _train_here(prompts.path, config, overrides, model.path)
+        _train_here(prompts.path, load_config(config, overrides), model.path)
     tuned = TunedModel.load(model.path)
     tell_addresses(Path(model.path), model.uri)
     describe(model, tuned.model_dump(mode="json", exclude={"prompts"}) | {"prompts_sha256": tuned.prompts.sha256})
     describe(metrics, {"reward": tuned.reward, "updates": tuned.step})
 
 
-def _train_here(prompts: str, config: str, overrides: Sequence[str], out: str) -> None:
+def _train_here(prompts: str, config: Config, out: str) -> None:
     take_up(Path(out))
-    command = [sys.executable, "-m", "drtune.cli.main", "train", "--resume"]
-    places = ["--config", config, "--prompts", prompts, "--out", out]
-    run_process([*command, *places, *(f"--set={override}" for override in overrides)])
+    with TemporaryDirectory() as scratch:
+        settings = Path(scratch) / CONFIG
+        write_text(settings, config.to_yaml())
+        command = [sys.executable, "-m", "drtune.cli.main", "train", "--resume"]
+        run_process([*command, "--config", str(settings), "--prompts", prompts, "--out", out])
 
 
 def tell_addresses(model: Path, uri: str) -> None:

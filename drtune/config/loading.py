@@ -18,6 +18,8 @@ from drtune.errors import UserError
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Defaults, overlaid by a YAML file, overlaid by dotted `key=value` strings, validated as a whole.
 
+    The file may be on S3, or given as its text: see `drtune.files.given.read_place`.
+
     Raises:
         UserError: the file cannot be read, a key is unknown, a value has the wrong type, or the whole is impossible.
 

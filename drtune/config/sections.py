@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 
 from drtune.config.text import Unquoted, read_yaml
 from drtune.errors import UserError
-from drtune.files.local import read_given
+from drtune.files.given import read_place, shown_place
 
 Kind = TypeVar("Kind", bound="Section")
 LARGEST_TREE = 2**20
@@ -56,7 +56,7 @@ class PolicyFile(Section):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read it from a YAML file.
+        """Read it from a YAML file, here or on S3, or from the text of one.
 
         Raises:
             UserError: the file cannot be read, or is not such a policy.
@@ -65,25 +65,26 @@ class PolicyFile(Section):
         try:
             return validated(cls, tree)
         except UserError as error:
-            raise UserError(f"policy {path}: {error}") from None
+            raise UserError(f"policy {shown_place(path)}: {error}") from None
 
 
 def read_tree(what: str, path: str | Path) -> dict[str, Any]:
-    """The keys and values of a YAML file; none of an empty one.
+    """The keys and values of a YAML file, here or on S3, or of its text; none of an empty one.
 
     Raises:
         UserError: it cannot be read, or holds something else; `what` says what it should have been.
     """
+    name = f"{what} {shown_place(path)}"
     try:
-        tree = read_yaml(read_given(path, most=LARGEST_TREE).decode())
+        tree = read_yaml(read_place(path, most=LARGEST_TREE).decode())
     except OSError as error:
-        raise UserError(f"{what} {path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+        raise UserError(f"{name}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{what} {path}: not valid YAML: {error}; correct it there") from None
+        raise UserError(f"{name}: not valid YAML: {error}; correct it there") from None
     except ValueError as error:
-        raise UserError(f"{what} {path}: {error}; correct it there") from None
+        raise UserError(f"{name}: {error}; correct it there") from None
     if not isinstance(tree, dict | None):
-        raise UserError(f"{what} {path}: holds {shown(tree)}, wanted keys with values")
+        raise UserError(f"{name}: holds {shown(tree)}, wanted keys with values")
     return tree or {}
 
 

@@ -29,9 +29,13 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--prompts", help="Prompts file.  [default: data/miniature.jsonl]")
+@click.option("--prompts", help="Prompts file, here or on s3://, or lines of prompts.  [default: data/miniature.jsonl]")
 @click.option("--data-revision", help="Commit, branch or tag whose version of the data is taken.")
-@click.option("--config", help="YAML file with what differs from the defaults.  [default: configs/miniature.yaml]")
+@click.option(
+    "--config",
+    help="What differs from the defaults: YAML in a file, here or on s3://, or as text.  "
+    "[default: configs/miniature.yaml]",
+)
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change one key of it. Repeatable.")
 @click.option(
     "--reference",
@@ -40,7 +44,7 @@ def main() -> None:
     multiple=True,
     help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv. Repeatable.",
 )
-@click.option("--policy", help="What must be achieved to be published.  [default: configs/gate.yaml]")
+@click.option("--policy", help="What must be achieved to be published, likewise.  [default: configs/gate.yaml]")
 @click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")
 @click.option("--name", help="Name under which the model is published.  [default: miniature-symmetry]")
 @click.option("--out", type=PATH, help="Folder for everything the run makes.  [default: runs/ and the time]")
@@ -60,6 +64,7 @@ def run(
     """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
     from components.checks import check_parameters, check_services
     from components.prepare_prompts.run import refuse_absent
+    from drtune.files.given import is_text_itself
 
     if resume and (overwrite or out is None):
         raise click.UsageError(
@@ -71,7 +76,8 @@ def run(
     refuse_absent(arguments["prompts"])
     out = out or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     places = [reference.partition("=")[2] for reference in references]
-    inputs = [*(arguments[key] for key in ("prompts", "config", "policy", "registry")), *places]
+    files = [arguments[key] for key in ("prompts", "config", "policy", "registry")]
+    inputs = [*(file for file in files if not is_text_itself(file)), *places]
     with claimed(out, "PipelineRun", overwrite=overwrite or resume, inputs=inputs):
         pass  # refused before kfp is imported; asked again, and held, by what writes there
     check_services(arguments)

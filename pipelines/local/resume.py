@@ -12,6 +12,7 @@ from components.registry import place_of
 from drtune.config import REWARDS, load_config
 from drtune.contracts import TunedModel
 from drtune.errors import UserError
+from drtune.files.given import is_on_s3, is_text_itself, read_place
 from drtune.files.local import sha256_bytes, sha256_file, sha256_folder, write_text
 from drtune.publishing.registry import Registry
 from drtune.rewards.files import file_of
@@ -25,7 +26,8 @@ def state_of(arguments: Mapping[str, Any], out: Path) -> dict[str, Any]:
     config = load_config(arguments["config"], arguments["overrides"])
     names = {*config.reward_names, *config.evaluation.rewards} - set(REWARDS)
     references = [reference.partition("=")[2] for reference in arguments["references"]]
-    files = [arguments["prompts"], arguments["config"], arguments["policy"], *references, *map(file_of, sorted(names))]
+    given = [arguments[name] for name in ("prompts", "config", "policy") if not is_text_itself(arguments[name])]
+    files = [*given, *references, *map(file_of, sorted(names))]
     candidate = None
     with suppress(UserError):  # it is not trained yet
         candidate = TunedModel.load(out / "model")
@@ -36,7 +38,8 @@ def state_of(arguments: Mapping[str, Any], out: Path) -> dict[str, Any]:
         champion = registry.show(name) if registry.production(name) else None
     return {
         "arguments": dict(arguments),
-        "files": {str(path): _digest(Path(path)) for path in files if Path(path).exists()},
+        "files": {str(path): _digest(Path(path)) for path in files if Path(path).exists()}
+        | {path: sha256_bytes(read_place(path)) for path in given if is_on_s3(path)},
         "champion": champion.version if champion else None,
     }
 

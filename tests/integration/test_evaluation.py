@@ -81,7 +81,6 @@ def test_a_report_is_whole(whole: Path) -> None:
         "report.html",
         "report.md",
         "grid.png",
-        "curve.jsonl",
         "images",
         "thumbnails",
     }

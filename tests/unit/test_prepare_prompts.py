@@ -265,7 +265,7 @@ def test_too_few_held_out_prompts_for_the_policy_are_told_at_the_first_step(
     gate.write_text("min_prompts: 64\nagainst: {base: {symmetry: {min_gain: 0}}}\n")
     capsys.readouterr()
     tell_prospects(prepared, str(gate))
-    assert capsys.readouterr().out == f"1 held out, {gate} wants 64: what this run makes cannot be published\n"
+    assert capsys.readouterr().out == f"1 held out, policy {gate} wants 64: what this run makes cannot be published\n"
     tell_prospects(prepared.model_copy(update={"num_eval": 64}), str(gate))
     tell_prospects(prepared, "")
     tell_prospects(prepared.model_copy(update={"num_eval": 64}), str(gate), "in/another/image.yaml")
@@ -274,5 +274,5 @@ def test_too_few_held_out_prompts_for_the_policy_are_told_at_the_first_step(
     many = (prepared.model_copy(update={"num_eval": 99}), str(gate), str(tmp_path / "config.yaml"))
     tell_prospects(*many)
     tell_prospects(*many, ["evaluation.max_prompts=63"])
-    told = f"99 held out, evaluation.max_prompts=63, {gate} wants 64: what this run makes cannot be published\n"
+    told = f"99 held out, evaluation.max_prompts=63, policy {gate} wants 64: what this run makes cannot be published\n"
     assert capsys.readouterr().out == told

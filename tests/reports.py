@@ -12,6 +12,7 @@ from drtune.contracts import (
     Measure,
     Preference,
     PromptSet,
+    ScalePoint,
     Score,
     Standing,
     StudyResult,
@@ -136,6 +137,12 @@ def report_of(
         versions={"torch": "2.13.0"},
         **fields,
     )
+
+
+def point_of(scale: float, *scores: Score, standings: Sequence[Standing] = (), picture: str = "") -> ScalePoint:
+    """The candidate with its adapter at another strength, and what is measured of it."""
+    means = [standing(one.measure, one.candidate_mean) for one in scores]
+    return ScalePoint(scale=scale, standings=(*means, *standings), scores=scores, agreements=(), picture=picture)
 
 
 def contestant(name: str) -> Contestant:

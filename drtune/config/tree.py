@@ -233,6 +233,16 @@ class HeldOut(Section):
     """Largest fall of its mean below the base's, on the sample prompts; checked every `sample_every` updates."""
 
 
+class ScaleCurveConfig(Section):
+    """Rewards, diversity and drift over the strength of the adapter; the base is 0, what was trained is 1."""
+
+    prompts: int | None = Field(default=None, ge=0, le=1_000_000)
+    """So many of the evaluation's prompts, the first, are drawn at the other strengths too; 0: none; null: 32 for the
+    miniature, none for other bases."""
+    scales: tuple[Annotated[float, Field(ge=0, le=4)], ...] = (0.25, 0.5, 0.75, 1.25)
+    """Strengths to draw at; 0 and 1, which are drawn already, need not be named."""
+
+
 class EvaluationConfig(Section):
     """How the tuned model is compared with its base and others."""
 
@@ -250,6 +260,7 @@ class EvaluationConfig(Section):
     """Of the noise that all models draw from."""
     batch_size: int = Field(default=32, ge=1, le=AT_ONCE)
     """Pictures drawn and measured at once."""
+    scale_curve: ScaleCurveConfig = ScaleCurveConfig()
 
 
 class Config(Section):
@@ -353,6 +364,12 @@ class Config(Section):
                 "overwrites: give weights=lora"
             )
         return self
+
+    @property
+    def scale_prompts(self) -> int:
+        """Prompts that are drawn at other strengths of the adapter."""
+        automatic = 32 if self.base_model == "miniature" else 0
+        return automatic if self.evaluation.scale_curve.prompts is None else self.evaluation.scale_curve.prompts
 
     @property
     def process_count(self) -> int:

@@ -26,6 +26,8 @@ from drtune.contracts.evaluation import (
     EvaluationReport,
     Highlight,
     Measure,
+    ScaleCurve,
+    ScalePoint,
     Score,
     Standing,
 )
@@ -67,6 +69,8 @@ __all__ = [
     "PromptSet",
     "RaterResult",
     "RegistryEntry",
+    "ScaleCurve",
+    "ScalePoint",
     "Score",
     "Standing",
     "Strength",

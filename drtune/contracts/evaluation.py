@@ -124,6 +124,32 @@ class Agreement(Contract):
     """Those that were tuned on rose, and no other: the more, the more of the gain is the trained judge's own taste."""
 
 
+class ScalePoint(Contract):
+    """The candidate with its adapter at another strength, against the base; over all prompts of the curve.
+
+    >>> ScalePoint(scale=0.75, standings=(Standing(...),), scores=(Score(...),), agreements=(Agreement(...),),
+    ...            picture="thumbnails/scale-0.75/0000-0.png")
+    """
+
+    scale: float
+    """0 is the base, 1 what was trained."""
+    standings: tuple[Standing, ...]
+    scores: tuple[Score, ...]
+    agreements: tuple[Agreement, ...]
+    picture: str
+    """Path in the report's folder of the first prompt's first picture."""
+
+
+class ScaleCurve(Contract):
+    """What a little less of the tuning does, or a little more: points in the order of their scale.
+
+    >>> ScaleCurve(num_prompts=32, points=(ScalePoint(...),))
+    """
+
+    num_prompts: int
+    points: tuple[ScalePoint, ...]
+
+
 class BenchmarkRow(Contract):
     """The Human Preference Score benchmark of one contestant: by style a mean and the deviation of ten group means.
 
@@ -173,6 +199,8 @@ class EvaluationReport(Contract):
     scores: tuple[Score, ...]
     agreements: tuple[Agreement, ...] = ()
     """By opponent, where there are rewards that were not tuned on."""
+    scale_curve: ScaleCurve | None = None
+    """Where other strengths of the adapter were drawn."""
     notes: tuple[str, ...] = ()
     """What was not measured, why, and what helps."""
     prompts_sha256: str
@@ -230,6 +258,19 @@ class EvaluationReport(Contract):
     def agreement(self, opponent: str = "base") -> Agreement | None:
         """What the rewards agree on against that opponent, if it was counted."""
         return next((one for one in self.agreements if one.opponent == opponent), None)
+
+    def at(self, point: ScalePoint) -> EvaluationReport:
+        """The same with the adapter at that strength: on the curve's prompts, and against the base alone."""
+        assert self.scale_curve is not None
+        return self.model_copy(
+            update={
+                "num_prompts": self.scale_curve.num_prompts,
+                "standings": point.standings,
+                "scores": point.scores,
+                "agreements": point.agreements,
+                "scale_curve": None,
+            }
+        )
 
     def standing(self, measure: str, contestant: str = "candidate") -> Standing | None:
         """The contestant's number over all prompts, if it was measured."""

@@ -36,6 +36,9 @@ class Decision(Contract):
     study_sha256: str | None = None
     """Digest of the human study's manifest.json; None: there was none."""
 
+    pick: str = ""
+    """Which strength of the adapter the policy would pick, in a sentence; empty without a curve."""
+
     @property
     def reasons(self) -> tuple[str, ...]:
         """The checks as sentences."""

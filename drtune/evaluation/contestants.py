@@ -16,7 +16,7 @@ from drtune.files.images import to_pil
 from drtune.models.base import Base
 from drtune.models.drawing import draw
 from drtune.models.loading import DEVICE, load_base
-from drtune.models.tuned import open_tuned, put_on, take_off
+from drtune.models.tuned import open_tuned, put_on, rescale, take_off
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import Shot
 
@@ -33,9 +33,18 @@ class LoadedModel:
         self._base: Base | None = None
         self._source: tuple[str, str | None] | None = None
         self._tuned: tuple[Path, TunedModel] | None = None
+        self._scale = 1.0
 
-    def become(self, base_model: str, revision: str | None, tuned: tuple[Path, TunedModel] | None = None) -> Base:
+    def become(
+        self,
+        base_model: str,
+        revision: str | None,
+        tuned: tuple[Path, TunedModel] | None = None,
+        scale: float = 1.0,
+    ) -> Base:
         """The base, with those tuned weights on it. Without a height or width, the first base says what it is.
+
+        `scale` is how much of an adapter counts.
 
         The base is the caller's until it asks for another.
         """
@@ -51,7 +60,10 @@ class LoadedModel:
             self._source, self.height, self.width = (base_model, revision), self._base.height, self._base.width
         if tuned and not self._tuned:
             put_on(self._base, *tuned)
-            self._tuned = tuned
+            self._tuned, self._scale = tuned, 1.0
+        if tuned and scale != self._scale:
+            rescale(self._base, scale)
+            self._scale = scale
         return self._base
 
     def close(self) -> None:
@@ -71,6 +83,8 @@ class DrawnContestant:
     base_model: str
     base_revision: str | None
     tuned: tuple[Path, TunedModel] | None = None
+    scale: float = 1.0
+    """How much of the adapter counts."""
 
     draws: ClassVar[bool] = True
     problems: ClassVar[Sequence[Unused]] = ()
@@ -88,7 +102,8 @@ class DrawnContestant:
 
     def write_pictures(self, shots: Sequence[Shot], folder: Path) -> list[str]:
         """Draw the pictures of some shots into a folder; returns their files' names."""
-        base, sampler = self.loaded.become(self.base_model, self.base_revision, self.tuned), self.settings.sampler
+        base = self.loaded.become(self.base_model, self.base_revision, self.tuned, self.scale)
+        sampler = self.settings.sampler
         images_BCHW = draw(
             base,
             base.encode([shot.prompt.text for shot in shots]),

@@ -50,7 +50,6 @@ def findings(
         "standings": standings(means, gauges.measures),
         "scores": scores(means, gauges.measures),
         "agreements": agreements(means, gauges.measures),
-        "notes": gauges.notes,
         "benchmark": _benchmark(pictures),
         "gained": gained,
         "lost": lost,

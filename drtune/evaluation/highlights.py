@@ -50,7 +50,7 @@ def highlights(
             category=rows["category"].iloc[0],
             gain=float(gains[index]),
             values={str(contestant): float(value) for contestant, value in rows["tuned"].items()},
-            thumbnails={contestant: _thumbnail(folder, picture) for contestant, picture in pictures.items()},
+            thumbnails={contestant: thumbnail(folder, picture) for contestant, picture in pictures.items()},
             doubts=doubts(first, index, config, folder) if gains[index] > 0 else (),
         )
 
@@ -86,7 +86,7 @@ def write_grid(table: pd.DataFrame, folder: Path) -> None:
     contact_sheet(pictures, GRID_COLUMNS, captions=captions).save(folder / "grid.png")
 
 
-def _thumbnail(folder: Path, picture: Path) -> str:
+def thumbnail(folder: Path, picture: Path) -> str:
     """Write a small copy of a picture: PNG when it was small already, JPEG when it is reduced."""
     image = open_picture(folder / IMAGES / picture).convert("RGB")
     small = max(image.size) <= THUMBNAIL_SIDE

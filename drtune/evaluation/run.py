@@ -14,11 +14,18 @@ import pandas as pd
 from drtune.config import Config
 from drtune.contracts import CONFIG, CurvePoint, EvaluationReport, read_curve, write_curve
 from drtune.evaluation.checks import check_inputs, overridden
-from drtune.evaluation.contestants import AnyContestant, LoadedModel, drawn_contestants, reference_contestants
+from drtune.evaluation.contestants import (
+    AnyContestant,
+    DrawnContestant,
+    LoadedModel,
+    drawn_contestants,
+    reference_contestants,
+)
 from drtune.evaluation.findings import findings
 from drtune.evaluation.gathering import KEY, MEASURED, gather, gathered, partial_folder
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.report.pages import write_pages
+from drtune.evaluation.strength import curve_of, no_curve, other_strengths
 from drtune.files.local import replacing, sha256_bytes, write_text
 from drtune.files.output import base_folder, claimed
 from drtune.files.progress import Progress
@@ -28,7 +35,7 @@ from drtune.models.loading import quiet_libraries
 from drtune.models.miniature.cores import is_small, take_one_thread
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import Prompt, open_prompts
-from drtune.prompts.shots import choose_prompts, shots_of
+from drtune.prompts.shots import Shot, choose_prompts, shots_of
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "pillow")
 
@@ -86,8 +93,10 @@ def evaluate(
                 *reference_contestants(places, prompts, config.evaluation.pictures_per_prompt, unpacking),
             ]
             gauges = Gauges(config, model_folder)
-            folder = partial_folder(out, _key(config, prompts, contestants, gauges))
-            table = _table(contestants, prompts, config, gauges, folder, loaded)
+            others = list(other_strengths(config, contestants))
+            folder = partial_folder(out, _key(config, prompts, [*contestants, *others], gauges))
+            table = _table(contestants, others, prompts, config, gauges, folder, loaded)
+        names = [contestant.name for contestant in contestants]
         report = EvaluationReport(
             model=model,
             prompts_sha256=prepared.prompt_set.sha256,
@@ -102,7 +111,9 @@ def evaluate(
             code_revision=code_revision(),
             versions=_versions(),
             **pipeline,
-            **findings(table, contestants, gauges, config, folder),
+            scale_curve=curve_of(table, others, gauges.measures, config.scale_prompts, folder),
+            notes=(*gauges.notes, *no_curve(config, model)),
+            **findings(table[table["contestant"].isin(names)], contestants, gauges, config, folder),
         )
         _publish(report, config, curve, folder, out)
         return report
@@ -136,20 +147,24 @@ def _versions() -> dict[str, str]:
 
 def _table(
     contestants: Sequence[AnyContestant],
+    others: Sequence[DrawnContestant],
     prompts: Sequence[Prompt],
     config: Config,
     gauges: Gauges,
     folder: Path,
     loaded: LoadedModel,
 ) -> pd.DataFrame:
-    """A row for each picture of all contestants."""
+    """A row for each picture of all contestants, and of the `others`, which draw for the curve's prompts alone."""
     shots = shots_of(prompts, config.evaluation.pictures_per_prompt)
-    with Progress("evaluate", len(contestants) * len(shots), "image") as progress:
-        for contestant in contestants:
+    few = [shot for shot in shots if shot.index < config.scale_prompts]
+    asked: list[tuple[AnyContestant, list[Shot]]] = [(contestant, shots) for contestant in contestants]
+    asked[2:2] = [(other, few) for other in others]  # after base and candidate, whose adapter is on the base then
+    with Progress("evaluate", sum(len(wanted) for _, wanted in asked), "image") as progress:
+        for contestant, wanted in asked:
             if not contestant.draws:
                 loaded.close()  # pictures that are brought may be large, and need the memory to be measured
-            gather(contestant, shots, gauges, folder, batch_size=config.evaluation.batch_size, progress=progress)
-    return pd.concat([gathered(contestant, folder) for contestant in contestants], ignore_index=True)
+            gather(contestant, wanted, gauges, folder, batch_size=config.evaluation.batch_size, progress=progress)
+    return pd.concat([gathered(contestant, folder) for contestant, _ in asked], ignore_index=True)
 
 
 def _publish(report: EvaluationReport, config: Config, curve: Sequence[CurvePoint], folder: Path, out: Path) -> None:

@@ -24,7 +24,7 @@ from drtune.files.output import base_folder, claimed
 from drtune.files.progress import Progress
 from drtune.files.sheets import contact_sheet
 from drtune.models.miniature.cores import is_small, take_one_thread
-from drtune.models.tuned import open_tuned, put_on
+from drtune.models.tuned import open_tuned, put_on, rescale
 
 if TYPE_CHECKING:
     from drtune.models.base import Base
@@ -136,7 +136,7 @@ def write_sample_set(
             if model_folder is not None and model is not None:
                 put_on(base, model_folder, model)
                 if model.weights == "lora":
-                    base.pipeline.set_adapters(base.pipeline.get_active_adapters(), settings.lora_scale)
+                    rescale(base, settings.lora_scale)
                 images[True] = _draw_all(base, prompts, negative_prompt, settings, progress)
 
         drawn = SampleSet(

@@ -40,6 +40,11 @@ def put_on(base: Base, model_folder: str | Path, model: TunedModel) -> None:
         base.network.load_state_dict(weights)
 
 
+def rescale(base: Base, scale: float) -> None:
+    """Let the adapter that was put on count by that much: 0 is the base, 1 is what was trained."""
+    base.pipeline.set_adapters(base.pipeline.get_active_adapters(), scale)
+
+
 def take_off(base: Base) -> None:
     """Make the base what it was before an adapter was put on."""
     base.pipeline.unload_lora_weights()

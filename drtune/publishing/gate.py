@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from drtune.config import Config
 from drtune.config.sections import PolicyFile, Section
-from drtune.contracts import MIN_PROMPTS, Check, Decision, EvaluationReport, Score, StudyResult
+from drtune.contracts import MIN_PROMPTS, Check, Decision, EvaluationReport, ScalePoint, Score, StudyResult
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 
@@ -80,6 +80,9 @@ class Policy(PolicyFile):
     """Rules by opponent and reward. An opponent or a reward that the report lacks fails; only `champion` may be absent,
     as it is until something is published."""
     limits: Limits = Limits()
+    scales: tuple[Annotated[float, Field(gt=0, le=4)], ...] = ()
+    """At these strengths of the adapter, too, must the rules against the base and the limits hold, on the prompts of
+    the evaluation's curve, however few: a model should not stand at an edge."""
     study: StudyRules | None = None
 
     @model_validator(mode="after")
@@ -116,6 +119,12 @@ def refuse_unmeasured(policy: Policy, config: Config, references: Iterable[str] 
             raise UserError(
                 f"policy: limits.{limit} is not measured with evaluation.features=none; give other features"
             )
+    drawn = {1.0, *config.evaluation.scale_curve.scales} if config.scale_prompts and config.weights == "lora" else set()
+    if missing := set(policy.scales) - drawn:
+        raise UserError(
+            f"policy: scales holds {min(missing):g}, at which this run will not draw; see evaluation.scale_curve, "
+            "which weights=full has not"
+        )
     for opponent, rewards in policy.against.items():
         for reward in rewards:
             if reward not in measured:
@@ -154,6 +163,7 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
             for check in _against(opponent, rewards, report, policy)
         ),
         *_limits(policy.limits, report),
+        *_scales(policy, report),
         *(_study(policy.study, study) if policy.study else []),
     ]
     return Decision(
@@ -162,6 +172,48 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
         report_sha256=sha256_bytes(report.manifest().encode()),
         policy_sha256=sha256_bytes(policy.model_dump_json().encode()),
         study_sha256=sha256_bytes(study.manifest().encode()) if study else None,
+        pick=_pick(policy, report),
+    )
+
+
+def _scales(policy: Policy, report: EvaluationReport) -> Iterator[Check]:
+    """The checks at other strengths of the adapter."""
+    points = {point.scale: point for point in report.scale_curve.points} if report.scale_curve else {}
+    for scale in policy.scales:
+        name = f"at {scale:g} of the adapter's strength"
+        if scale not in points:
+            yield Check(passed=False, reason=f"{name}: not in the report; set evaluation.scale_curve")
+        else:
+            failed = [check.reason for check in _at(points[scale], policy, report) if not check.passed]
+            reason = f"{name}: {failed[0]}" if failed else f"{name}: every rule against the base and every limit holds"
+            yield Check(passed=not failed, reason=reason)
+
+
+def _at(point: ScalePoint, policy: Policy, report: EvaluationReport) -> list[Check]:
+    """The rules against the base and the limits at a strength of the adapter, on however few prompts a curve has."""
+    at = report.at(point)
+    on_few = policy.model_copy(update={"min_prompts": min(policy.min_prompts, at.num_prompts)})
+    return [*_against("base", policy.against.get("base", {}), at, on_few), *_limits(policy.limits, at)]
+
+
+def _pick(policy: Policy, report: EvaluationReport) -> str:
+    """The strength at which the first reward that was tuned on gains most while all rules hold, in a sentence."""
+    if report.scale_curve is None:
+        return ""
+    lead = report.trained_rewards[0]
+    gains = {
+        point.scale: score.gain
+        for point in report.scale_curve.points
+        if point.scale and all(check.passed for check in _at(point, policy, report))
+        if (score := report.at(point).score(lead))
+    }
+    where = f"on the curve's {report.scale_curve.num_prompts} prompts"
+    if not gains:
+        return f"{where.capitalize()} the policy would pick no strength of the adapter: its rules hold at none."
+    best = max(gains, key=lambda scale: gains[scale])
+    return (
+        f"{where.capitalize()} the policy would pick {best:g} of the adapter's strength, where {lead} gains "
+        f"{gains[best]:.3f}; its rules against the base and its limits hold at {', '.join(f'{s:g}' for s in gains)}."
     )
 
 

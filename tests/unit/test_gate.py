@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drtune.config import load_config
-from drtune.contracts import Agreement, Score
+from drtune.contracts import Agreement, ScaleCurve, Score
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 from drtune.publishing.gate import Limits, Policy, Rules, StudyRules, decide, refuse_unmeasured
-from tests.reports import report_of, score, standing, study_of
+from tests.reports import point_of, report_of, score, standing, study_of
 
 NAN = math.nan
 
@@ -150,6 +150,61 @@ def test_what_rewards_agree_on_can_be_asked_for(limits: Limits, refused: list[st
     assert absent.reasons[0].startswith("failed: agreement of rewards: not in the report; add one that was not tuned")
 
 
+STRENGTHS = ScaleCurve(
+    num_prompts=20,
+    points=(
+        point_of(0, score(gain=0.0, margin=0)),
+        point_of(0.5, score(gain=0.15)),
+        point_of(1, score(gain=0.3), score("diversity_across", gain=-0.2)),
+        point_of(1.25, score(gain=0.4), score("diversity_across", gain=-0.3)),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "scales", "refused", "pick"),
+    [
+        (Limits(), (0.5, 1.25), [], "would pick 1.25 of the adapter's strength, where symmetry gains 0.400"),
+        (Limits(min_diversity=0.5), (1,), [], "would pick 1 of"),
+        (
+            Limits(min_diversity=0.5),
+            (1.25,),
+            ["at 1.25 of the adapter's strength: diversity_across: 40 % of the base's, at least 50 % wanted"],
+            "hold at 1.",
+        ),
+        (Limits(min_diversity=0.9), (0.75,), None, "would pick no strength of the adapter: its rules hold at none."),
+    ],
+)
+def test_the_rules_can_be_asked_for_at_other_strengths_of_the_adapter(
+    limits: Limits, scales: tuple[float, ...], refused: list[str] | None, pick: str
+) -> None:
+    rules = {"base": {"symmetry": Rules(min_gain=0.1)}, "mj": {"symmetry": Rules(min_gain=0.1)}}
+    policy = Policy(min_prompts=64, against=rules, limits=limits, scales=scales)
+    report = report_of(score(), score(opponent="mj"), score("diversity_across", gain=0.0), scale_curve=STRENGTHS)
+    decision = decide(report, policy)
+    failed = [check.reason for check in decision.checks if not check.passed]
+    assert failed == (
+        ["at 0.75 of the adapter's strength: not in the report; set evaluation.scale_curve"]
+        if refused is None
+        else refused
+    )
+    assert decision.pick.startswith("On the curve's 20 prompts the policy ")
+    assert pick in decision.pick
+
+
+def test_a_policy_on_strengths_that_will_not_be_drawn_is_refused_before_a_training() -> None:
+    policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(min_gain=0.1)}}, scales=(0.8, 1))
+    refuse_unmeasured(policy, load_config(None, ["evaluation.scale_curve.scales=[0.8]"]))
+    for override in (
+        "evaluation.scale_curve.prompts=0",
+        "weights=full",
+        "base_model=other",
+        "evaluation.scale_curve.scales=[0.5]",
+    ):
+        with pytest.raises(UserError, match=r"scales holds 0\.8, at which this run will not draw"):
+            refuse_unmeasured(policy, load_config(None, [override]))
+
+
 def test_reasons_hold_the_numbers_and_the_failed_ones_come_first() -> None:
     policy = Policy(
         min_prompts=64,
@@ -283,7 +338,8 @@ def test_a_better_candidate_is_never_refused_where_a_worse_one_passed(
 ) -> None:
     gain, margin, win_rate, drift = worse
     more, more_wins, less_drift = better_by
-    policy = Policy(min_prompts=8, against={name: {"symmetry": rules} for name in ("base", "champion")}, limits=limits)
+    against = {name: {"symmetry": rules} for name in ("base", "champion")}
+    policy = Policy(min_prompts=8, against=against, limits=limits, scales=(1.25,))
 
     def passes(gain: float, win_rate: float, drift: float) -> bool:
         scores = [
@@ -293,7 +349,10 @@ def test_a_better_candidate_is_never_refused_where_a_worse_one_passed(
         ]
         distances = [standing(name, drift) for name in ("drift", "cmmd")]
         agreed = [Agreement(opponent="base", num_prompts=100, all_rise=min(win_rate, 1), only_trained=drift)]
-        return decide(report_of(*scores, standings=distances, agreements=agreed), policy).publish
+        against_base = [one for one in scores if one.opponent == "base"]
+        point = point_of(1.25, *against_base, standings=distances).model_copy(update={"agreements": tuple(agreed)})
+        curve = ScaleCurve(num_prompts=20, points=(point,))
+        return decide(report_of(*scores, standings=distances, agreements=agreed, scale_curve=curve), policy).publish
 
     assert passes(gain + more, win_rate + more_wins, drift * less_drift) or not passes(gain, win_rate, drift)
 

@@ -19,15 +19,16 @@ from PIL import Image
 
 from drtune.cli.evaluation import decide
 from drtune.config import Config
-from drtune.contracts import Agreement, BenchmarkRow, Check, Decision, EvaluationReport, Highlight, Score
+from drtune.contracts import Agreement, BenchmarkRow, Check, Decision, EvaluationReport, Highlight, ScaleCurve, Score
 from drtune.errors import UserError
 from drtune.evaluation.highlights import doubts
 from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, warned, write_pages
 from drtune.evaluation.report.published import STYLES
 from drtune.evaluation.report.signs import signs
+from drtune.evaluation.report.strength import panels
 from drtune.files.images import resized
 from drtune.files.sheets import contact_sheet
-from tests.reports import report_of, score, standing, study_of
+from tests.reports import point_of, report_of, score, standing, study_of
 
 HOSTILE = """"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & </style>"""
 VOID = {"meta", "img", "rect", "input"}
@@ -103,6 +104,42 @@ def page_of(folder: Path, *prompts: str, decision: Decision | None = None, **fie
 def decision_of(publish: bool) -> Decision:
     checks = (Check(passed=publish, reason=f"gain <b> {HOSTILE}"), Check(passed=True, reason="100 prompts"))
     return Decision(publish=publish, checks=checks, report_sha256="5e0f", policy_sha256="c7aa")
+
+
+def test_the_curve_is_drawn_in_deviations_of_the_base_and_shares_of_its_diversity(tmp_path: Path) -> None:
+    gains = {0.0: 0.0, 0.5: 0.2, 1.0: 0.5, 2.0: -1.0}
+    picture = "thumbnails/base/0000-0.png"
+    points = tuple(
+        point_of(
+            scale,
+            score(gain=gain),
+            score("preference", gain=-gain),
+            score("diversity_across", gain=-0.1 * scale),
+            standings=[standing("drift", 0.1 * scale)],
+            picture=picture,
+        )
+        for scale, gain in gains.items()
+    )
+    curve = ScaleCurve(num_prompts=20, points=points)
+    page = page_of(
+        tmp_path, scale_curve=curve, decision=decision_of(publish=True).model_copy(update={"pick": "picks 0.5"})
+    )
+    assert page.open == []
+    assert "picks 0.5" in page.text
+    assert [line.get("stroke-dasharray") for tag, line in page.tags if tag == "polyline"] == ["none", "7 3"] * 2
+    rewards, beside = panels(EvaluationReport.load(tmp_path))
+    assert [line.name for line in rewards.lines] == ["symmetry", "preference"]
+    assert [line.name for line in beside.lines] == ["diversity_across", "drift"]
+    assert [label for _, label in rewards.x_ticks] == ["0", "0.5", "1", "2"]
+    axis = {float(label.replace("\N{MINUS SIGN}", "-")): y for y, label in rewards.y_ticks}
+    assert axis.keys() == {-4, -2, 0, 2, 4}
+    symmetry = rewards.lines[0].marks  # in deviations of 0.25, and cut off at three of them
+    assert [mark.y for mark in symmetry[::2]] == pytest.approx([axis[0], axis[2]])
+    assert symmetry[3].y == pytest.approx((3 * axis[-4] + axis[0]) / 4)
+    shares = {float(label): y for y, label in beside.y_ticks}
+    assert beside.lines[0].marks[0].y == pytest.approx(shares[1])
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| symmetry | 0.500 | 0.700 | 1.00 | \N{MINUS SIGN}0.500 |" in text
 
 
 def test_page_is_well_formed_and_shows_numbers_pictures_and_provenance(tmp_path: Path) -> None:

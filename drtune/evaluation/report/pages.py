@@ -29,6 +29,7 @@ from drtune.contracts import (
 from drtune.errors import UserError
 from drtune.evaluation.report.published import CAVEAT, PUBLISHED, STYLES
 from drtune.evaluation.report.signs import signs
+from drtune.evaluation.report.strength import panels
 from drtune.files.charts import charts
 from drtune.files.local import read_given, write_text
 from drtune.files.markdown import markdown_environment
@@ -65,6 +66,7 @@ def write_pages(
         "signs": (found := signs(report)),
         "warned": warned(report, len(found)),
         "curve": charts(lines, unit="update") if (lines := curve_lines(read_curve(folder))) else "",
+        "panels": panels(report),
         "published": PUBLISHED,
         "styles": STYLES,
         "caveat": CAVEAT,

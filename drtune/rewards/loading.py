@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from drtune.errors import UserError
-from drtune.rewards.weights import digest_of, fetch
+from drtune.rewards.weights import digest_of, fetch, sha256_of_all
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 Built = TypeVar("Built")
@@ -33,17 +34,44 @@ def from_hub(kind: type[Model], reward: str, repository: str, digest: str | None
     """
     file = "model.safetensors"
     folder = fetch(reward, repository, {file: digest, "config.json": None})
+    return _loaded(kind, reward, folder, torch.float32), f"{file} sha256 {digest_of(folder / file, 'sha256')}"
+
+
+def from_shards(kind: type[Model], reward: str, repository: str, revision: str) -> tuple[Model, str]:
+    """A network of a hub repository whose weights are in several files, in their precision; and their sha256 together.
+
+    Args:
+        kind: as in `from_hub`; the published `generation_config.json` is loaded with it.
+        reward: the name of the reward that asks.
+        repository: on the hub, with `model.safetensors.index.json`, the files that it names, and `config.json` in it.
+        revision: the commit of the repository.
+
+    Raises:
+        UserError: the files are not to be had, or are no such network.
+    """
+    index = "model.safetensors.index.json"
+    about = dict.fromkeys((index, "config.json", "generation_config.json"))
+    folder = fetch(reward, repository, about, revision)
     try:
-        model, report = kind.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
+        files = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"reward {reward}: {folder / index} names no weights; take another copy of it") from None
+    fetch(reward, repository, dict.fromkeys(files), revision)
+    together = sha256_of_all(folder / file for file in files)
+    return _loaded(kind, reward, folder, "auto"), f"{files[0]} and the {len(files) - 1} after it sha256 {together}"
+
+
+def _loaded(kind: type[Model], reward: str, folder: Path, dtype: torch.dtype | str) -> Model:
+    try:
+        model, report = kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, output_loading_info=True)
         if missing := report["missing_keys"]:
             raise ValueError(f"{min(missing)} is missing")
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
             f"reward {reward}: {folder} cannot be loaded ({str(error).splitlines()[0]}); take another copy of it"
         ) from None
-    return in_own_memory(model), f"{file} sha256 {digest_of(folder / file, 'sha256')}"
+    whole: Model = in_own_memory(model)
+    return whole
 
 
 def from_pickle(reward: str, path: Path, kind: str, build: Callable[[Any], Built]) -> Built:

@@ -16,15 +16,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from drtune.files.images import to_tensor
+
+BY_PILLOW = "resized by Pillow in 8 bits"
 
 
 @dataclass(frozen=True)
 class Preprocessing(ABC):
-    """From pictures of any size to a network's input (B, 3, side, side), in at least single precision."""
+    """From pictures of any size to a network's input (B, 3, H, W), in at least single precision."""
 
     side: int
+    """Height and width of what the network sees; or what both are multiples of, where it sees rectangles."""
     antialias: bool
     """Of images (B, 3, H, W); Pillow always has it."""
 
@@ -83,7 +87,7 @@ class Crop(Preprocessing):
     @property
     def told(self) -> str:
         """As `Preprocessing`."""
-        return "resized by Pillow in 8 bits"
+        return BY_PILLOW
 
     def _cropped(self, picture: Image.Image) -> Image.Image:
         rows, columns = self._fitted(picture.height, picture.width)
@@ -126,6 +130,44 @@ class TransformersCrop(Crop):
         return super()._cropped(picture.convert("RGB"))
 
 
+@dataclass(frozen=True)
+class SmartResize(Preprocessing):
+    """RGB, resized to multiples of `side` with about the same shape, bicubic, and colours normalised as CLIP's.
+
+    As qwen-vl-utils resizes by Pillow for the Qwen-VL networks (QwenLM/Qwen2.5-VL, qwen-vl-utils, `fetch_image`); in
+    floating point it is clamped after each direction, as in `Crop`.
+    """
+
+    least: int
+    """So many pixels are seen at least..."""
+    most: int
+    """...and at most, as near as whole multiples allow."""
+
+    def of_images(self, images_BCHW: Tensor) -> Tensor:
+        """As `Preprocessing`."""
+        height, width = images_BCHW.shape[-2:]
+        rows, columns = self._fitted(height, width)
+        wide = resize(images_BCHW, height, columns, antialias=self.antialias).clamp(0, 1)
+        return normalised(resize(wide, rows, columns, antialias=self.antialias).clamp(0, 1))
+
+    def of_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """As `Preprocessing`."""
+        return normalised(to_tensor([self._resized(picture.convert("RGB")) for picture in pictures]))
+
+    @property
+    def told(self) -> str:
+        """As `Preprocessing`."""
+        return BY_PILLOW
+
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        rows, columns = self._fitted(picture.height, picture.width)
+        return picture.resize((columns, rows), Image.Resampling.BICUBIC)
+
+    def _fitted(self, height: int, width: int) -> tuple[int, int]:
+        rows, columns = smart_resize(height, width, self.side, self.least, self.most)
+        return rows, columns
+
+
 class NetworkReward(ABC):
     """A reward of a network, which sees what `preprocessing` makes of a picture."""
 
@@ -151,7 +193,8 @@ class NetworkReward(ABC):
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """Rewards (B,) of what `preprocessing` gave. The network follows it, to at least single precision.
 
-        It is never rounded below its own, which later scores would keep.
+        It is never rounded below its own, which later scores would keep. Those that are published in half precision
+        and compute in it, the vision-language models, stay as they are.
         """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
@@ -16,26 +16,28 @@ MIRROR = "DRTUNE_REWARDS"
 """Environment variable: a folder with the files of hub repositories, as in FOLDER/xswu/HPSv2/HPS_v2.1_compressed.pt."""
 
 
-def fetch(reward: str, repository: str, files: Mapping[str, str | None]) -> Path:
+def fetch(reward: str, repository: str, files: Mapping[str, str | None], revision: str | None = None) -> Path:
     """The folder that holds `files` of a hub repository.
 
     `files` are names, each with the digest that the hub's must have, if it is known: `sha256:21dd...` or `md5:4067...`.
+    A `revision` is a commit of the repository, whose files cannot change.
     With DRTUNE_REWARDS set its files are taken as they are. Else they are downloaded into the hub's cache if they are
     not there yet; HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
 
     Raises:
         UserError: a file is not to be had, or is not the published one.
     """
+    pinned = f" --revision {revision}" if revision else ""
     if mirror := os.environ.get(MIRROR):
         folder = Path(mirror) / repository
         for file in files:
             if not (folder / file).is_file():
                 raise UserError(
                     f"reward {reward}: {MIRROR}={mirror} has no {repository}/{file}; "
-                    f"run `hf download {repository} {file} --local-dir {folder}`"
+                    f"run `hf download {repository} {file}{pinned} --local-dir {folder}`"
                 )
         return folder
-    paths = {file: _downloaded(reward, repository, file) for file in files}
+    paths = {file: _downloaded(reward, repository, file, revision) for file in files}
     for file, digest in files.items():
         if digest is None:
             continue
@@ -46,13 +48,14 @@ def fetch(reward: str, repository: str, files: Mapping[str, str | None]) -> Path
     return next(iter(paths.values())).parent
 
 
-def _downloaded(reward: str, repository: str, file: str) -> Path:
+def _downloaded(reward: str, repository: str, file: str, revision: str | None) -> Path:
     try:
-        return Path(hf_hub_download(repository, file))
+        return Path(hf_hub_download(repository, file, revision=revision))
     except OSError as error:  # the hub's own errors are among them
+        pinned = f" --revision {revision}" if revision else ""
         raise UserError(
             f"reward {reward}: {file} of the hub's {repository} cannot be had ({type(error).__name__}); where there is "
-            f"a network run `hf download {repository} {file}`, or set {MIRROR} to a folder that holds "
+            f"a network run `hf download {repository} {file}{pinned}`, or set {MIRROR} to a folder that holds "
             f"{repository}/{file}"
         ) from None
 
@@ -61,3 +64,12 @@ def digest_of(path: Path, kind: str) -> str:
     """The digest of a file in hex: `md5`, `sha256`, ..."""
     with open_given(path) as file:
         return hashlib.file_digest(file, kind).hexdigest()
+
+
+def sha256_of_all(paths: Iterable[Path]) -> str:
+    """The sha256 in hex of files one after the other, as of `cat FILES | sha256sum`."""
+    running = hashlib.sha256()
+    for path in paths:
+        with open_given(path) as file:
+            hashlib.file_digest(file, lambda: running)
+    return running.hexdigest()

@@ -23,6 +23,7 @@ from drtune.rewards import load_reward, score_finished
 from tests.unit import test_imagereward as blip
 from tests.unit import test_openai_rewards as openai
 from tests.unit import test_preference_scores as openclip
+from tests.unit import test_vqascore as vqa
 from tests.unit.test_openai_rewards import mirror as openai_mirror  # noqa: F401 a fixture
 from tests.unit.test_preference_scores import mirror as openclip_mirror  # noqa: F401 a fixture
 from tests.words import picture, tokenize
@@ -79,6 +80,8 @@ def original(name: str, image: Image.Image, weights: Path) -> float:
         pixels = by_hps(image, openclip.SIDE) if name == "hps" else by_transformers(image, openclip.SIDE)
         cosine = openclip.cosines(pixels[None], [MENDED if name == "hps" else UNMENDED]).item()
         return cosine if name == "hps" else math.exp(3) * cosine
+    if name == "vqascore":
+        return vqa.original(image, PROMPT)
     if name == "imagereward":
         mean, deviation = (torch.tensor(row)[:, None, None] for row in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         pixels = (by_torchvision(image, blip.SIDE) - mean.double()) / deviation.double()
@@ -95,7 +98,7 @@ def original(name: str, image: Image.Image, weights: Path) -> float:
 
 
 def test_the_docs_tell_the_agreement_of_every_reward_with_an_original() -> None:
-    assert sorted(AGREEMENT) == ["aesthetic", "clipscore", "hps", "imagereward", "pickscore"]
+    assert sorted(AGREEMENT) == ["aesthetic", "clipscore", "hps", "imagereward", "pickscore", "vqascore"]
 
 
 @pytest.mark.parametrize("name", sorted(AGREEMENT))
@@ -108,7 +111,10 @@ def test_a_finished_picture_has_its_originals_score(
 ) -> None:
     if name == "imagereward":
         blip.write_mirror(tmp_path / "weights")
-    weights = {"hps": openclip_mirror, "pickscore": openclip_mirror, "imagereward": tmp_path / "weights"}
+    if name == "vqascore":
+        vqa.write_mirror(tmp_path / "weights")
+    weights = {"hps": openclip_mirror, "pickscore": openclip_mirror}
+    weights |= dict.fromkeys(("imagereward", "vqascore"), tmp_path / "weights")
     monkeypatch.setenv("DRTUNE_REWARDS", str(weights.get(name, openai_mirror)))
     reward = load_reward(name, antialias=True)
     prompt = blip.PROMPTS[0] if name == "imagereward" else PROMPT

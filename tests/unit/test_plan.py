@@ -183,6 +183,7 @@ def test_every_published_architecture_has_as_many_parameters_as_the_published_we
         ("clipscore", 427.6),
         ("aesthetic", 304.9),
         ("imagereward", 446.4),
+        ("vqascore", 8292.2),
     ],
 )
 def test_a_published_reward_has_as_many_parameters_as_its_weights(name: str, millions: float) -> None:
@@ -198,6 +199,12 @@ def test_every_published_reward_takes_part_without_its_weights() -> None:
     made = estimate(load_config(None, [*SHORT, f"rewards={rewards}"])).memory
     assert made.weights["rewards"] == pytest.approx(4 * made.parameters["rewards"], rel=1e-3)
     assert made.phases["decode and reward"].saved > 100 * MIB
+
+
+def test_a_vision_language_reward_is_counted_by_its_weights_and_the_rest_is_told() -> None:
+    made = estimate(load_config(None, [*SHORT, "rewards={vqascore: 1}"]))
+    assert made.memory.weights["rewards"] == pytest.approx(2 * made.memory.parameters["rewards"], rel=1e-6)  # buffers
+    assert "vision-language model as reward the weights are counted, and not what its gradient holds" in as_text(made)
 
 
 def test_a_reward_of_your_own_takes_part(tmp_path: Path) -> None:

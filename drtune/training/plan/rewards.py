@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel, CLIPConfig, CLIPModel
+from torch import Tensor, nn
+from transformers import (
+    BlipTextConfig,
+    BlipTextModel,
+    BlipVisionConfig,
+    BlipVisionModel,
+    CLIPConfig,
+    CLIPModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+)
 
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.clip import Towers
@@ -18,6 +27,22 @@ from drtune.rewards.preference import HumanPreferenceScore, HumanPreferenceScore
 from drtune.training.plan.architectures import Ruler, published
 
 HEAD_WIDTH = 768
+VISION_LANGUAGE = frozenset({"vqascore"})
+"""Rewards of a vision-language model."""
+
+
+class WeightsAlone:
+    """Stands in for a vision-language reward, which looks at values: its network takes room, and is not computed."""
+
+    provenance = "no weights"
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        self.name = name
+        self.network = network.bfloat16().requires_grad_(False)
+
+    def __call__(self, images_BCHW: Tensor, _prompts: Sequence[str], /) -> Tensor:
+        """Something (B,) that hangs on the images."""
+        return images_BCHW.mean((1, 2, 3))
 
 
 def reward_shell(name: str, *, antialias: bool) -> Reward:
@@ -37,12 +62,23 @@ def reward_shell(name: str, *, antialias: bool) -> Reward:
                 return Aesthetic(_clip("vit_l_14"), Head(HEAD_WIDTH), told, antialias=antialias)
         case "imagereward":
             return ImageReward(_blip(), Ruler(TOKENS), told, antialias=antialias)
+        case "vqascore":
+            with torch.device("meta"):
+                config = Qwen2_5_VLConfig(**published()["parts"]["qwen2_5_vl_7b"])
+                return WeightsAlone(name, Qwen2_5_VLForConditionalGeneration(config))
     return load_reward(name, antialias=antialias)
 
 
 def networks(rewards: Iterable[Reward]) -> list[nn.Module]:
-    """The networks among the rewards, in fp32 as pictures are, and held there: fake tensors cannot be moved."""
-    found = [network.float() for reward in rewards for network in _networks_of(reward)]
+    """The networks among the rewards, in fp32 as pictures are, and held there: fake tensors cannot be moved.
+
+    Those that are not computed stay as they are.
+    """
+    found = [
+        network if isinstance(reward, WeightsAlone) else network.float()
+        for reward in rewards
+        for network in _networks_of(reward)
+    ]
     for network in found:
         network.to = lambda *_: None
     return found
@@ -50,6 +86,8 @@ def networks(rewards: Iterable[Reward]) -> list[nn.Module]:
 
 def _networks_of(reward: Reward) -> list[Any]:
     match reward:
+        case WeightsAlone():
+            return [reward.network]
         case HumanPreferenceScore() | PickScore() | CLIPScore() | MiniaturePreference():
             return [reward.towers.model]
         case Aesthetic():

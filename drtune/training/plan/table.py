@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 from drtune.training.plan.estimate import KEPT_FREE, Estimate, Remedy
+from drtune.training.plan.rewards import VISION_LANGUAGE
 from drtune.training.plan.units import in_unit, unit_of
 
 MILLION = 1_000_000
@@ -56,6 +57,8 @@ def as_text(made: Estimate) -> str:
         lines.append("compute.compile is not counted: compiled code holds less.")
     if any(".py:" in name for name in config.rewards):
         lines.append("Weights of your own rewards are not counted.")
+    if not VISION_LANGUAGE.isdisjoint(config.rewards):
+        lines.append("Of a vision-language model as reward the weights are counted, and not what its gradient holds.")
     return "\n".join(lines)
 
 

@@ -216,61 +216,6 @@ def test_noise_depends_on_the_prompt_the_picture_and_the_seed() -> None:
     assert shots_of(PROMPTS[1:2], 1)[0].noise_seed(0) == shots[3].noise_seed(0)
 
 
-def test_the_curve_begins_at_the_base_and_passes_through_the_candidate(
-    model_of: ModelOf, prompts_folder: Path, whole: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "report"
-    wanted = ["evaluation.scale_curve={prompts: 4, scales: [1.5, 0.5, 0, 1]}"]
-    report, folder = evaluate(model_of("sdxl"), prompts_folder, out, overrides=wanted), model_of("sdxl")
-    assert sha256_file(out / "scores.parquet") == sha256_file(whole / "scores.parquet")
-    assert report.scale_curve is not None
-    assert (report.scale_curve.num_prompts, [point.scale for point in report.scale_curve.points]) == (
-        4,
-        [0, 0.5, 1, 1.5],
-    )
-    table = pd.read_parquet(out / "scores.parquet")
-    few = table[table["prompt"].isin(table["prompt"].unique()[:4])].groupby("contestant")
-    base, half, trained, beyond = map(report.at, report.scale_curve.points)
-    for at, contestant in ((base, "base"), (trained, "candidate")):
-        symmetry, drift = at.standing("symmetry"), at.standing("drift")
-        assert symmetry is not None
-        assert drift is not None
-        assert symmetry.mean == pytest.approx(few["symmetry"].mean()[contestant])
-        assert drift.mean == pytest.approx(few["drift"].mean().fillna(0)[contestant], abs=1e-6)
-    drifts = [standing.mean for at in (base, half, trained, beyond) if (standing := at.standing("drift"))]
-    assert drifts == sorted(drifts)
-    score = trained.score("symmetry")
-    assert score is not None
-    assert score.gain == pytest.approx(few["symmetry"].mean()["candidate"] - few["symmetry"].mean()["base"])
-
-    plain = DiffusionPipeline.from_pretrained(TunedModel.load(folder).base_model)
-    plain.load_lora_weights(folder / Path(ADAPTER).parent, weight_name=Path(ADAPTER).name, adapter_name="mine")
-    plain.set_adapters("mine", 0.5)
-    shot = shots_of(choose_prompts(PROMPTS, 1), 1)[0]
-    image = plain(
-        shot.prompt.text,
-        negative_prompt="a star",
-        generator=torch.Generator().manual_seed(shot.noise_seed(0)),
-        num_inference_steps=2,
-        guidance_scale=2.0,
-        height=SIDE,
-        width=2 * SIDE,
-    ).images[0]
-    drawn = pixels(out, "candidate@0.5", f"{shot.name}.png")
-    assert np.abs(np.asarray(image).astype(int) - drawn).max() <= 1
-    assert "Strength of the adapter" in (out / "report.html").read_text(encoding="utf-8")
-
-
-def test_full_weights_have_no_strength(tmp_path: Path, prompts_folder: Path) -> None:
-    save_pipeline("sd15", tmp_path / "base")
-    size = (f"height={SIDE}", f"width={SIDE}")
-    overrides = [*OVERRIDES, *size, "weights=full", "evaluation.max_prompts=1", "evaluation.scale_curve.prompts=1"]
-    folder = make_tuned(tmp_path / "model", str(tmp_path / "base"), *overrides)
-    report = evaluate(folder, prompts_folder, tmp_path / "report")
-    assert report.scale_curve is None
-    assert report.notes == ("no curve over the adapter's strength: all weights were tuned, which have none",)
-
-
 class Counting:
     """The preference model, and how many pictures it embedded."""
 

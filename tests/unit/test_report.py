@@ -115,7 +115,7 @@ def test_the_curve_is_drawn_in_deviations_of_the_base_and_shares_of_its_diversit
             score(gain=gain),
             score("preference", gain=-gain),
             score("diversity_across", gain=-0.1 * scale),
-            standings=[standing("drift", 0.1 * scale)],
+            standings=[standing("drift", 0.1 * scale - 1e-17)],  # 1 - cosine of a picture with itself
             picture=picture,
         )
         for scale, gain in gains.items()
@@ -138,6 +138,7 @@ def test_the_curve_is_drawn_in_deviations_of_the_base_and_shares_of_its_diversit
     assert symmetry[3].y == pytest.approx((3 * axis[-4] + axis[0]) / 4)
     shares = {float(label): y for y, label in beside.y_ticks}
     assert beside.lines[0].marks[0].y == pytest.approx(shares[1])
+    assert min(shares) == 0
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| symmetry | 0.500 | 0.700 | 1.00 | \N{MINUS SIGN}0.500 |" in text
 

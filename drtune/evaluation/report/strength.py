@@ -130,7 +130,7 @@ def _panel(title: str, scales: list[float], values: dict[str, list[Value]]) -> P
 
 
 def _cut(value: float) -> float:
-    return max(-LONGEST, min(LONGEST, value))
+    return max(-LONGEST, min(LONGEST, round(value, 6)))  # no tick below zero for a rounding error
 
 
 def _ticks(low: float, high: float) -> list[float]:

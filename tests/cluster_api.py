@@ -60,6 +60,8 @@ class ClusterApi:
         self.changes: list[tuple[int, str, str, Object]] = []
         self.logs: dict[str, Log] = {}
         self.version, self.oldest = 1, 0
+        self.told: dict[str, int] = {}
+        """The version up to which the watch of a collection has been sent all changes."""
         self.news = threading.Condition()  # its lock is taken by one thread more than once
         self.clock = now
         self.faults: list[Fault] = []
@@ -251,6 +253,7 @@ class ClusterApi:
                 seen = version
                 if where == collection and _is_selected(item, query):
                     yield _event(kind, item)
+            self.told[collection] = seen
 
     def logged(self, pod: str, query: dict[str, str]) -> Iterator[bytes]:
         log, generation, sent, count = self.logs.setdefault(pod, Log()), self.generation, 0, 0

@@ -106,13 +106,16 @@ def replay(recording: str, job: PlayedJob, writes: Mapping[str, Sequence[str]] =
 
     A pod writes what the recorded status kept of its last lines, or else what `writes` has for the end of its name.
     """
-    api, opened = job.api, set[str]()
+    api, opened, last = job.api, set[str](), ""
     until(lambda: api.counted("GET", "watch=true") >= 2)
     for number, line in enumerate((RECORDINGS / f"{recording}.jsonl").read_text(encoding="utf-8").splitlines()):
         event = json.loads(line)
         item, kind = event["object"], event["type"]
         if (job.jobs, job.name) not in api.objects:
             return  # the launcher has ended it
+        if item["kind"] not in ("Event", last):
+            _until_heard(job)
+            last = item["kind"]
         if item["kind"] == "Event":
             api.put(EVENTS, {"metadata": {"name": f"event-{number}"}, **item})
         elif item["kind"] == "Pod":
@@ -137,6 +140,18 @@ def replay(recording: str, job: PlayedJob, writes: Mapping[str, Sequence[str]] =
             with api.news:
                 if found := api.objects.get((job.jobs, job.name)):
                     api.put(job.jobs, {**found, "status": item["status"]})
+
+
+def _until_heard(job: PlayedJob) -> None:
+    """Wait until the launcher knows what was said so far: two watches keep no order, and a cluster takes its time."""
+    api, said = job.api, job.api.version
+    until(
+        lambda: (
+            (job.jobs, job.name) not in api.objects
+            or all(api.told.get(watched, 0) >= said for watched in (job.jobs, PODS))
+        )
+    )
+    time.sleep(0.05)  # what was sent has yet to be read
 
 
 def _until_followed(job: PlayedJob, pod: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,25 +27,21 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import (
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2Tokenizer,
-    Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
-    T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
 from drtune.models.base import Base
 from drtune.models.loading import load_base
+from tests.encoders import WIDTH, clip, qwen3, qwen_tokenizer, t5
 from tests.tiny import tokenizer
 
 KINDS = (
@@ -61,8 +56,6 @@ KINDS = (
     "z_image",
     "qwen_image",
 )
-WIDTH = 16
-"""Of the text encoders, and their pooled output."""
 FolderOf = Callable[[str], Path]
 """The folder of a pipeline of that kind."""
 SIDE = 16
@@ -81,7 +74,7 @@ def make_pipeline(kind: str, seed: int = 0) -> DiffusionPipeline:
             case "sdxl":
                 return _stable_diffusion_xl()
             case "sd3":
-                return _stable_diffusion_3(t5=_t5())
+                return _stable_diffusion_3(t5=t5())
             case "sd3_without_t5":
                 return _stable_diffusion_3(t5=None)
             case "flux_dev":
@@ -148,63 +141,6 @@ def _unet(token_width: int, **settings: object) -> UNet2DConditionModel:
     ).eval()
 
 
-def _clip(kind: type[CLIPTextModel | CLIPTextModelWithProjection]) -> CLIPTextModel | CLIPTextModelWithProjection:
-    words = tokenizer()
-    return kind(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=WIDTH,
-            intermediate_size=2 * WIDTH,
-            projection_dim=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=words.model_max_length,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-        )
-    ).eval()
-
-
-def _t5() -> tuple[T5EncoderModel, T5TokenizerFast]:
-    """A T5 that spells every word."""
-    pieces = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
-    pieces += [(letter, -1.0) for letter in f"\N{LOWER ONE EIGHTH BLOCK}{string.ascii_lowercase}"]
-    spelling = T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=512)
-    encoder = T5EncoderModel(
-        T5Config(vocab_size=len(spelling), d_model=2 * WIDTH, d_kv=8, d_ff=WIDTH, num_layers=1, num_heads=2)
-    )
-    return encoder.eval(), spelling
-
-
-def _qwen_tokenizer() -> Qwen2Tokenizer:
-    """A tokenizer that spells every byte, in Qwen's template of a chat."""
-    words = Qwen2Tokenizer(
-        vocab={token: index for index, token in enumerate(["<|endoftext|>", *sorted(ByteLevel.alphabet())])},
-        merges=[],
-        model_max_length=131_072,
-        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
-    )
-    words.chat_template = (
-        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-        "<|im_start|>assistant\n{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
-    )
-    return words
-
-
-def _qwen3(vocab_size: int, num_layers: int) -> Qwen3Config:
-    return Qwen3Config(
-        vocab_size=vocab_size,
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        num_hidden_layers=num_layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        tie_word_embeddings=True,
-    )
-
-
 def _schedule(prediction: str) -> DDIMScheduler:
     return DDIMScheduler(
         beta_start=0.00085,
@@ -220,7 +156,7 @@ def _schedule(prediction: str) -> DDIMScheduler:
 def _stable_diffusion(prediction: str, *, use_linear_projection: bool) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(
         vae=_vae(4),
-        text_encoder=_clip(CLIPTextModel),
+        text_encoder=clip(CLIPTextModel),
         tokenizer=tokenizer(),
         unet=_unet(WIDTH, use_linear_projection=use_linear_projection),
         scheduler=_schedule(prediction),
@@ -240,8 +176,8 @@ def _stable_diffusion_xl() -> StableDiffusionXLPipeline:
     )
     return StableDiffusionXLPipeline(
         vae=_vae(4, force_upcast=True),
-        text_encoder=_clip(CLIPTextModel),
-        text_encoder_2=_clip(CLIPTextModelWithProjection),
+        text_encoder=clip(CLIPTextModel),
+        text_encoder_2=clip(CLIPTextModelWithProjection),
         tokenizer=tokenizer(),
         tokenizer_2=tokenizer(),
         unet=unet,
@@ -269,9 +205,9 @@ def _stable_diffusion_3(t5: tuple[T5EncoderModel, T5TokenizerFast] | None) -> St
         transformer=transformer.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=_vae(16, shift_factor=0.1),
-        text_encoder=_clip(CLIPTextModelWithProjection),
+        text_encoder=clip(CLIPTextModelWithProjection),
         tokenizer=tokenizer(),
-        text_encoder_2=_clip(CLIPTextModelWithProjection),
+        text_encoder_2=clip(CLIPTextModelWithProjection),
         tokenizer_2=tokenizer(),
         text_encoder_3=encoder,
         tokenizer_3=spelling,
@@ -290,14 +226,14 @@ def _flux(*, guidance_embeds: bool) -> FluxPipeline:
         guidance_embeds=guidance_embeds,
         axes_dims_rope=(2, 2, 4),
     )
-    encoder, spelling = _t5()
+    encoder, spelling = t5()
     return FluxPipeline(
         # FLUX.1-dev shifts its schedule by the size of the image, FLUX.1-schnell does not.
         scheduler=FlowMatchEulerDiscreteScheduler(
             shift=3.0 if guidance_embeds else 1.0, use_dynamic_shifting=guidance_embeds, max_shift=1.15
         ),
         vae=_vae(16, shift_factor=0.1),
-        text_encoder=_clip(CLIPTextModel),
+        text_encoder=clip(CLIPTextModel),
         tokenizer=tokenizer(),
         text_encoder_2=encoder,
         tokenizer_2=spelling,
@@ -306,7 +242,7 @@ def _flux(*, guidance_embeds: bool) -> FluxPipeline:
 
 
 def _flux2_klein(*, is_distilled: bool) -> Flux2KleinPipeline:
-    words = _qwen_tokenizer()
+    words = qwen_tokenizer()
     transformer = Flux2Transformer2DModel(
         in_channels=16,
         num_layers=1,
@@ -330,7 +266,7 @@ def _flux2_klein(*, is_distilled: bool) -> Flux2KleinPipeline:
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=vae.eval(),
-        text_encoder=Qwen3ForCausalLM(_qwen3(len(words), num_layers=27)).eval(),  # of which it reads 9, 18 and 27
+        text_encoder=Qwen3ForCausalLM(qwen3(len(words), num_layers=27)).eval(),  # of which it reads 9, 18 and 27
         tokenizer=words,
         transformer=transformer.eval(),
         is_distilled=is_distilled,
@@ -338,7 +274,7 @@ def _flux2_klein(*, is_distilled: bool) -> Flux2KleinPipeline:
 
 
 def _z_image() -> ZImagePipeline:
-    words = _qwen_tokenizer()
+    words = qwen_tokenizer()
     transformer = ZImageTransformer2DModel(
         in_channels=16,
         dim=16,
@@ -353,14 +289,14 @@ def _z_image() -> ZImagePipeline:
     return ZImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=6.0),
         vae=_vae(16, shift_factor=0.1),
-        text_encoder=Qwen3Model(_qwen3(len(words), num_layers=2)).eval(),
+        text_encoder=Qwen3Model(qwen3(len(words), num_layers=2)).eval(),
         tokenizer=words,
         transformer=transformer.eval(),
     )
 
 
 def _qwen_image() -> QwenImagePipeline:
-    words = _qwen_tokenizer()
+    words = qwen_tokenizer()
     reader = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(words),

@@ -56,3 +56,15 @@ def test_captions_stand_below_their_pictures_and_the_title_above_all() -> None:
 
     assert [is_blank(0, 0, 132, 32), is_blank(0, 96, 64, 128), is_blank(68, 96, 132, 128)] == [False, False, True]
     assert is_blank(64, 196, 132, 228)  # the caption of the last picture stays below it
+
+
+def test_contact_sheet_places_pictures_in_rows() -> None:
+    sheet = contact_sheet([Image.new("RGB", (4, 4), colour) for colour in ("red", "green", "blue")], 2, side=8, gap=2)
+    assert sheet.size == (18, 18)
+    assert [sheet.getpixel(place) for place in ((0, 0), (10, 7), (7, 10), (8, 0), (17, 17))] == [
+        (255, 0, 0),
+        (0, 128, 0),
+        (0, 0, 255),
+        (255, 255, 255),
+        (255, 255, 255),
+    ]

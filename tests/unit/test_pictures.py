@@ -14,7 +14,7 @@ from PIL import Image
 
 from drtune.errors import UserError
 from drtune.evaluation.pictures import PIXELS_AT_ONCE, batches, matched
-from drtune.files.images import UnusablePictureError, open_picture, to_tensor
+from drtune.files.images import UnusablePictureError, open_picture, resized, to_tensor
 from tests.words import picture
 
 ORIENTATION = 0x0112
@@ -130,3 +130,12 @@ def test_its_own_mode_is_kept_for_an_original_that_resizes_in_it(tmp_path: Path)
     for mode, name in (("P", "x.png"), ("RGBA", "x.png"), ("L", "x.png"), ("CMYK", "x.jpg")):
         Image.new(mode, (8, 8)).save(tmp_path / name)
         assert open_picture(tmp_path / name).mode == mode
+
+
+def test_small_pictures_keep_their_pixels_and_large_ones_are_reduced() -> None:
+    small = Image.new("RGB", (2, 1))
+    small.putpixel((1, 0), (255, 0, 0))
+    enlarged = resized(small, 9)
+    assert enlarged.size == (8, 4)
+    assert sorted(enlarged.getcolors() or []) == [(16, (0, 0, 0)), (16, (255, 0, 0))]
+    assert resized(Image.new("RGB", (400, 100)), 64).size == (64, 16)

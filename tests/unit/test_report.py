@@ -26,8 +26,6 @@ from drtune.evaluation.report.pages import headline_numbers, number, scales, sig
 from drtune.evaluation.report.published import STYLES
 from drtune.evaluation.report.signs import signs
 from drtune.evaluation.report.strength import panels
-from drtune.files.images import resized
-from drtune.files.sheets import contact_sheet
 from tests.reports import point_of, report_of, score, standing, study_of
 
 HOSTILE = """"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} & </style>"""
@@ -391,24 +389,3 @@ def test_numbers_are_written_with_their_digits_and_true_minus_signs() -> None:
     assert [number(value) for value in (0.0561, 5.632, -12.4321, 1234.5)] == ["0.056", "5.63", "−12.4", "1234"]  # noqa: RUF001 - the sign is meant
     assert [signed(value) for value in (math.inf, -math.inf)] == ["+∞", "−∞"]  # noqa: RUF001
     assert [signed(value) for value in (0.25, 0.0, -0.0004, -0.25)] == ["+0.250", "0.000", "0.000", "−0.250"]  # noqa: RUF001
-
-
-def test_small_pictures_keep_their_pixels_and_large_ones_are_reduced() -> None:
-    small = Image.new("RGB", (2, 1))
-    small.putpixel((1, 0), (255, 0, 0))
-    enlarged = resized(small, 9)
-    assert enlarged.size == (8, 4)
-    assert sorted(enlarged.getcolors() or []) == [(16, (0, 0, 0)), (16, (255, 0, 0))]
-    assert resized(Image.new("RGB", (400, 100)), 64).size == (64, 16)
-
-
-def test_contact_sheet_places_pictures_in_rows() -> None:
-    sheet = contact_sheet([Image.new("RGB", (4, 4), colour) for colour in ("red", "green", "blue")], 2, side=8, gap=2)
-    assert sheet.size == (18, 18)
-    assert [sheet.getpixel(place) for place in ((0, 0), (10, 7), (7, 10), (8, 0), (17, 17))] == [
-        (255, 0, 0),
-        (0, 128, 0),
-        (0, 0, 255),
-        (255, 255, 255),
-        (255, 255, 255),
-    ]

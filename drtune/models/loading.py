@@ -125,8 +125,7 @@ def _reason(error: Exception) -> str:
 
 def quiet_libraries() -> None:
     """Keep chatter and loading bars of diffusers and of what it loads off the screen; their errors stay."""
-    for name in ("huggingface_hub", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for library_logging in (diffusers_logging, transformers_logging):
         library_logging.set_verbosity_error()
         library_logging.disable_progress_bar()

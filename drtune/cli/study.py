@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from drtune.cli.console import AS_JSON, OVERWRITE, PATH, Number
-from drtune.evaluation.study.defaults import CONTESTANTS, COUNT, QUESTION, REPEAT, SEED, SIDE, TIES
+from drtune.evaluation.study.defaults import CONTESTANTS, COUNT, PROTOCOL, QUESTIONS, REPEAT, SEED, SIDE, TEXTS, TIES
 
 
 @click.group()
@@ -38,8 +39,22 @@ def study() -> None:
     show_default=True,
     help="Share of the questions that is asked twice, with the sides swapped.",
 )
-@click.option("--question", default=QUESTION, show_default=True, help="What the raters are asked.")
-@click.option("--ties/--no-ties", default=TIES, show_default=True, help="Whether `no difference` is an answer.")
+@click.option(
+    "--protocol",
+    type=click.Choice(list(TEXTS)),
+    default=PROTOCOL,
+    show_default=True,
+    help="Choose the better picture, or grade each of the two from 1 (bad) to 4 (excellent).",
+)
+@click.option(
+    "--question",
+    "questions",
+    multiple=True,
+    default=QUESTIONS,
+    show_default=True,
+    help="Asked of each pair: overall, alignment (with the text), look, or a sentence of your own. Repeatable.",
+)
+@click.option("--ties/--no-ties", default=TIES, show_default=True, help="Whether `no difference` is a choice.")
 @click.option(
     "--side", type=click.IntRange(32, 4096), default=SIDE, show_default=True, help="Of the pictures, in pixels."
 )
@@ -51,7 +66,8 @@ def make(
     count: int | None,
     seed: int,
     repeat: float,
-    question: str,
+    protocol: Literal["choice", "grades"],
+    questions: tuple[str, ...],
     ties: bool,
     side: int,
     overwrite: bool,
@@ -70,7 +86,8 @@ def make(
         count=count,
         seed=seed,
         repeat=repeat,
-        question=question,
+        protocol=protocol,
+        questions=questions,
         ties=ties,
         side=side,
         overwrite=overwrite,

@@ -34,7 +34,19 @@ from drtune.contracts.evaluation import (
 from drtune.contracts.model import ADAPTER, CONFIG, NETWORK, NETWORK_CONFIG, DataSource, PromptSet, TunedModel
 from drtune.contracts.monitoring import DriftCheck, DriftVerdict, Observed
 from drtune.contracts.publication import Check, Decision, RegistryEntry
-from drtune.contracts.study import Preference, RaterResult, Strength, Study, StudyPair, StudyResult
+from drtune.contracts.study import (
+    GRADES,
+    GradeGain,
+    JudgeAgreement,
+    Preference,
+    Protocol,
+    QuestionResult,
+    RaterResult,
+    Strength,
+    Study,
+    StudyPair,
+    StudyResult,
+)
 
 __all__ = [
     "ADAPTER",
@@ -45,6 +57,7 @@ __all__ = [
     "DIVERSITY_WITHIN",
     "DRIFT",
     "DRIFT_PIXELS",
+    "GRADES",
     "LOOKS",
     "MANIFEST",
     "MIN_PROMPTS",
@@ -62,11 +75,15 @@ __all__ = [
     "DriftCheck",
     "DriftVerdict",
     "EvaluationReport",
+    "GradeGain",
     "Highlight",
+    "JudgeAgreement",
     "Measure",
     "Observed",
     "Preference",
     "PromptSet",
+    "Protocol",
+    "QuestionResult",
     "RaterResult",
     "RegistryEntry",
     "ScaleCurve",

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from drtune.contracts.base import Contract
+
+Protocol = Literal["choice", "grades"]
+"""What raters do with a pair: choose the better picture, or give each of the two a grade."""
+GRADES = ("bad", "fair", "good", "excellent")
+"""What a grade from 1 to 4 is called."""
 
 
 class StudyPair(Contract):
@@ -24,6 +31,8 @@ class StudyPair(Contract):
     right: str
     repeats: str | None = None
     """The id of the pair that is asked here once more with the sides swapped, if so."""
+    scores: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    """What each reward of the report gave the left picture and the right one, for its agreement with the raters."""
 
 
 class Study(Contract):
@@ -39,8 +48,12 @@ class Study(Contract):
     id: str
     """Digest over the other fields but the page's; votes carry it."""
     question: str
+    """What is asked of every pair first."""
+    further: dict[str, str] = Field(default_factory=dict)
+    """What is asked of it besides, by name."""
+    protocol: Protocol = "choice"
     ties: bool
-    """Whether "no difference" is an answer."""
+    """Whether "no difference" is an answer to a choice."""
     seed: int
     contestants: tuple[str, ...]
     """Every two of them are compared."""
@@ -50,6 +63,11 @@ class Study(Contract):
     """Digest of the manifest.json of the report that the pictures are from."""
     page_sha256: str = ""
     """Digest of index.html."""
+
+    @property
+    def asked(self) -> dict[str | None, str]:
+        """The questions in their order, by the names that votes give them; the first one has none."""
+        return dict(zip([None, *self.further], [self.question, *self.further.values()], strict=True))
 
 
 class Preference(Contract):
@@ -98,21 +116,51 @@ class Strength(Contract):
     high: float
 
 
-class StudyResult(Contract):
-    """What people preferred; intervals are 95 %. `result.md` tells it in words.
+class GradeGain(Contract):
+    """How much better people graded one contestant than another, from 1 (bad) to 4 (excellent).
 
-    >>> StudyResult(study_sha256="77ab...", report_sha256="5e0f...", votes_sha256={"ann": "0b1d..."}, num_votes=60,
-    ...             num_repeats=6, num_prompts=60, num_raters=1, preferences=(Preference(...),),
-    ...             raters=(RaterResult(...),), self_consistency=0.83, agreement=None, alpha=None, strengths=())
+    >>> GradeGain(contestant="candidate", opponent="base", num_prompts=60, mean=3.1, opponent_mean=2.7, gain=0.4,
+    ...           low=0.2, high=0.6)
     """
 
-    may_lack_digest = True
-    kind: Literal["StudyResult/1"] = "StudyResult/1"
-    study_sha256: str
-    """Digest of the study's manifest.json; likewise that of the report that the study was made from."""
-    report_sha256: str
-    votes_sha256: dict[str, str]
-    """Digest of each file of votes, by rater."""
+    contestant: str
+    opponent: str
+    num_prompts: int
+    mean: float
+    """Over prompts, each by the mean of its grades."""
+    opponent_mean: float
+    gain: float
+    low: float | None
+    """Ends of the 95 % interval of the gain over prompts; None on fewer than MIN_PROMPTS."""
+    high: float | None
+
+
+class JudgeAgreement(Contract):
+    """On which share of the pairs a judge is of the raters' opinion, with a 95 % interval as that of a win rate.
+
+    >>> JudgeAgreement(judge="preference", num_pairs=54, rate=0.71, low=0.58, high=0.82)
+    """
+
+    judge: str
+    """A reward of the report, or who stands in its place."""
+    num_pairs: int
+    """Those on which more raters were for one side than for the other."""
+    rate: float
+    """In [0, 1]; a pair that the judge calls a tie counts one half."""
+    low: float
+    high: float
+
+
+class QuestionResult(Contract):
+    """What people answered to one question of a study; intervals are 95 %.
+
+    >>> QuestionResult(question="Which picture fits the text better?", num_votes=60, num_repeats=6, num_prompts=60,
+    ...                num_raters=1, preferences=(Preference(...),), raters=(RaterResult(...),), self_consistency=0.83,
+    ...                agreement=None, alpha=None, strengths=())
+    """
+
+    question: str = ""
+    """As it was asked; empty in a result of an earlier version."""
     num_votes: int
     """Without repeats, which count for self-consistency alone."""
     num_repeats: int
@@ -129,6 +177,13 @@ class StudyResult(Contract):
     """Krippendorff's alpha: the same beyond chance, 1 for full agreement and 0 for none; None likewise."""
     strengths: tuple[Strength, ...]
     """The strongest first; empty when there are only two contestants."""
+    grades: tuple[GradeGain, ...] = ()
+    """Where grades were asked for; the preferences are then of the pictures with the higher grade."""
+    judges: tuple[JudgeAgreement, ...] = ()
+    """How far each reward of the report agrees with most of the raters; empty for a study that has no scores."""
+    human: JudgeAgreement | None = None
+    """How far one rater agrees with most of the others: the ceiling of a judge that is as good as a rater. None when no
+    two raters answered the same question."""
 
     def preference(self, contestant: str, opponent: str) -> Preference | None:
         """How `contestant` did against `opponent`, whichever the study names first; None if nobody compared them."""
@@ -145,3 +200,27 @@ class StudyResult(Contract):
                 }
                 return found.model_copy(update=turned)
         return None
+
+
+class StudyResult(QuestionResult):
+    """What people preferred, in answer to the first question of a study. `result.md` tells it in words.
+
+    >>> StudyResult(study_sha256="77ab...", report_sha256="5e0f...", votes_sha256={"ann": "0b1d..."}, num_votes=60,
+    ...             num_repeats=6, num_prompts=60, num_raters=1, preferences=(Preference(...),),
+    ...             raters=(RaterResult(...),), self_consistency=0.83, agreement=None, alpha=None, strengths=())
+    """
+
+    may_lack_digest = True
+    kind: Literal["StudyResult/1"] = "StudyResult/1"
+    study_sha256: str
+    """Digest of the study's manifest.json; likewise that of the report that the study was made from."""
+    report_sha256: str
+    votes_sha256: dict[str, str]
+    """Digest of each file of votes, by rater."""
+    further: dict[str, QuestionResult] = Field(default_factory=dict)
+    """What they answered to the other questions, by name."""
+
+    @property
+    def answers(self) -> tuple[QuestionResult, ...]:
+        """To each question, in the order in which they were asked."""
+        return (self, *self.further.values())

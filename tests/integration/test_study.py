@@ -275,7 +275,7 @@ def test_a_study_without_ties_offers_and_takes_none(tmp_path: Path, profile: Pat
 def test_no_prompt_question_or_name_executes(tmp_path: Path, profile: Path) -> None:
     report = write_report(tmp_path / "report", [HOSTILE, f"{HOSTILE} again"])
     question = HOSTILE.replace("\u2028", "")
-    make_study(report, tmp_path / "study", question=question)
+    make_study(report, tmp_path / "study", questions=[question])
     with browser(profile) as driver:
         rater = Rater(driver, tmp_path / "study" / "index.html")
         assert driver.title == " ".join(question.split())

@@ -164,7 +164,7 @@ def test_the_page_holds_no_names_files_sides_or_digests(tmp_path: Path) -> None:
     for told in ("candidate", "midjourney", '"base"', "0000-0", study.report_sha256, '"repeats"', "shapes"):
         assert told not in text
     data = Page(text).data
-    assert set(data) == {"study", "ties", "parts", "pictures"}
+    assert set(data) == {"study", "choices", "pictures", "questions", "graded", "parts"}
     assert {frozenset(pair) for part in data["parts"] for pair in part} == {
         frozenset({"id", "prompt", "left", "right"})
     }
@@ -255,7 +255,11 @@ def test_any_prompt_gives_the_same_tags_and_comes_back_as_it_was(prompt: str) ->
         ({"count": 9}, "count=9: .* make 1 to 8 questions, .*; give --count 8"),
         ({"seed": -1}, "seed=-1"),
         ({"repeat": 1.5}, "repeat=1.5: give a share from 0 to 1"),
-        ({"question": " "}, "question ' ': is not one line"),
+        ({"questions": [" "]}, "question ' ': is not one line"),
+        ({"questions": ["looks"]}, "question 'looks': give overall, alignment, look, or a whole sentence"),
+        ({"questions": ["look", "look"]}, "questions look, look: give one or more, each once"),
+        ({"questions": []}, "questions : give one or more"),
+        ({"protocol": "stars"}, "protocol 'stars': give one of choice, grades"),
         ({"side": 4}, "side=4: too small"),
     ],
 )

@@ -45,8 +45,8 @@ def test_votes_are_read_with_their_rater_and_digest(tmp_path: Path) -> None:
         tmp_path / "bob.json", changed(lambda votes: votes.update(rater="bob", votes=votes["votes"][:1]))
     )
     ann, bob = read_ballots([path, part], STUDY)
-    assert (ann.rater, ann.choices) == ("ann", {"one": "right", "two": "right", "again": "right"})
-    assert (bob.rater, bob.choices) == ("bob", {"one": "left"})
+    assert (ann.rater, ann.answers) == ("ann", {(name, None, None): "right" for name in ("one", "two", "again")})
+    assert (bob.rater, bob.answers) == ("bob", {("one", None, None): "left"})
     assert ann.sha256 == sha256_file(path)
 
 
@@ -61,7 +61,9 @@ def test_votes_are_read_with_their_rater_and_digest(tmp_path: Path) -> None:
         (changed(lambda votes: votes["votes"].append(votes["votes"][0])), r"votes\.3: pair 'one' was voted on before"),
         (changed(lambda votes: votes["votes"].pop(0)), r"votes\.1: pair 'again' repeats one that was not voted on"),
         (changed(lambda votes: votes["votes"][0].update(choice="up")), r"votes\.0\.choice: Input should be 'left', "),
-        (changed(lambda votes: votes["votes"][0].pop("choice")), r"votes\.0\.choice: Field required"),
+        (changed(lambda votes: votes["votes"][0].pop("choice")), r"votes\.0: holds no choice, which this study asks"),
+        (changed(lambda votes: votes["votes"][0].update(question="look")), "question 'look' is none of the study's"),
+        (changed(lambda votes: votes["votes"][0].update(picture="left")), r"votes\.0: holds no choice, which"),
         (changed(lambda votes: votes.update(votes=[])), "holds no vote; leave the file out"),
         (changed(lambda votes: votes.update(rater="")), "rater: String should have at least 1"),
         (changed(lambda votes: votes.update(rater="a\nb")), "rater: .* not one line of text"),
@@ -83,7 +85,7 @@ def test_a_damaged_file_is_refused_by_name_in_one_line(tmp_path: Path, votes: ob
 
 def test_a_tie_is_refused_where_the_study_has_none(tmp_path: Path) -> None:
     path = write_votes(tmp_path / "ann.json", votes_of(STUDY, lambda _: "tie"))
-    assert read_ballots([path], STUDY)[0].choices["one"] == "tie"
+    assert read_ballots([path], STUDY)[0].answers["one", None, None] == "tie"
     with pytest.raises(UserError, match=r"votes\.0: a tie, which this study does not allow"):
         read_ballots([path], STUDY.model_copy(update={"ties": False}))
 
@@ -150,6 +152,6 @@ def test_any_file_is_read_whole_or_refused_in_one_line(
         assert "\n" not in refusal
     else:
         votes = json.loads(content)
-        assert ballot.choices == {vote["pair"]: vote["choice"] for vote in votes["votes"]}
-        assert len(ballot.choices) == len(votes["votes"]) > 0
+        assert ballot.answers == {(vote["pair"], None, None): vote["choice"] for vote in votes["votes"]}
+        assert len(ballot.answers) == len(votes["votes"]) > 0
         assert ballot.rater == votes["rater"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from drtune.contracts import MANIFEST, Study, StudyPair
+from drtune.contracts import MANIFEST, Protocol, Study, StudyPair
 from drtune.errors import UserError
-from drtune.evaluation.study.defaults import CONTESTANTS, QUESTION, REPEAT, SEED, SIDE, TIES
-from drtune.evaluation.study.design import Place, design, read_pictures
+from drtune.evaluation.study.defaults import CONTESTANTS, PROTOCOL, QUESTIONS, REPEAT, SEED, SIDE, TEXTS, TIES
+from drtune.evaluation.study.design import Place, Scores, design, read_pictures
 from drtune.evaluation.study.page import encode, longer_side, render
 from drtune.files.local import replacing, sha256_bytes, sha256_file, write_text
 from drtune.files.output import claimed
@@ -30,7 +30,8 @@ def make(
     count: int | None = None,
     seed: int = SEED,
     repeat: float = REPEAT,
-    question: str = QUESTION,
+    protocol: Protocol = PROTOCOL,
+    questions: Sequence[str] = QUESTIONS,
     ties: bool = TIES,
     side: int = SIDE,
     overwrite: bool = False,
@@ -47,8 +48,9 @@ def make(
         count: questions, repeats not counted; None: 60, or all that can be asked if those are fewer.
         seed: of the choice of prompts, the sides and the order, at least 0.
         repeat: share of the questions that is asked a second time with the sides swapped, in [0, 1].
-        question: what the raters are asked above each pair.
-        ties: whether "no difference" is an answer.
+        protocol: `choice` of the better picture, or `grades` from 1 (bad) to 4 (excellent) for each of the two.
+        questions: asked of each pair in this order: "overall", "alignment", "look", or a text of your own.
+        ties: whether "no difference" is an answer to a choice.
         side: longer side of the pictures in the page, in pixels.
         overwrite: replace what stands at `out`.
 
@@ -56,21 +58,24 @@ def make(
         UserError: an argument or the report cannot be used, the page would be too large, or something stands at `out`.
     """
     report = Path(report)
-    _check(contestants, seed, repeat, question, side)
+    _check(contestants, seed, repeat, side)
+    (_, question), *further = _texts(protocol, questions).items()
     with claimed(out, "Study", overwrite=overwrite, inputs=[report]) as out:
         try:
             report_sha256 = sha256_file(report / MANIFEST)
         except OSError as error:
             raise UserError(f"{report / MANIFEST}: no report to read here ({error.strerror})") from None
-        pictures, categories = read_pictures(report, contestants)
+        pictures, categories, scores = read_pictures(report, contestants)
         rng = np.random.default_rng([seed, int(report_sha256, 16)])
         places = {contestant: list(files) for contestant, files in pictures.items()}
         parts = design(places, categories, count=count, repeat=repeat, rng=rng)
-        pairs = tuple(pair for part in parts for pair in part)
+        pairs = tuple(_scored(pair, scores) for part in parts for pair in part)
 
         unnamed = Study(
             id="",
             question=question,
+            further=dict(further),
+            protocol=protocol,
             ties=ties,
             seed=seed,
             contestants=tuple(contestants),
@@ -87,17 +92,41 @@ def make(
         return study
 
 
-def _check(contestants: Sequence[str], seed: int, repeat: float, question: str, side: int) -> None:
+def _check(contestants: Sequence[str], seed: int, repeat: float, side: int) -> None:
     if len(set(contestants)) < 2 or len(set(contestants)) < len(contestants):
         raise UserError(f"contestants {', '.join(contestants)}: give two or more, each once")
     if seed < 0:
         raise UserError(f"seed={seed}: give a number that is not negative")
     if not 0 <= repeat <= 1:
         raise UserError(f"repeat={repeat}: give a share from 0 to 1")
-    if not question.strip() or not question.isprintable():
-        raise UserError(f"question {question!r}: is not one line of text; say what the raters should tell")
     if side < 32:
         raise UserError(f"side={side}: too small to judge by; give at least 32 pixels")
+
+
+def _texts(protocol: Protocol, questions: Sequence[str]) -> dict[str, str]:
+    """What is asked, by name; a text of one's own is its name.
+
+    Raises:
+        UserError: there is none, or one is asked twice, is not one line, or is a word that names none.
+    """
+    known = TEXTS.get(protocol)
+    if known is None:
+        raise UserError(f"protocol {protocol!r}: give one of {', '.join(TEXTS)}")
+    if not questions or len(set(questions)) < len(questions):
+        raise UserError(f"questions {', '.join(questions)}: give one or more, each once")
+    for question in questions:
+        if not question.strip() or not question.isprintable():
+            raise UserError(f"question {question!r}: is not one line of text; say what the raters should tell")
+        if question not in known and question.isascii() and question.isidentifier():
+            raise UserError(f"question {question!r}: give {', '.join(known)}, or a whole sentence of your own")
+    return {question: known.get(question, question) for question in questions}
+
+
+def _scored(pair: StudyPair, scores: Scores) -> StudyPair:
+    """The pair with what the rewards that scored both of its pictures gave them."""
+    left, right = (scores[name, pair.prompt, pair.picture] for name in (pair.left, pair.right))
+    both = {reward: (left[reward], right[reward]) for reward in left if reward in right}
+    return pair.model_copy(update={"scores": both})
 
 
 def _encoded(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drtune.contracts import SCORES, StudyPair
+from drtune.contracts import BESIDE_REWARDS, SCORES, StudyPair
 from drtune.errors import UserError
 from drtune.evaluation.study.defaults import COUNT
 from drtune.files.local import open_given
@@ -18,10 +18,14 @@ COLUMNS = ["contestant", "prompt", "category", "picture", "image"]
 
 Place = tuple[str, int]
 """A prompt and the number of its picture: contestants drew it from the same noise."""
+Scores = dict[tuple[str, str, int], dict[str, float]]
+"""What rewards gave a contestant's picture, by contestant, prompt and number of the picture, and by reward."""
 
 
-def read_pictures(report: Path, contestants: Sequence[str]) -> tuple[dict[str, dict[Place, Path]], dict[str, str]]:
-    """The files of each contestant's pictures by their places, and the category of each prompt.
+def read_pictures(
+    report: Path, contestants: Sequence[str]
+) -> tuple[dict[str, dict[Place, Path]], dict[str, str], Scores]:
+    """The files of each contestant's pictures by their places, the category of each prompt, and the pictures' scores.
 
     Raises:
         UserError: the report has no table of scores, or it does not hold these contestants.
@@ -32,13 +36,17 @@ def read_pictures(report: Path, contestants: Sequence[str]) -> tuple[dict[str, d
     path = report / SCORES
     try:
         with open_given(path) as file:
-            table = pd.read_parquet(file, columns=COLUMNS)
+            table = pd.read_parquet(file)
+        if missing := set(COLUMNS) - set(table):
+            raise LookupError(missing)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or 'no Parquet'}); evaluate again") from None
     except (pa.ArrowException, LookupError, TypeError, ValueError):  # of damaged metadata, pandas' own
         raise UserError(f"{path}: is no table with the columns {', '.join(COLUMNS)}; evaluate again") from None
     known = sorted(set(table["contestant"]))
+    rewards = [name for name in table.select_dtypes("number") if name not in (*COLUMNS, *BESIDE_REWARDS)]
     pictures: dict[str, dict[Place, Path]] = {}
+    scores: Scores = {}
     for contestant in contestants:
         if contestant not in known:
             raise UserError(f"contestant {contestant!r}: is not in {report}; give some of {', '.join(known)}")
@@ -51,7 +59,9 @@ def read_pictures(report: Path, contestants: Sequence[str]) -> tuple[dict[str, d
             )
         folder = report / "images" / contestant
         pictures[contestant] = {place: folder / image for place, image in zip(places, rows["image"], strict=True)}
-    return pictures, dict(zip(table["prompt"], table["category"], strict=True))
+        for place, given in zip(places, rows[rewards].to_dict("records"), strict=True):
+            scores[contestant, *place] = {str(reward): score for reward, score in given.items() if np.isfinite(score)}
+    return pictures, dict(zip(table["prompt"], table["category"], strict=True)), scores
 
 
 def design(

@@ -32,6 +32,8 @@ class Judgement:
     question: str
     """Id of the pair; that of the pair that it repeats, for a repeat."""
     repeat: bool
+    grades: tuple[int, int] | None = None
+    """Of the left picture and of the right one, where grades were asked for."""
 
     def wins(self, contestant: str) -> float:
         """1, 0.5 or 0 for the contestant, who is one of the two."""

@@ -6,11 +6,15 @@ const PAUSE_MS = 180; // how long a choice is shown before the next pair; taps i
 
 const study = JSON.parse(document.getElementById("data").textContent);
 const pairs = new Map(study.parts.flat().map((pair) => [pair.id, pair]));
-const choices = study.ties ? ["left", "right", "tie"] : ["left", "right"];
+// What is asked of every pair, one after the other; fields that are absent stay out of the file.
+const asked = study.questions.flatMap(({ name }) => {
+  const question = name === null ? {} : { question: name };
+  return study.graded ? ["left", "right"].map((picture) => ({ ...question, picture })) : [question];
+});
 const key = `drtune-study-${study.study}`;
 
-let state = null; // {kind, study, rater, seed, votes: [{pair, choice}]}, which is also the file; null before the start
-let order = []; // the ids of the pairs in this rater's order
+let state = null; // {kind, study, rater, seed, votes}, which is also the file; null before the start
+let order = []; // what is asked in this rater's order: votes that have no choice or grade yet
 let pausing = false;
 let kept = true; // whether the browser keeps the votes
 
@@ -30,6 +34,10 @@ function randomFrom(seed) {
   };
 }
 
+/** What a vote answers, as one text. */
+const slotOf = ({ pair, question, picture }) => JSON.stringify([pair, question, picture]);
+const answerOf = (vote) => (study.graded ? String(vote.grade) : vote.choice);
+
 /** Part after part, so that a repeat stays far from what it repeats; within a part shuffled. */
 function orderOf(seed) {
   const random = randomFrom(seed);
@@ -39,14 +47,14 @@ function orderOf(seed) {
       const drawn = Math.floor(random() * (last + 1));
       [ids[last], ids[drawn]] = [ids[drawn], ids[last]];
     }
-    return ids;
+    return ids.flatMap((pair) => asked.map((what) => ({ pair, ...what })));
   });
 }
 
-/** The ids that are not voted on yet, the next one first. */
+/** What is not answered yet, the next one first. */
 function open() {
-  const voted = new Set(state.votes.map((vote) => vote.pair));
-  return order.filter((id) => !voted.has(id));
+  const answered = new Set(state.votes.map(slotOf));
+  return order.filter((one) => !answered.has(slotOf(one)));
 }
 
 // ---------------------------------------------------------------- keeping, saving and reading votes
@@ -55,14 +63,11 @@ function open() {
 function problemOf(votes) {
   if (votes === null || typeof votes !== "object" || votes.kind !== KIND) return "This is not a file with votes.";
   if (votes.study !== study.study) return "These votes belong to another study.";
-  const seen = new Set();
+  const slots = new Set([...pairs.keys()].flatMap((pair) => asked.map((what) => slotOf({ pair, ...what }))));
   const whole =
     typeof votes.rater === "string" && cleaned(votes.rater) === votes.rater && votes.rater !== "" &&
     Number.isInteger(votes.seed) && votes.seed >= 0 && votes.seed < 2 ** 32 && Array.isArray(votes.votes) &&
-    votes.votes.every((vote) => {
-      const fits = vote !== null && pairs.has(vote.pair) && choices.includes(vote.choice) && !seen.has(vote.pair);
-      return fits && seen.add(vote.pair);
-    });
+    votes.votes.every((vote) => vote !== null && study.choices.includes(answerOf(vote)) && slots.delete(slotOf(vote)));
   return whole ? "" : "This file with votes is damaged.";
 }
 
@@ -77,7 +82,7 @@ function take(votes) {
     study: study.study,
     rater: votes.rater,
     seed: votes.seed,
-    votes: votes.votes.map(({ pair, choice }) => ({ pair, choice })),
+    votes: votes.votes.map(({ pair, question, picture, choice, grade }) => ({ pair, question, picture, choice, grade })),
   };
   order = state ? orderOf(state.seed) : [];
 }
@@ -109,7 +114,7 @@ function exportVotes() {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   element("saved").textContent = `Saved as ${link.download}, where this browser keeps its downloads. Send this file back.`;
-  if (open().length) notice(`Saved as ${link.download}: ${state.votes.length} of ${pairs.size} votes.`);
+  if (open().length) notice(`Saved as ${link.download}: ${state.votes.length} of ${order.length} votes.`);
 }
 
 async function importVotes(file) {
@@ -140,12 +145,12 @@ function begin(event) {
 }
 
 function choose(choice) {
-  const [pair] = state ? open() : [];
-  if (!pair || pausing || !choices.includes(choice)) return;
-  state.votes.push({ pair, choice });
+  const [next] = state ? open() : [];
+  if (!next || pausing || !study.choices.includes(choice)) return;
+  state.votes.push({ ...next, ...(study.graded ? { grade: Number(choice) } : { choice }) });
   keep();
   pausing = true;
-  const chosen = document.querySelector(`[data-choice=${choice}]`);
+  const chosen = document.querySelector(`[data-choice="${choice}"]`);
   chosen.classList.add("chosen");
   setTimeout(() => {
     chosen.classList.remove("chosen");
@@ -187,18 +192,27 @@ function show() {
   if (changed) element(screen).querySelector("h1").focus();
 }
 
-function showPair([next, following]) {
-  const pair = pairs.get(next);
-  const number = state.votes.length + 1;
+function showPair(left) {
+  const [next] = left;
+  const pair = pairs.get(next.pair);
+  const number = pairs.size - new Set(left.map((one) => one.pair)).size + 1;
+  const { text } = study.questions.find(({ name }) => name === (next.question ?? null));
+  const letter = { left: "A", right: "B" }[next.picture] ?? "";
   element("prompt").textContent = pair.prompt;
   element("prompt").scrollTop = 0;
   element("left").src = study.pictures[pair.left];
   element("right").src = study.pictures[pair.right];
+  element("question").textContent = text;
+  element("which").textContent = letter;
+  element("which").hidden = !letter;
+  for (const figure of document.querySelectorAll("[data-side]")) figure.classList.toggle("asked", figure.dataset.side === next.picture);
   element("count").textContent = `${number} of ${pairs.size}`;
+  element("progress").max = order.length;
   element("progress").value = state.votes.length;
-  element("undo").disabled = number === 1;
-  element("announce").textContent = `Pair ${number} of ${pairs.size}: ${pair.prompt}`;
-  for (const side of following ? ["left", "right"] : []) new Image().src = study.pictures[pairs.get(following)[side]]; // decodes ahead
+  element("undo").disabled = !state.votes.length;
+  element("announce").textContent = `Pair ${number} of ${pairs.size}: ${pair.prompt}` + (asked.length > 1 ? `. ${letter} ${text}` : "");
+  const following = left.find((one) => one.pair !== next.pair);
+  for (const side of following ? ["left", "right"] : []) new Image().src = study.pictures[pairs.get(following.pair)[side]]; // decodes ahead
 }
 
 function notice(text) {
@@ -214,6 +228,7 @@ const keys = {
   t: () => choose("tie"),
   u: undo, backspace: undo,
 };
+for (const grade of study.graded ? study.choices : []) keys[grade] = () => choose(grade);
 
 document.addEventListener("keydown", (event) => {
   const pressed = event.key.toLowerCase();

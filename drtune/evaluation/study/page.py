@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image, ImageOps
 
-from drtune.contracts import Study, StudyPair
+from drtune.contracts import GRADES, Study, StudyPair
 from drtune.errors import UserError
 from drtune.files.images import MOST_PIXELS, TooLargeError, open_image, resized
 
@@ -28,14 +28,17 @@ def render(study: Study, parts: Sequence[Sequence[StudyPair]], pictures: dict[tu
     It holds opaque ids, prompts and pictures; no prompt can become markup, and its policy runs no script but its own.
 
     Args:
-        study: its id, question and whether ties are an answer; all else stays out of the page.
+        study: its id, protocol, questions and whether ties are an answer; all else stays out of the page.
         parts: its pairs; each rater gets the parts in this order and a part's pairs in an order of her own.
         pictures: data URIs by contestant, prompt and number, in an order that tells nothing.
     """
     numbers = {key: number for number, key in enumerate(pictures)}
     data = {
         "study": study.id,
-        "ties": study.ties,
+        "choices": _choices(study),
+        "pictures": list(pictures.values()),
+        "questions": [{"name": name, "text": text} for name, text in study.asked.items()],
+        "graded": study.protocol == "grades",
         "parts": [
             [
                 {
@@ -48,19 +51,27 @@ def render(study: Study, parts: Sequence[Sequence[StudyPair]], pictures: dict[tu
             ]
             for part in parts
         ],
-        "pictures": list(pictures.values()),
     }
     style, script = _own("page.css"), _own("page.js")
     return _template().render(
         question=study.question,
-        ties=study.ties,
-        num_questions=len(study.pairs),
+        num_asked=len(study.asked),
+        grades=GRADES if study.protocol == "grades" else (),
+        ties=study.ties and study.protocol == "choice",
+        num_pairs=len(study.pairs),
         data=data,
         style=Markup(style),
         script=Markup(script),
         style_hash=_policy_hash(style),
         script_hash=_policy_hash(script),
     )
+
+
+def _choices(study: Study) -> list[str]:
+    """All answers that a vote may hold, as the page's buttons name them."""
+    if study.protocol == "grades":
+        return [str(number) for number, _ in enumerate(GRADES, start=1)]
+    return ["left", "right", *(["tie"] if study.ties else [])]
 
 
 def encode(path: Path, side: int, kind: str) -> str:

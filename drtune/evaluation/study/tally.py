@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from drtune.contracts import MANIFEST, Preference, RaterResult, Study, StudyResult
+import numpy as np
+
+from drtune.contracts import MANIFEST, Preference, QuestionResult, RaterResult, Study, StudyResult
+from drtune.evaluation.study.grades import grade_gains
+from drtune.evaluation.study.judges import human_agreement, judge_agreements
 from drtune.evaluation.study.measures import Judgement, agreement, self_consistency, win_rate
 from drtune.evaluation.study.strengths import strengths
 from drtune.evaluation.study.summary import as_markdown
@@ -21,7 +25,8 @@ WINS_LEFT = {"left": 1.0, "right": 0.0, "tie": 0.5}
 def count(votes: Sequence[str | Path], study: str | Path, out: str | Path, *, overwrite: bool = False) -> StudyResult:
     """Take the blinding off the votes, count them, and write a StudyResult and `result.md` to `out`.
 
-    Win rates are over votes; repeats count for self-consistency alone. The order of the files does not matter.
+    Each question is counted by itself. Win rates are over votes; repeats count for self-consistency alone. The order of
+    the files does not matter.
 
     Args:
         votes: files that the page saved, one a rater; part of a study is enough.
@@ -36,24 +41,13 @@ def count(votes: Sequence[str | Path], study: str | Path, out: str | Path, *, ov
     with claimed(out, "StudyResult", overwrite=overwrite, inputs=[study, *votes]) as out:
         key = Study.load(study)
         ballots = sorted(read_ballots(votes, key), key=lambda ballot: ballot.rater)
-        judgements = [vote for ballot in ballots for vote in _unblinded(ballot, key)]
-        first = [vote for vote in judgements if not vote.repeat]
-        num_repeats, consistency = self_consistency(judgements)
-        alike, alpha = agreement(judgements)
+        first, *others = (_answers(name, ballots, key) for name in key.asked)
         result = StudyResult(
+            **dict(first),
             study_sha256=sha256_file(study / MANIFEST),
             report_sha256=key.report_sha256,
             votes_sha256={ballot.rater: ballot.sha256 for ballot in ballots},
-            num_votes=len(first),
-            num_repeats=num_repeats,
-            num_prompts=len({vote.prompt for vote in first}),
-            num_raters=len(ballots),
-            preferences=_preferences(key.contestants, first),
-            raters=tuple(_rater_result(ballot.rater, key.contestants, judgements) for ballot in ballots),
-            self_consistency=consistency,
-            agreement=alike,
-            alpha=alpha,
-            strengths=strengths(key.contestants, first) if len(key.contestants) > 2 else (),
+            further=dict(zip(key.further, others, strict=True)),
         )
         with replacing(out) as folder:
             folder.mkdir()
@@ -62,21 +56,60 @@ def count(votes: Sequence[str | Path], study: str | Path, out: str | Path, *, ov
         return result
 
 
-def _unblinded(ballot: Ballot, study: Study) -> list[Judgement]:
-    """A rater's votes, in the study's order."""
-    return [
-        Judgement(
-            rater=ballot.rater,
-            prompt=pair.prompt,
-            left=pair.left,
-            right=pair.right,
-            wins_left=WINS_LEFT[ballot.choices[pair.id]],
-            question=pair.repeats or pair.id,
-            repeat=pair.repeats is not None,
+def _answers(name: str | None, ballots: Sequence[Ballot], study: Study) -> QuestionResult:
+    """What the raters answered to the question of that name."""
+    judgements = [vote for ballot in ballots for vote in _unblinded(ballot, study, name)]
+    first = [vote for vote in judgements if not vote.repeat]
+    raters = sorted({vote.rater for vote in judgements})
+    num_repeats, consistency = self_consistency(judgements)
+    alike, alpha = agreement(judgements)
+    return QuestionResult(
+        question=study.asked[name],
+        num_votes=len(first),
+        num_repeats=num_repeats,
+        num_prompts=len({vote.prompt for vote in first}),
+        num_raters=len(raters),
+        preferences=_preferences(study.contestants, first),
+        raters=tuple(_rater_result(rater, study.contestants, judgements) for rater in raters),
+        self_consistency=consistency,
+        agreement=alike,
+        alpha=alpha,
+        strengths=strengths(study.contestants, first) if first and len(study.contestants) > 2 else (),
+        grades=grade_gains(study.contestants, first),
+        judges=judge_agreements(study.pairs, first),
+        human=human_agreement(first),
+    )
+
+
+def _unblinded(ballot: Ballot, study: Study, question: str | None) -> list[Judgement]:
+    """A rater's answers to a question, in the study's order; of grades, the higher one wins."""
+    judgements = []
+    for pair in study.pairs:
+        grades: tuple[int, int] | None = None
+        if study.protocol == "choice":
+            choice = ballot.answers.get((pair.id, question, None))
+            if choice is None:
+                continue
+            wins_left = WINS_LEFT[str(choice)]
+        else:
+            left, right = (ballot.answers.get((pair.id, question, side)) for side in ("left", "right"))
+            if left is None or right is None:
+                continue
+            grades = int(left), int(right)
+            wins_left = float(np.sign(grades[0] - grades[1]) + 1) / 2
+        judgements.append(
+            Judgement(
+                rater=ballot.rater,
+                prompt=pair.prompt,
+                left=pair.left,
+                right=pair.right,
+                wins_left=wins_left,
+                question=pair.repeats or pair.id,
+                repeat=pair.repeats is not None,
+                grades=grades,
+            )
         )
-        for pair in study.pairs
-        if pair.id in ballot.choices
-    ]
+    return judgements
 
 
 def _preferences(contestants: Sequence[str], votes: Sequence[Judgement]) -> tuple[Preference, ...]:

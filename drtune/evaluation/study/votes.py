@@ -16,18 +16,35 @@ from drtune.files.local import read_given, sha256_bytes
 
 MAX_FILE_BYTES = 10_000_000
 """A file of 50,000 votes is smaller."""
+ANSWER = {"choice": "choice", "grades": "grade of a picture"}
+"""What an answer is, by protocol."""
 
 Choice = Literal["left", "right", "tie"]
+Side = Literal["left", "right"]
+Grade = Literal[1, 2, 3, 4]
+Slot = tuple[str, str | None, Side | None]
+"""Where an answer belongs: the pair's id, the name of the question (None for the first one), and the picture, if it was
+graded."""
 
 
 class Vote(Contract):
-    """The answer to one question: the side of the better picture.
+    """The answer to one question: the side of the better picture, or the grade of one of the two.
 
     >>> Vote(pair="5f0c2a91d3b7", choice="left")
+    >>> Vote(pair="5f0c2a91d3b7", question="alignment", picture="right", grade=3)
     """
 
     pair: str
-    choice: Choice
+    question: str | None = None
+    """Its name; None for the first one."""
+    choice: Choice | None = None
+    picture: Side | None = None
+    grade: Grade | None = None
+
+    @property
+    def slot(self) -> Slot:
+        """What it answers."""
+        return self.pair, self.question, self.picture
 
 
 class Votes(Contract):
@@ -56,8 +73,7 @@ class Ballot:
     """The checked votes of one rater, and the digest of their file."""
 
     rater: str
-    choices: dict[str, Choice]
-    """By the pair's id."""
+    answers: dict[Slot, Choice | Grade]
     sha256: str
 
 
@@ -109,22 +125,27 @@ def _read(path: Path, study: Study) -> Ballot:
     return Ballot(votes.rater, _checked(votes, study, path), sha256_bytes(content))
 
 
-def _checked(votes: Votes, study: Study, path: Path) -> dict[str, Choice]:
-    """The choices by pair, after a look at each."""
+def _checked(votes: Votes, study: Study, path: Path) -> dict[Slot, Choice | Grade]:
+    """The answers by what they answer, after a look at each."""
     pairs = {pair.id: pair for pair in study.pairs}
-    choices: dict[str, Choice] = {}
+    answers: dict[Slot, Choice | Grade] = {}
     for number, vote in enumerate(votes.votes):
         pair = pairs.get(vote.pair)
+        answer = vote.choice if study.protocol == "choice" else vote.grade
         if pair is None:
             problem = f"pair {vote.pair!r} is none of the study's"
-        elif pair.id in choices:
+        elif vote.question not in study.asked:
+            problem = f"question {vote.question!r} is none of the study's"
+        elif answer is None or (vote.picture is None) != (study.protocol == "choice"):
+            problem = f"holds no {ANSWER[study.protocol]}, which this study asks for"
+        elif vote.slot in answers:
             problem = f"pair {pair.id!r} was voted on before"
-        elif pair.repeats is not None and pair.repeats not in choices:
+        elif pair.repeats is not None and (pair.repeats, *vote.slot[1:]) not in answers:
             problem = f"pair {pair.id!r} repeats one that was not voted on before"
-        elif vote.choice == "tie" and not study.ties:
+        elif answer == "tie" and not study.ties:
             problem = "a tie, which this study does not allow"
         else:
-            choices[pair.id] = vote.choice
+            answers[vote.slot] = answer
             continue
         raise UserError(f"votes {path}: votes.{number}: {problem}; give the file as the page saved it")
-    return choices
+    return answers

@@ -15,8 +15,6 @@ def retrain(
     release_scores: str = "",
     monitor_policy: str = "configs/monitor.yaml",
     force: bool = False,
-    prompts: str = "data/miniature.jsonl",
-    data_revision: str = "",
     config: str = "configs/miniature.yaml",
     overrides: list[str] = [],  # noqa: B006 KFP stores the default in the compiled pipeline and takes nothing but a list
     cluster: str = "",
@@ -32,15 +30,12 @@ def retrain(
 
     Args:
         reference: Prompts that were trained on: a PromptSet, a prompts file or a folder; a path, file:// or s3://.
-        incoming: Prompts that come in, which are tuned on, too: a prompts file, or a folder or S3 prefix whose prompts
-            files are all read.
+        incoming: Prompts that come in: a prompts file, or a folder or S3 prefix whose prompts files are all read. What
+            is tuned on are both, each prompt once, on the side on which the reference has it.
         scores: Table of scores of pictures made now (.csv or .parquet); empty compares prompts alone.
         release_scores: Table of scores at the last release; given together with scores.
         monitor_policy: YAML with the thresholds of the checks: a file in the image or on s3://, or its text.
         force: Tune even if nothing has drifted.
-        prompts: Prompts file to tune on: .txt, .csv, .tsv, .json, .jsonl or .parquet, in the image or on s3://; or
-            lines with a prompt each.
-        data_revision: Commit, branch or tag whose version of the data is taken; empty takes the one at hand.
         config: YAML with what differs from the default configuration, likewise.
         overrides: Single differences from that file, such as "steps=20" or "optimizer.learning_rate=1e-4".
         cluster: YAML that describes the job of a cluster, likewise; empty trains in the step itself.
@@ -64,8 +59,7 @@ def retrain(
     equip(watched, cpu="2", memory="8Gi", hours=2, retries=2)
     with dsl.If(watched.outputs["Output"] == True, name="drifted"):  # noqa: E712 builds the condition
         tune(
-            prompts=prompts,
-            data_revision=data_revision,
+            prompts=reference,
             incoming=incoming,
             config=config,
             overrides=overrides,

@@ -34,7 +34,7 @@ def tune(
 
     Args:
         prompts: Prompts file: .txt, .csv, .tsv, .json, .jsonl or .parquet, in the image or on s3://; or lines with a
-            prompt each.
+            prompt each; or a PromptSet, or a folder of such files.
         data_revision: Commit, branch or tag whose version of the data is taken; empty takes the one at hand.
         incoming: More prompts to tune on, such as came in since: a prompts file, or a folder or S3 prefix whose prompts
             files are all read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -50,7 +51,7 @@ class _Question:
     minimum: int
 
 
-def compare_prompts(reference: list[Prompt], incoming: list[Prompt], policy: MonitorPolicy) -> list[Made]:
+def compare_prompts(reference: Sequence[Prompt], incoming: Sequence[Prompt], policy: MonitorPolicy) -> list[Made]:
     """Each check of prompts that the policy has a threshold for, on at most `policy.max_prompts` of each side."""
     left, right = (sample(table, policy.max_prompts) for table in describe(reference, incoming))
     thresholds = policy.thresholds
@@ -92,7 +93,7 @@ def compare_scores(release: pd.DataFrame, now: pd.DataFrame, policy: MonitorPoli
     ]
 
 
-def describe(reference: list[Prompt], incoming: list[Prompt]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def describe(reference: Sequence[Prompt], incoming: Sequence[Prompt]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A row for each prompt and a column for each check.
 
     "new words" is the share, in [0, 1], of a prompt's words that stand in no prompt of the reference; for a prompt of
@@ -104,7 +105,7 @@ def describe(reference: list[Prompt], incoming: list[Prompt]) -> tuple[pd.DataFr
     return _table(reference, words[0], seen, usual=1), _table(incoming, words[1], seen, usual=0)
 
 
-def _table(prompts: list[Prompt], words: list[list[str]], seen: Counter[str], usual: int) -> pd.DataFrame:
+def _table(prompts: Sequence[Prompt], words: list[list[str]], seen: Counter[str], usual: int) -> pd.DataFrame:
     import pandas as pd
 
     new = [[seen[word] <= usual for word in prompt] for prompt in words]

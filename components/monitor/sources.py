@@ -20,7 +20,7 @@ from drtune.contracts import BESIDE_REWARDS, MANIFEST, Observed
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 from drtune.files.storage import Storage, open_storage
-from drtune.prompts.prepare import PROMPTS, Problem, Prompt, open_prompts, parse
+from drtune.prompts.prepare import PROMPTS, Problem, StatedPrompt, open_prompts, parse
 from drtune.prompts.records import SUFFIXES
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ CANDIDATE = "candidate"
 class Prompts:
     """Different prompts, and where they came from."""
 
-    prompts: list[Prompt]
+    prompts: list[StatedPrompt]
     refused: list[Problem]
     observed: Observed
 
@@ -51,7 +51,7 @@ class Scores:
 
 
 def read_prompts(
-    side: Literal["reference", "incoming"], uri: str, environment: Mapping[str, str] = os.environ
+    side: Literal["reference", "incoming", "prompts"], uri: str, environment: Mapping[str, str] = os.environ
 ) -> Prompts:
     """Read every different prompt of a file, of all prompts files below a folder, or of a PromptSet.
 
@@ -74,7 +74,7 @@ def read_prompts(
     keys = storage.keys()
     if {MANIFEST, PROMPTS}.issubset(keys):
         return _read_prompt_set(side, storage, uri)
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[str, StatedPrompt] = {}
     digests: dict[str, str] = {}
     problems: list[Problem] = []
     for key in keys:
@@ -97,16 +97,17 @@ def read_prompts(
     return _prompts(uri, digest, len(digests), prompts.values(), problems)
 
 
-def _read_prompt_set(side: Literal["reference", "incoming"], storage: Storage, uri: str) -> Prompts:
+def _read_prompt_set(side: str, storage: Storage, uri: str) -> Prompts:
     with tempfile.TemporaryDirectory() as folder:
         for name in (MANIFEST, PROMPTS):
             storage.download(name, Path(folder) / name)
         prepared = open_prompts(folder)
-    prompts = [*prepared.train, *(() if side == "reference" else prepared.eval)]
+    sides = {"train": prepared.train} if side == "reference" else {"train": prepared.train, "eval": prepared.eval}
+    prompts = [StatedPrompt(one.text, one.category, split) for split, some in sides.items() for one in some]
     return _prompts(uri, prepared.prompt_set.sha256, 1, prompts, [])
 
 
-def _prompts(uri: str, sha256: str, num_files: int, taken: Iterable[Prompt], refused: list[Problem]) -> Prompts:
+def _prompts(uri: str, sha256: str, num_files: int, taken: Iterable[StatedPrompt], refused: list[Problem]) -> Prompts:
     prompts = list(taken)
     problems = Counter(problem.reason for problem in refused)
     return Prompts(prompts, refused, _observed(uri, sha256, num_files, len(prompts), problems))

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -18,9 +20,9 @@ from components.monitor.sources import read_prompts
 from drtune.config import load_config
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.given import is_on_s3, is_text_itself, read_place, shown_place
+from drtune.files.given import is_on_s3, is_text_itself, shown_place
 from drtune.files.local import is_text, sha256_bytes, sha256_file
-from drtune.prompts.prepare import Added, prepare
+from drtune.prompts.prepare import Gathered, parse, prepare
 from drtune.publishing.gate import Policy
 
 EMPTY = "leave it empty"
@@ -36,7 +38,7 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path, incoming: str =
 
     Args:
         prompts: Path of the file; a relative one starts at the working directory. Or its address on S3, or lines with a
-            prompt each.
+            prompt each; or a PromptSet, whose prompts stay on their sides, or a folder of files, here or on S3.
         data_revision: Git revision (commit, branch, tag) whose data.dvc is taken, into a folder of its own: the working
             tree stays as it is. "" takes the working tree's.
         out: Folder of the PromptSet.
@@ -47,7 +49,7 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path, incoming: str =
             one that data.dvc states, a revision is given for a file that is not under DVC, or the prompts are not
             usable (see `drtune.prompts.prepare.prepare`).
     """
-    prepared = _prepare(prompts, data_revision, out, _read(incoming) if incoming else None)
+    prepared = _prepare(prompts, data_revision, out, _gather("incoming", incoming) if incoming else None)
     print(prepared.told)
     return prepared
 
@@ -113,22 +115,26 @@ def _tracked(prompts: str) -> _Tracked | None:
     return None
 
 
-def _read(incoming: str) -> Added:
-    read = read_prompts("incoming", incoming)
-    return Added(read.prompts, read.refused, DataSource(path=incoming, sha256=read.observed.sha256))
+def _gather(what: Literal["prompts", "incoming"], given: str) -> Gathered:
+    """What is on S3, or here as a PromptSet or a folder of files, or lines of prompts as they are."""
+    if is_text_itself(given):
+        content = given.encode()
+        data = DataSource(path="given as prompts.txt", sha256=sha256_bytes(content))
+        return Gathered(*parse(content, data.path), data)
+    read = read_prompts(what, given)
+    return Gathered(read.prompts, read.refused, DataSource(path=given, sha256=read.observed.sha256))
 
 
-def _prepare(prompts: str, data_revision: str, out: Path, added: Added | None) -> PromptSet:
+def _prepare(prompts: str, data_revision: str, out: Path, added: Gathered | None) -> PromptSet:
+    if prompts.startswith("file:"):
+        prompts = unquote(urlsplit(prompts).path)
     refuse_absent(prompts)
-    if is_text_itself(prompts) or is_on_s3(prompts):
-        if data_revision:
-            raise UserError(f"data_revision={data_revision!r}: {shown_place(prompts)} is not under DVC; {EMPTY}")
-        return _prepare_given(prompts, out, added)
-    file = _tracked(prompts)
+    file = None if is_text_itself(prompts) or is_on_s3(prompts) else _tracked(prompts)
     if file is None:
         if data_revision:
-            raise UserError(f"data_revision={data_revision!r}: {prompts} is not under DVC; {EMPTY}")
-        return prepare(Path(prompts), out, added=added, overwrite=True)
+            raise UserError(f"data_revision={data_revision!r}: {shown_place(prompts)} is not under DVC; {EMPTY}")
+        is_file = not is_text_itself(prompts) and Path(prompts).is_file()
+        return prepare(prompts if is_file else _gather("prompts", prompts), out, added=added, overwrite=True)
     if not os.access(file.root, os.W_OK):
         with tempfile.TemporaryDirectory() as scratch:
             return _prepare(str(_clone(file, Path(scratch))), data_revision, out, added)
@@ -137,18 +143,6 @@ def _prepare(prompts: str, data_revision: str, out: Path, added: Added | None) -
     with tempfile.TemporaryDirectory() as scratch:
         fetched = Path(scratch) / file.path.name
         return prepare(fetched, out, data=_fetch(file, data_revision, fetched), added=added, overwrite=True)
-
-
-def _prepare_given(prompts: str, out: Path, added: Added | None) -> PromptSet:
-    """Prepare what is on S3, or lines of prompts that are given as they are."""
-    try:
-        content = read_place(prompts)
-    except FileNotFoundError:
-        raise UserError(f"prompts {prompts}: not there; give the address of a file") from None
-    data = DataSource(path=prompts if is_on_s3(prompts) else "given as prompts.txt", sha256=sha256_bytes(content))
-    with tempfile.NamedTemporaryFile() as scratch:
-        Path(scratch.name).write_bytes(content)
-        return prepare(scratch.name, out, data=data, added=added, overwrite=True)
 
 
 def _clone(file: _Tracked, scratch: Path) -> Path:

@@ -127,6 +127,7 @@ class Launch:
             SystemExit: it was stopped.
         """
         refuse_uneven(config, self.spec)
+        cluster_sha256 = self.spec.sha256()  # as it was given, before a kind of job is chosen
         if is_answered(self.storage, config, prompts):
             self.log.say(f"the model is at {self.storage.uri} already: an earlier try had it made")
         else:
@@ -134,7 +135,7 @@ class Launch:
             write_request(self.storage, config, prompts)
             with self._leaving_nothing(), self._heard_of():
                 Follower(self.cluster, self.spec, self._create_or_adopt(), self.log, self.cancelled).run()
-        fetch_model(self.storage, out)
+        fetch_model(self.storage, out, cluster_sha256)
 
     def _create_or_adopt(self) -> Manifest:
         """The job of this run: a new one, or that of an earlier try of the launcher, which is then ours.

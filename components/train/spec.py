@@ -13,6 +13,7 @@ from components.images import TRAINER_IMAGE, USER_ID
 from components.train.environment import STEP_HOURS
 from drtune.config import load_section
 from drtune.config.sections import Section, validated
+from drtune.files.local import sha256_bytes
 from drtune.files.s3 import S3_URI
 
 GRACE_SECONDS = 300
@@ -164,6 +165,10 @@ class JobSpec(Section):
                 f"job is ended after {3600 * STEP_HOURS} s; lower one of them"
             )
         return self
+
+    def sha256(self) -> str:
+        """Digest of all settings, whether given or not."""
+        return sha256_bytes(self.model_dump_json().encode())
 
     @property
     def least_nodes(self) -> int:

@@ -91,6 +91,8 @@ class TunedModel(Contract):
     """Mean training reward over the last ten updates."""
     reward_files: dict[str, str] = Field(default={})
     """Files of your own rewards that are kept in the folder: sha256 by path."""
+    cluster_sha256: str | None = None
+    """Digest of the resolved cluster file of the job that tuned it; None: it was tuned without one."""
 
     @property
     def told(self) -> str:

@@ -100,10 +100,10 @@ class PreparedPrompts:
 
 
 @dataclass(frozen=True)
-class Added:
-    """Prompts that are added to those of a source, as those that came in since, and what of theirs was not taken."""
+class Gathered:
+    """Prompts of more than one file, or of none, what of theirs was not taken, and where they came from."""
 
-    prompts: Sequence[Prompt]
+    prompts: Sequence[StatedPrompt]
     problems: Sequence[Problem]
     source: DataSource
 
@@ -113,21 +113,22 @@ class _RefusedError(Exception):
 
 
 def prepare(
-    source: str | Path,
+    source: str | Path | Gathered,
     out: str | Path,
     *,
     data: DataSource | None = None,
-    added: Added | None = None,
+    added: Gathered | None = None,
     held_out: bool = False,
     overwrite: bool = False,
 ) -> PromptSet:
     """Read, check, de-duplicate and split the prompts of `source` into a PromptSet folder at `out`.
 
     Args:
-        source: A file with one of `SUFFIXES`, in UTF-8.
+        source: A file with one of `SUFFIXES`, in UTF-8; or prompts that were read before.
         out: Folder that is written, whole or not at all.
-        data: Where `source` came from, if it stands for another file than itself, as a version of data under DVC does.
-        added: More prompts. Each is split by its hash, or stands where another spelling of it stands in the source.
+        data: Where the file came from, if it stands for another one than itself, as a version of data under DVC does.
+        added: More prompts, as those that came in since. Each is split by its hash, or stands where another spelling of
+            it stands in the source.
         held_out: All prompts are to evaluate on, as those of a benchmark are.
         overwrite: Replace what stands at `out`.
 
@@ -135,13 +136,10 @@ def prepare(
         UserError: the file cannot be read as what its suffix says, has no field with prompts, or yields no prompt for
             train or for eval; or `out` cannot be written.
     """
-    with claimed(out, "PromptSet", overwrite=overwrite, inputs=[source]) as out:
-        try:
-            content = read_given(source)
-        except OSError as error:
-            raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
-        data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
-        prompts, problems = parse(content, data.path)
+    inputs = [] if isinstance(source, Gathered) else [source]
+    with claimed(out, "PromptSet", overwrite=overwrite, inputs=inputs) as out:
+        given = source if isinstance(source, Gathered) else _read(source, data)
+        prompts, problems, data = list(given.prompts), list(given.problems), given.source
         if added:
             _add(added, prompts, problems)
         if held_out:
@@ -232,7 +230,16 @@ def parse(content: bytes, name: str) -> tuple[list[StatedPrompt], list[Problem]]
     return list(prompts.values()), problems
 
 
-def _add(added: Added, prompts: list[StatedPrompt], problems: list[Problem]) -> None:
+def _read(source: str | Path, data: DataSource | None) -> Gathered:
+    try:
+        content = read_given(source)
+    except OSError as error:
+        raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
+    data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
+    return Gathered(*parse(content, data.path), data)
+
+
+def _add(added: Gathered, prompts: list[StatedPrompt], problems: list[Problem]) -> None:
     """Add what is new to the prompts, and what is not taken to the problems."""
     problems += added.problems
     known = {prompt.text.casefold() for prompt in prompts}

@@ -38,8 +38,10 @@ def test_a_training_that_succeeds_gives_its_model_and_leaves_no_job(api: Cluster
         until(lambda: ": running" in tried.log)
         succeeds(tried, job)
 
+    digest = tried.launch.spec.sha256()
     with Played(api, script):
-        assert tried.train().step == 2
+        made = tried.train()
+    assert (made.step, made.cluster_sha256) == (2, digest)
     assert (tried.out / "adapter" / "pytorch_lora_weights.safetensors").read_bytes() == WEIGHTS
     assert tried.left() == []
     assert seen["metadata"]["ownerReferences"] == [WORKFLOW]  # type: ignore[index]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from drtune.contracts import TunedModel
 from drtune.files.local import sha256_file
 from pipelines.local.display import Failure
 from pipelines.local.run import run_here
@@ -41,7 +42,7 @@ def run(tmp_path: Path, incoming: Path, **arguments: Any) -> tuple[Failure | Non
     trained = write(tmp_path / "trained.txt", "a {} {} above a {} ring, on a white background")
     policy = tmp_path / "policy.yaml"
     policy.write_text(json.dumps({"min_prompts": 8, "against": {"base": {"symmetry": {"max_drop": 1.0}}}}))
-    given = {"reference": trained, "incoming": incoming, "prompts": trained, "policy": policy}
+    given = {"reference": trained, "incoming": incoming, "policy": policy}
     paths = {name: str(path) for name, path in given.items()}
     places = {"registry": str(tmp_path / "registry"), "name": "tried", "overrides": SMALL}
     defaults, screen = Package.read(ROOT / "pipelines" / "retrain.yaml").defaults, io.StringIO()
@@ -68,7 +69,12 @@ def test_what_drifted_is_tuned_and_published_and_the_outcome_told(tmp_path: Path
     [outcome] = (tmp_path / "steps").glob("*/finish/outcome")
     assert outcome.read_text(encoding="utf-8").startswith("# Done\n")
     [card] = (tmp_path / "registry").rglob("README.md")
-    assert f"/incoming.txt, sha256 {sha256_file(incoming)} |" in card.read_text(encoding="utf-8")
+    text, reference = card.read_text(encoding="utf-8"), tmp_path / "trained.txt"
+    assert f"\n| Prompt source | {reference}, sha256 {sha256_file(reference)} |\n" in text
+    assert f"\n| Prompts added | {incoming}, sha256 {sha256_file(incoming)} |\n" in text
+    prompts = TunedModel.load(card.parent).prompts
+    assert prompts.num_train + prompts.num_eval == 2 * len(COLOURS) ** 2 * len(SHAPES)
+    assert f"\n| Prompts sha256 | {prompts.sha256} |\n" in text
 
 
 def test_a_run_can_be_forced_and_one_that_fails_is_not_tried_again_here_and_says_so(tmp_path: Path) -> None:

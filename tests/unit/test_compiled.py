@@ -205,8 +205,11 @@ def test_a_person_can_start_tuning_from_the_form_as_it_stands() -> None:
 
 def test_retraining_has_the_parameters_of_tuning_with_their_defaults() -> None:
     tuning, retraining = (Package.read(PACKAGE.with_name(f"{name}.yaml")).defaults for name in ("tune", "retrain"))
-    assert tuning.pop("incoming") == ""  # a retraining is always told what comes in
-    assert retraining["incoming"] is None
+    # A retraining is always told what comes in, and what was trained on, which it reads as it is named.
+    assert tuning.keys() - retraining.keys() == {"prompts", "data_revision"}
+    assert retraining["reference"] is retraining["incoming"] is None
+    for name in ("prompts", "data_revision", "incoming"):
+        del tuning[name]
     assert {name: retraining[name] for name in tuning} == tuning
 
 

@@ -102,7 +102,7 @@ def test_no_name_path_or_reason_breaks_a_table_or_becomes_markup(one: str, other
     compile(next(token.content for token in tokens if token.type == "fence"), "snippet", "exec")
     kinds = [token.type for token in tokens]
     assert kinds.count("table_open") == 3
-    assert kinds.count("td_open") == 6 * len({one, other + "x"}) + 2 * (len(config.rewards) + 6 + 9)
+    assert kinds.count("td_open") == 6 * len({one, other + "x"}) + 2 * (len(config.rewards) + 6 + 10)
     assert kinds.count("heading_open") == 7
     assert kinds.count("bullet_list_open") == 2 if any(map(str.strip, (one, other))) else 1
     assert "html_block" not in kinds
@@ -147,11 +147,20 @@ def test_settings_provenance_and_reasons_are_stated(tmp_path: Path) -> None:
         f"| DVC md5 | {'d751' * 8} |",
         f"| Prompts sha256 | {'1c3e' * 16} |",
         f"| Code revision | {'77aa' * 10} |",
+        f"| Config sha256 | {TunedModel.load(tmp_path / 'model').config_sha256} |",
+        f"| Policy sha256 | {'c7aa' * 16} |",
         f"| Weights sha256 | {TunedModel.load(tmp_path / 'model').weights_sha256} |",
         "- symmetry: gain 0.27, at least 0.10 wanted",
         "- brightness: not lost",
     ):
         assert f"\n{line}\n" in card
+
+
+def test_the_cluster_file_is_named_by_its_digest_where_there_was_one(tmp_path: Path) -> None:
+    folders = make_folders(tmp_path)
+    assert "Cluster file" not in _card(folders)
+    TunedModel.load(folders.model).model_copy(update={"cluster_sha256": "c1de" * 16}).save(folders.model)
+    assert f"\n| Cluster file sha256 | {'c1de' * 16} |\n" in _card(folders)
 
 
 def test_the_snippet_is_python_for_each_kind_of_base(tmp_path: Path) -> None:

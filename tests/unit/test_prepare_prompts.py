@@ -222,6 +222,30 @@ def test_what_came_in_is_added_once_and_on_the_side_of_its_other_spellings(repos
     assert prepared.near_duplicates == 0
 
 
+def test_a_prompt_set_stays_on_its_sides_with_what_came_in(tmp_path: Path) -> None:
+    (tmp_path / "ours.csv").write_text("prompt,style,split\na cat,x,eval\na dog,,train\nan owl,,train\n")
+    first = prepare_prompts(str(tmp_path / "ours.csv"), "", tmp_path / "set")
+    (tmp_path / "in.txt").write_text("A cat!\na dog\n")
+    made = prepare_prompts((tmp_path / "set").as_uri(), "", tmp_path / "out", str(tmp_path / "in.txt"))
+    rows = [json.loads(line) for line in (tmp_path / "out/prompts.jsonl").read_text().splitlines()]
+    assert [(row["text"], row["category"], row["split"]) for row in rows] == [
+        ("a dog", "", "train"),
+        ("an owl", "", "train"),
+        ("a cat", "x", "eval"),
+        ("A cat!", "", "eval"),
+    ]
+    assert (made.source.path, made.source.sha256) == (str(tmp_path / "set"), first.sha256)
+    assert made.problems == {"duplicate": 1}
+
+
+def test_all_files_of_a_folder_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/monday.txt").write_text("a cat\n\na dog\n")
+    (tmp_path / "in/tuesday.csv").write_text("prompt,split\na fox,eval\n")
+    made = prepare_prompts(str(tmp_path / "in"), "", tmp_path / "out")
+    assert (made.num_train + made.num_eval, made.problems) == (3, {"empty": 1})
+
+
 @pytest.mark.parametrize("revision", ["nonsense", "--help"])
 def test_an_unknown_revision_is_refused(repository: Path, tmp_path: Path, revision: str) -> None:
     with pytest.raises(UserError, match=f"data_revision='{revision}': no commit, branch or tag with a data.dvc"):

@@ -252,7 +252,7 @@ def test_a_key_that_a_server_lists_never_becomes_a_path_elsewhere(
     with pytest.raises(UserError, match="below it"), opened("mj", "s3://bucket/run", environment):
         pass
     with pytest.raises(UserError, match="below it"):
-        fetch_model(open_storage("s3://bucket", environment), work / "model")
+        fetch_model(open_storage("s3://bucket", environment), work / "model", "c1de")
     assert f"'{shown}'" in str(refusal.value)
     assert list(tmp_path.iterdir()) == []
 

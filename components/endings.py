@@ -87,6 +87,16 @@ def reason_in(log: str) -> Reason | None:
     return None
 
 
+def was_cancelled(states: Sequence[str]) -> bool:
+    """Whether a run was told to end since it last began; Kubeflow calls it FAILED in the end, and only this tells.
+
+    Args:
+        states: What it has been, in order; one that is tried again is RUNNING anew.
+    """
+    told = [state for state in states if state in ("RUNNING", "CANCELING", "CANCELED")]
+    return bool(told) and told[-1] != "RUNNING"
+
+
 def last_line(log: str) -> str | None:
     """The last line that says something, be it the launcher's."""
     lines = _of_the_step(log)

@@ -74,6 +74,8 @@ class KfpServer:
         self._certificate, self._key = certificate, key
         self.looks: list[Look] = [Look("SUCCEEDED")]
         """What each look at any run shows, in turn; the last one stays."""
+        self.looks_again: list[Look] = [Look("SUCCEEDED")]
+        """The same once one is tried again."""
         self.misbehave: dict[str, Callable[[], tuple[int, str, str]]] = {}
         """For requests whose "METHOD path" matches the pattern: status, content type and body to answer with."""
         self.requests: list[str] = []
@@ -180,6 +182,15 @@ class KfpServer:
                 self._history(run, "CANCELING")
                 steps = self.looks[-1].steps
                 self.looks = [Look("FAILED", {step: after_cancelling(state) for step, state in steps.items()})]
+                return {}
+            case "POST", ["runs", identity, "retry"]:
+                # KFP/server/run_server.go:631, KFP/resource/resource_manager.go:1069 and GenerateRetryExecution in
+                # backend/src/common/util/workflow.go:201: gRPC's Aborted, which is 409, unless it failed
+                run = _found(self.runs, identity, "Run")
+                if run["state_history"][-1]["state"] != "FAILED":
+                    raise RefusalError(409, "Workflow must be Failed/Error to retry")
+                self.looks, self._looked[identity] = self.looks_again, 0
+                self._history(run, "RUNNING")  # runStore.UpdateRun, KFP/storage/run_store.go:618
                 return {}
             case "POST", ["recurringruns"]:
                 self._check_job(body)

@@ -17,6 +17,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from kfp import dsl
 
+from components.endings import was_cancelled
 from components.train.cluster import connect, own_namespace
 from components.train.environment import RUN_ID
 from drtune.errors import UserError
@@ -119,11 +120,11 @@ def _of_kubeflow(run: dict[str, Any], word: str, pods: Mapping[str, Pod], doubts
         for task in run.get("run_details", {}).get("task_details", [])
         if "display_name" in task
     }
-    history = {entry.get("state") for entry in run.get("state_history", [])} | {run.get("state")}
+    history = [entry.get("state", "") for entry in run.get("state_history", [])]
     return Known(
         word,
         steps={step: tasks[step] for step in STEPS if step in tasks},
-        cancelled=bool(history & {"CANCELING", "CANCELED"}),  # in the end it is called FAILED
+        cancelled=was_cancelled([*history, run.get("state", "")]),
         skipped=any(name.startswith("condition-") and state == "SKIPPED" for name, state in tasks.items()),
         name=run.get("display_name", ""),
         pods=pods,

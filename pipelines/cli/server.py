@@ -269,4 +269,38 @@ def cancel(server: Server, given: str) -> None:
         click.echo(f"run {run.display_name}: told to end; `drtune-pipeline status {run.run_id}` shows when it has")
 
 
-COMMANDS = (doctor, upload, submit, status, logs, cancel, schedule)
+@click.command()
+@click.argument("given", metavar="RUN")
+@WAIT
+@TIMEOUT
+@PATIENCE
+@on_server
+@click.pass_context
+def retry(
+    ctx: click.Context,
+    /,
+    server: Server,
+    given: str,
+    wait: bool,
+    timeout_seconds: int | None,
+    pending_seconds: int,
+) -> None:
+    """Go on with a run that failed or was cancelled, by its id or name: with the same parameters, where it ended.
+
+    Steps that went well are not done again, and a training job goes on from its newest checkpoint. What is to be
+    changed in its parameters wants another run.
+
+    Exit codes: 0 it goes on; with --wait those of `submit --wait`.
+    """
+    _check_waiting(wait, timeout_seconds)
+    from pipelines.server.runs import package_of, retry
+
+    with server() as client:
+        run = retry(client, given)
+        click.echo(f"run {run.display_name}: goes on, {run.run_id}")
+        click.echo(client.page(f"runs/details/{run.run_id}"))
+        if wait:
+            _wait(ctx, client, run, package_of(client, run), timeout_seconds, pending_seconds)
+
+
+COMMANDS = (doctor, upload, submit, status, logs, cancel, retry, schedule)

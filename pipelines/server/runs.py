@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from components.endings import was_cancelled
 from drtune.errors import UserError
 from drtune.files.progress import spell
 from pipelines.server.client import Client, everything, named, quietly
@@ -98,6 +99,21 @@ def cancel(client: Client, given: str) -> Any:
     return run
 
 
+def retry(client: Client, given: str) -> Any:
+    """Let a run go on that failed or was cancelled: what its steps did that went well is kept.
+
+    Raises:
+        UserError: there is no such run, it is not over yet, or it went well.
+    """
+    run = find_run(client, given)
+    if run.state not in ENDED:
+        raise UserError(f"run {given}: is not over ({spoken(state_of(run))}); `drtune-pipeline cancel {given}` ends it")
+    if run.state in ("SUCCEEDED", "SKIPPED"):
+        raise UserError(f"run {given}: {spoken(run.state)}, and nothing of it is left to do; submit another one")
+    client.runs.run_service_retry_run(run.run_id)  # kfp's own client has no method for it
+    return run
+
+
 def find_run(client: Client, given: str) -> Any:
     """The run with that id, or the newest one of that name.
 
@@ -141,7 +157,7 @@ def package_of(client: Client, run: Any) -> Package:
 
 def state_of(run: Any) -> str:
     """The state of a run; the server calls one that was cancelled FAILED, and only its history tells."""
-    told_to_end = any(status.state == "CANCELING" for status in run.state_history or [])
+    told_to_end = was_cancelled([status.state for status in run.state_history or []])
     return "CANCELED" if told_to_end and run.state == "FAILED" else str(run.state)
 
 

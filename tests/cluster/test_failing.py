@@ -39,3 +39,15 @@ def test_a_model_that_cannot_be_tuned_fails_its_training_once(site: Site, start:
     assert "train: " in last
     assert "nowhere/to-be-found" in last
     assert "outcome: failed in train: " in run.log("finish")
+
+
+def test_a_run_that_failed_goes_on_once_its_cause_is_mended(site: Site, start: Callable[..., Run]) -> None:
+    prompts, registry = f"{site.own}/late.txt", f"{site.own}/registry"
+    run = start("retried", *parameters(prompts=prompts, overrides=SHORT, registry=registry))
+    assert "late.txt" in run.ends(well=False, minutes=8)
+
+    colours = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+    texts = [f"a {one} circle above a {other} ring" for one in colours for other in colours]
+    site.storage(site.own).write("late.txt", "\n".join(texts).encode())
+    assert "goes on" in site.call("retry", run.id)
+    assert "refused" in run.ends(well=True, minutes=20)

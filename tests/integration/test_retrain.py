@@ -70,8 +70,8 @@ def test_what_drifted_is_tuned_and_published_and_the_outcome_told(tmp_path: Path
     assert outcome.read_text(encoding="utf-8").startswith("# Done\n")
     [card] = (tmp_path / "registry").rglob("README.md")
     text, reference = card.read_text(encoding="utf-8"), tmp_path / "trained.txt"
-    assert f"\n| Prompt source | {reference}, sha256 {sha256_file(reference)} |\n" in text
-    assert f"\n| Prompts added | {incoming}, sha256 {sha256_file(incoming)} |\n" in text
+    assert f"/trained.txt, sha256 {sha256_file(reference)} |\n" in text
+    assert f"/incoming.txt, sha256 {sha256_file(incoming)} |\n" in text
     prompts = TunedModel.load(card.parent).prompts
     assert prompts.num_train + prompts.num_eval == 2 * len(COLOURS) ** 2 * len(SHAPES)
     assert f"\n| Prompts sha256 | {prompts.sha256} |\n" in text

@@ -16,7 +16,7 @@ import yaml
 from pipelines.cli.main import PACKAGE
 from pipelines.server.package import Package
 from tests.kfp_api import KfpServer
-from tests.kfp_nodes import executor_of
+from tests.kfp_nodes import Look, executor_of
 from tests.server_calls import FAILED, LOG, TRAINING, call, fine, refused
 from tests.server_calls import server as server
 
@@ -229,6 +229,25 @@ def test_logs_are_those_of_the_pod_and_later_what_argo_kept(server: KfpServer) -
     assert "Argo kept nothing of it" in fine(server, "logs", "mine")[1]
     assert refused(server, "logs", "mine", "prepare-prompts").startswith("log of step prepare-prompts: its pod is not")
     assert refused(server, "logs", "mine", "publish").endswith("reached: prepare-prompts, train")
+
+
+def test_a_run_that_failed_goes_on_where_it_ended(server: KfpServer) -> None:
+    server.looks = [TRAINING]
+    fine(server, "submit", "-r", "mine")
+    [run] = server.runs
+    assert refused(server, "retry", "mine").startswith("run mine: is not over (running); `drtune-pipeline cancel mine`")
+    fine(server, "cancel", "mine")
+    assert fine(server, "status", "mine")[0] == f"run mine: CANCELED, {run}"
+    server.looks_again = [FAILED]
+    assert fine(server, "retry", "mine")[0] == f"run mine: goes on, {run}"
+    assert fine(server, "status", "mine")[0] == f"run mine: FAILED, {run}"  # this time nobody told it to end
+    done = dict.fromkeys(["prepare-prompts", "train", "decide", "publish"], "SUCCEEDED")
+    server.looks_again = [TRAINING, Look("SUCCEEDED", done)]
+    assert fine(server, "retry", run, "--wait")[-1].startswith("run mine: published")
+    assert server.requests.count(f"POST /apis/v2beta1/runs/{run}:retry") == 2
+    assert refused(server, "retry", "mine") == (
+        "run mine: succeeded, and nothing of it is left to do; submit another one"
+    )
 
 
 def test_a_run_is_cancelled_once(server: KfpServer) -> None:

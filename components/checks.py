@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.registry import check_registry, in_a_pod
-from components.train.spec import load_spec
+from components.train.spec import load_spec, refuse_uneven
 from drtune.config import load_config
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference, read_places
@@ -38,10 +38,8 @@ def check_parameters(
     """
     unchecked: list[str] = []
 
-    def is_at_hand(given: str) -> bool:
-        if is_text_itself(given) or not elsewhere or (is_on_s3(given) and in_a_pod(environment)):
-            return True
-        if is_on_s3(given) or not Path(given).exists():
+    def can_be_read(given: str) -> bool:
+        if not is_at_hand(given, elsewhere=elsewhere, environment=environment):
             unchecked.append(f"{given} is not here: the run itself checks it")
             return False
         return True
@@ -56,17 +54,27 @@ def check_parameters(
         check_name(given["name"])
     places = read_places(given.get("references") or [])
     for name, place in places.items():
-        if not is_on_s3(place) and is_at_hand(place):
+        if not is_on_s3(place) and can_be_read(place):
             check_reference(name, place)
-    if given.get("cluster") and is_at_hand(given["cluster"]):
-        load_spec(given["cluster"], given.get("cluster_overrides") or [])
-    if given.get("config") and is_at_hand(given["config"]):
+    spec = None
+    if given.get("cluster") and can_be_read(given["cluster"]):
+        spec = load_spec(given["cluster"], given.get("cluster_overrides") or [])
+    if given.get("config") and can_be_read(given["config"]):
         config = load_config(given["config"], given.get("overrides") or [])
         if not elsewhere:
             check_start(config)
-        if given.get("policy") and is_at_hand(given["policy"]):
+        if spec:
+            refuse_uneven(config, spec)
+        if given.get("policy") and can_be_read(given["policy"]):
             refuse_unmeasured(Policy.read(given["policy"]), config, places)
     return unchecked
+
+
+def is_at_hand(given: str, *, elsewhere: bool, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether what a parameter names can be read here, as it will be in the run, which may be `elsewhere`."""
+    if is_text_itself(given) or not elsewhere or (is_on_s3(given) and in_a_pod(environment)):
+        return True
+    return not is_on_s3(given) and Path(given).exists()
 
 
 def check_services(given: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> None:

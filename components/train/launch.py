@@ -19,7 +19,7 @@ from components.train.follow import Follower
 from components.train.job import PLACES, Manifest, is_suspended, job_name, place_of, status_of, to_job
 from components.train.logs import StepLog
 from components.train.request import fetch_model, is_answered, write_request
-from components.train.spec import JobSpec, spec_for
+from components.train.spec import JobSpec, refuse_uneven, spec_for
 from drtune.config import Config
 from drtune.errors import UserError
 from drtune.files.storage import Storage, open_storage
@@ -278,13 +278,3 @@ def create_job(
             "on PyTorchJobs are not there by default), set backend=trainjob, or leave `queue` out"
         )
     return job
-
-
-def refuse_uneven(config: Config, spec: JobSpec) -> None:
-    """Raise UserError for a batch that some number of processes of the job cannot share."""
-    for processes in spec.processes:
-        if config.batch_size % processes:
-            raise UserError(
-                f"batch_size={config.batch_size}: cannot be shared evenly by the {processes} processes of "
-                f"{processes // spec.processes_per_node} nodes; give a multiple, or another number of nodes"
-            )

@@ -11,8 +11,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from components.images import TRAINER_IMAGE, USER_ID
 from components.train.environment import STEP_HOURS
-from drtune.config import load_section
+from drtune.config import Config, load_section
 from drtune.config.sections import Section, validated
+from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 from drtune.files.s3 import S3_URI
 
@@ -201,3 +202,13 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     4
     """
     return load_section(JobSpec, path, overrides)
+
+
+def refuse_uneven(config: Config, spec: JobSpec) -> None:
+    """Raise UserError for a batch that some number of processes of the job cannot share."""
+    for processes in spec.processes:
+        if config.batch_size % processes:
+            raise UserError(
+                f"batch_size={config.batch_size}: cannot be shared evenly by the {processes} processes of "
+                f"{processes // spec.processes_per_node} nodes; give a multiple, or another number of nodes"
+            )

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipelines.cli.options import ARGUMENTS, PACKAGE, SERVICE_ACCOUNT, Server, checked, on_server
+
+if TYPE_CHECKING:
+    from pipelines.server.client import Client
+    from pipelines.server.runs import Job
 
 
 @click.command()
@@ -52,3 +57,37 @@ def doctor(
         marks.append(finding.mark)
     if "!!" in marks:
         ctx.exit(1)
+
+
+def refuse_unready(client: Client, job: Job, namespace: str) -> None:
+    """Look in short at the cluster that a kubeconfig file leads to, and tell what would stop the run there.
+
+    Raises:
+        UserError: something would.
+    """
+    from components.checks import is_at_hand
+    from components.train.cluster import Cluster, connect
+    from components.train.spec import load_spec
+    from drtune.errors import UserError
+    from pipelines.server.doctor import PATIENCE_SECONDS, Wanted, lacking, usual_account
+
+    values = job.package.values(job.arguments)
+    try:
+        cluster = Cluster(connect(), namespace, patience_seconds=PATIENCE_SECONDS)
+    except UserError:
+        return  # many who may start runs have no business with the cluster itself
+    place = values.get("cluster")
+    spec = load_spec(place, values["cluster_overrides"]) if place and is_at_hand(place, elsewhere=True) else None
+    account = job.service_account or usual_account(many_users=bool(client.get_kfp_healthz().multi_user))
+    count = 0
+    try:
+        for finding in lacking(Wanted(cluster, job.package, values, spec, account)):
+            click.echo(finding)
+            count += 1
+    except UserError as error:
+        click.echo(f"(not looked at: {error})")
+    if count:
+        raise UserError(
+            f"{cluster.host}: lacks what is marked with !!, and the run is not started; mend it, have KUBECONFIG lead "
+            "to the cluster of the run, or leave out --wait, without which nobody looks"
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from drtune.cli.console import PATH
-from pipelines.cli.doctor import doctor
+from pipelines.cli.doctor import doctor, refuse_unready
 from pipelines.cli.options import (
     ARGUMENTS,
     EXPERIMENT,
@@ -101,7 +101,8 @@ def submit(
     """Start one run with these parameters of the pipeline.
 
     KEY=VALUE sets a parameter; a list is JSON, as in overrides='["steps=20", "batch_size=4"]'. Parameters and
-    configuration are checked before anything is sent. The run is one of the version of the code, which is uploaded if
+    configuration are checked before anything is sent; with --wait also the cluster that a kubeconfig file leads to, in
+    short, as `doctor` does at length. The run is one of the version of the code, which is uploaded if
     it is not there yet; files that differ from their commit are sent along without a version.
 
     Exit codes: 0 started, with --wait published or refused by the policy; 1 with --wait: failed, cancelled or not over
@@ -109,6 +110,8 @@ def submit(
     """
     _check_waiting(wait, timeout_seconds)
     with prepared(server, **job) as (client, wanted):
+        if wait:
+            refuse_unready(client, wanted, ctx.params["namespace"])
         from pipelines.server.runs import submit
 
         name = name or _name_of(wanted)

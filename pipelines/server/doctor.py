@@ -115,13 +115,29 @@ def examine(
     reached = list(_found(partial(check_reachable, cluster)))
     yield from reached
     if reached[0].mark == "ok":
-        account = account or ("default-editor" if many_users else "pipeline-runner")
+        account = account or usual_account(many_users=many_users)
         for check in checks_of(Wanted(cluster, package, values, spec, account)):
             yield from _found(check)
 
 
-def checks_of(wanted: Wanted) -> Iterator[Callable[[], str]]:
-    """What is looked at in the cluster for such a run."""
+def lacking(wanted: Wanted) -> Iterator[Finding]:
+    """What would surely stop such a run, in short: what is quickly looked at, and does not pass by itself.
+
+    Raises:
+        UserError: the cluster cannot be looked at.
+    """
+    check_reachable(wanted.cluster)
+    for check in checks_of(wanted, in_short=True):
+        yield from (finding for finding in _found(check) if finding.mark == "!!")
+
+
+def usual_account(*, many_users: bool) -> str:
+    """Kubeflow's own, of a run that names none."""
+    return "default-editor" if many_users else "pipeline-runner"
+
+
+def checks_of(wanted: Wanted, *, in_short: bool = False) -> Iterator[Callable[[], str]]:
+    """What is looked at in the cluster for such a run; in short without what others may have taken for now."""
     spec = wanted.spec
     secrets = {S3_SECRET: set(S3_KEYS)}
     for name, keys in spec.secrets.items() if spec else ():
@@ -134,7 +150,11 @@ def checks_of(wanted: Wanted) -> Iterator[Callable[[], str]]:
     yield partial(check_images, wanted)
     if spec:
         yield from (partial(check_claim, wanted, claim) for claim in spec.volumes)
-        yield from (partial(check, wanted, spec) for check in (check_job, check_quotas, check_room))
+        yield partial(check_job, wanted, spec)
+    if in_short:
+        return
+    if spec:
+        yield from (partial(check, wanted, spec) for check in (check_quotas, check_room))
     if wanted.values.get("evaluation_gpus") not in (None, "0"):
         yield partial(check_evaluation, wanted)
 

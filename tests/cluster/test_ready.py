@@ -50,3 +50,11 @@ def test_an_account_without_rights_is_told_which(site: Site) -> None:
     [line] = [line for line in said if not line.startswith("ok ")]
     assert "drtune-nobody" in line
     assert "create pytorchjobs" in line
+
+
+def test_a_run_that_is_waited_for_is_not_started_where_something_is_lacking(site: Site) -> None:
+    options = ["-n", site.namespace, "-f", str(site.packages / "tune.yaml"), "--inline", "-e", "drtune-e2e-unready"]
+    more = parameters(cluster=CLUSTER, cluster_overrides=["image_pull_secrets=[nowhere]"])
+    said = site.call("submit", "--wait", *options, "--service-account", site.account, *more, code=2)
+    assert "!! secret nowhere: not in namespace" in said
+    assert "experiment drtune-e2e-unready: not there" in site.call("status", "-e", "drtune-e2e-unready", code=2)

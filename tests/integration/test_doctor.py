@@ -30,8 +30,8 @@ class Visit:
         self.api, self.kfp, self.folder = api, kfp, folder
         self.place = f"s3://{BUCKET}/{uuid.uuid4().hex}"
         self.overrides = [f"storage={self.place}/runs", *WHOLE]
-        self.given = {"registry": f"{self.place}/registry", "evaluation_gpus": "1"}
-        self.options: list[str] = []
+        self.given = {"registry": f"{self.place}/registry", "evaluation_gpus": "1", "overrides": '["batch_size=16"]'}
+        self.command, self.options = ["doctor"], list[str]()
         self.environment = kfp.environment | s3.environment | {"KUBECONFIG": api.kubeconfig(folder)}
 
     def call(self) -> Result:
@@ -41,7 +41,7 @@ class Visit:
         else:
             parameters["cluster_overrides"] = json.dumps(self.overrides)
         arguments = [f"{name}={value}" for name, value in parameters.items()]
-        return CliRunner().invoke(main, ["doctor", *self.options, *arguments], env=self.environment)
+        return CliRunner().invoke(main, [*self.command, *self.options, *arguments], env=self.environment)
 
     def change_package(self, change: Callable[[str], str]) -> None:
         path = self.folder / "package.yaml"
@@ -228,6 +228,43 @@ def test_it_names_what_is_lacking_and_its_fix_and_nothing_else(visit: Visit, lac
     assert len(wrong) == 1, result.output
     assert re.match(f"!! {LACKING[lacks]}", wrong[0]), wrong[0]
     assert visit.api.of("jobs") == []
+
+
+@pytest.fixture
+def submitted(visit: Visit) -> Visit:
+    visit.command = ["submit", "--wait", "--inline"]
+    return visit
+
+
+@pytest.mark.parametrize("lacks", [lacks_the_secret, lacks_rights, lacks_the_claim, lacks_the_queue, lacks_images])
+def test_a_run_that_is_waited_for_is_not_started_where_something_is_lacking(
+    submitted: Visit, lacks: Callable[[Visit], None]
+) -> None:
+    lacks(submitted)
+    result = submitted.call()
+    assert (result.exit_code, submitted.kfp.runs) == (2, {})
+    [line] = [line for line in result.stdout.splitlines() if line[:2] in ("ok", "!!", "--")]
+    assert re.match(f"!! {LACKING[lacks]}", line), line
+    assert re.fullmatch("error: http.*: lacks what is marked .*; mend it, .* leave out --wait.*\n", result.stderr)
+    submitted.command = ["submit", "--inline"]
+    assert submitted.call().exit_code == 0
+    assert len(submitted.kfp.runs) == 1
+
+
+@pytest.mark.parametrize("lacks", [lacks_quota, lacks_gpus, lacks_a_registry_bucket])
+def test_it_is_started_where_what_is_lacking_may_come_or_is_seen_by_the_run_itself(
+    submitted: Visit, lacks: Callable[[Visit], None]
+) -> None:
+    lacks(submitted)
+    assert submitted.call().exit_code == 0
+    assert len(submitted.kfp.runs) == 1
+
+
+def test_a_cluster_that_cannot_be_looked_at_stops_no_run(submitted: Visit) -> None:
+    submitted.api.fault("GET", "/version", 401)
+    result = submitted.call()
+    assert result.exit_code == 0, result.output
+    assert "(not looked at: cluster http" in result.stdout
 
 
 def test_a_run_without_a_cluster_file_is_looked_at_without_a_job(visit: Visit) -> None:

@@ -35,6 +35,10 @@ MISTAKES = [
     ({"config": "", "overrides": ["steps=3"]}, "overrides: config is empty"),
     ({"cluster_overrides": ["nodes=3"]}, "cluster_overrides: cluster is empty"),
     ({"cluster": str(CONFIGS / "cluster.yaml"), "cluster_overrides": ["nodez=3"]}, "nodez: no such key"),
+    (
+        {"cluster": str(CONFIGS / "cluster.yaml")},
+        "batch_size=8: cannot be shared evenly by the 16 processes of 2 nodes; give a multiple",
+    ),
 ]
 ABSENT = [
     ({"config": "nothing.yaml"}, "config nothing.yaml: cannot be read"),

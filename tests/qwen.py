@@ -71,15 +71,21 @@ def write_words(folder: Path) -> None:
 
 
 def write_shards(model: PreTrainedModel, folder: Path) -> None:
-    """The network in several files with an index; the settings of its answers beside it, and its sizes in one level."""
+    """The network in several files with an index, its sizes, and the settings of its answers beside it."""
     model.save_pretrained(folder, max_shard_size="100KB")
+    write_sizes(model, folder)
+    settings = {"repetition_penalty": 1.05, "do_sample": True, "eos_token_id": VOCABULARY["."], "temperature": 1e-6}
+    (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def write_sizes(model: PreTrainedModel, folder: Path) -> None:
+    """The sizes of a network in one level, as published."""
+    model.config.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = config.pop("text_config")
     rope = text.pop("rope_parameters")
     flat = {key: value for key, value in text.items() if key not in ("model_type", "layer_types")} | config
     scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
     flat |= {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
-    flat["torch_dtype"] = flat.pop("dtype")
+    flat["torch_dtype"] = str(model.dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(flat), encoding="utf-8")
-    settings = {"repetition_penalty": 1.05, "do_sample": True, "eos_token_id": VOCABULARY["."], "temperature": 1e-6}
-    (folder / "generation_config.json").write_text(json.dumps(settings), encoding="utf-8")

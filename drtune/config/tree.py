@@ -16,7 +16,7 @@ NON_DIFFERENTIABLE = ("jpeg_kilobytes",)
 """Rewards without a gradient: they can be evaluated, and not tuned on."""
 PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aesthetic", *NON_DIFFERENTIABLE)
 """Rewards that do not read the prompt."""
-REWARDS = (*PROMPTLESS, "preference", "hps", "hps_v2", "pickscore", "clipscore", "imagereward", "vqascore")
+REWARDS = (*PROMPTLESS, "preference", "hps", "hps_v2", "hpsv3", "pickscore", "clipscore", "imagereward", "vqascore")
 """The rewards that drtune brings; a reward of your own is named `file.py:function` (docs/rewards.md)."""
 
 

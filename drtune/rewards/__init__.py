@@ -46,7 +46,7 @@ def load_reward(
     Raises:
         UserError: its weights or its file cannot be loaded, or your own function is no reward.
     """
-    from drtune.rewards import files, imagereward, openai, own, pixels, preference, vqascore
+    from drtune.rewards import files, hpsv3, imagereward, openai, own, pixels, preference, vqascore
 
     if name not in REWARDS:
         return own.OwnReward(name, files.file_of(name, model_folder), differentiable=differentiable)
@@ -75,6 +75,8 @@ def load_reward(
             return openai.Aesthetic.load(antialias=antialias)
         case "imagereward":
             return imagereward.ImageReward.load(antialias=antialias)
+        case "hpsv3":
+            return hpsv3.HPSv3.load(antialias=antialias)
         case "vqascore":
             return vqascore.VQAScore.load(antialias=antialias)
     raise ValueError(f"reward {name!r} stands in REWARDS but is not made here")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
 from drtune.rewards.head import Head
-from drtune.rewards.loading import filled, from_pickle, num_heads
+from drtune.rewards.loading import filled, from_pickle, num_heads, under
 from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop
 from drtune.rewards.weights import digest_of, fetch
 
@@ -58,7 +58,7 @@ class Network(nn.Module):
             LookupError, ValueError: a weight is missing, unknown or of the wrong shape.
         """
         vision, text, head = (
-            _under(prefix, state) for prefix in ("blip.visual_encoder.", "blip.text_encoder.", "mlp.")
+            under(prefix, state) for prefix in ("blip.visual_encoder.", "blip.text_encoder.", "mlp.")
         )
         text.pop("embeddings.position_ids", None)  # the numbers 0, 1, 2, ..., not a weight
         width = len(vision["patch_embed.proj.weight"])
@@ -123,10 +123,6 @@ class ImageReward(NetworkReward):
         ).to(pixels_BCHW.device)
         raw: Tensor = self.network(pixels_BCHW, read.input_ids, read.attention_mask)
         return (raw - MEAN) / DEVIATION
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
 
 
 def _vision_name(key: str) -> str:

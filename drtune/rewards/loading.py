@@ -99,8 +99,19 @@ def num_heads(width: int, head_width: int) -> int:
     return width // head_width
 
 
-def filled(kind: type[Model], config: PretrainedConfig, weights: Mapping[str, Tensor], **settings: Any) -> Model:
-    """A network in single precision with these weights.
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights whose names begin so, by the rest of their names."""
+    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def filled(
+    kind: type[Model],
+    config: PretrainedConfig,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    **settings: Any,
+) -> Model:
+    """A network with these weights, in that precision.
 
     Raises:
         ValueError: a weight is missing, unknown or of the wrong shape.
@@ -109,7 +120,7 @@ def filled(kind: type[Model], config: PretrainedConfig, weights: Mapping[str, Te
         None,
         config=config,
         state_dict=weights,
-        dtype=torch.float32,
+        dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are reported, and refused below
         **settings,

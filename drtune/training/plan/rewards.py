@@ -16,18 +16,21 @@ from transformers import (
     CLIPModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLModel,
 )
 
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.clip import Towers
 from drtune.rewards.head import Head
+from drtune.rewards.hpsv3 import new_head
 from drtune.rewards.imagereward import TOKENS, ImageReward, Network
 from drtune.rewards.openai import Aesthetic, CLIPScore
 from drtune.rewards.preference import HumanPreferenceScore, HumanPreferenceScoreV20, MiniaturePreference, PickScore
 from drtune.training.plan.architectures import Ruler, published
 
 HEAD_WIDTH = 768
-VISION_LANGUAGE = frozenset({"vqascore"})
+VISION_LANGUAGE = frozenset({"hpsv3", "vqascore"})
 """Rewards of a vision-language model."""
 
 
@@ -62,6 +65,11 @@ def reward_shell(name: str, *, antialias: bool) -> Reward:
                 return Aesthetic(_clip("vit_l_14"), Head(HEAD_WIDTH), told, antialias=antialias)
         case "imagereward":
             return ImageReward(_blip(), Ruler(TOKENS), told, antialias=antialias)
+        case "hpsv3":
+            with torch.device("meta"):
+                network = Qwen2VLModel(Qwen2VLConfig(**published()["parts"]["qwen2_vl_7b"]))
+                head = new_head(network.config.text_config.hidden_size)
+                return WeightsAlone(name, nn.ModuleList([network, head]))
         case "vqascore":
             with torch.device("meta"):
                 config = Qwen2_5_VLConfig(**published()["parts"]["qwen2_5_vl_7b"])

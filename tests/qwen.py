@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from tests.words import LETTERS
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 END = "<|endoftext|>"
-MERGES = ["Y e", "Ye s", "a b"]
-VOCABULARY = {word: number for number, word in enumerate([*LETTERS, *("".join(pair.split()) for pair in MERGES)])}
+MERGES = [("Y", "e"), ("Ye", "s"), ("a", "b")]
+VOCABULARY = {word: number for number, word in enumerate([*LETTERS, *("".join(pair) for pair in MERGES)])}
 TEMPLATE = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
     "You are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
@@ -25,18 +26,23 @@ TEMPLATE = (
 """What the published chat template makes of pictures and texts."""
 
 
-def words() -> Qwen2Tokenizer:
-    """A tokenizer of letters, with a merge or two and the published special tokens."""
-    tokenizer = Qwen2Tokenizer(vocab=VOCABULARY | {END: len(VOCABULARY)}, merges=[tuple(m.split()) for m in MERGES])
+def words(text: str = "") -> Qwen2Tokenizer:
+    """A tokenizer of letters and, so that it is short, of the words of a text; with the published special tokens."""
+    merges = dict.fromkeys(MERGES)
+    for word in re.findall(r" ?[A-Za-z]+", text):
+        letters = word.replace(" ", "\u0120")  # as byte-level vocabularies write a space
+        merges |= dict.fromkeys((letters[:end], letters[end]) for end in range(1, len(letters)))
+    vocabulary = list(dict.fromkeys([*LETTERS, *("".join(pair) for pair in merges), END]))
+    tokenizer = Qwen2Tokenizer(vocab={word: number for number, word in enumerate(vocabulary)}, merges=list(merges))
     tokenizer.add_special_tokens({"additional_special_tokens": SPECIAL})
     return tokenizer
 
 
-def sizes() -> dict[str, Any]:
+def sizes(tokenizer: Qwen2Tokenizer) -> dict[str, Any]:
     """Of both parts of a tiny network, beside what the families name differently."""
-    number = words().convert_tokens_to_ids
+    number = tokenizer.convert_tokens_to_ids
     text = {
-        "vocab_size": len(words()) + 5,  # the published matrix has unused rows, too
+        "vocab_size": len(tokenizer) + 5,  # the published matrix has unused rows, too
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 2,
@@ -63,11 +69,6 @@ def shaken(model: PreTrainedModel) -> PreTrainedModel:
     for weight in model.double().parameters():
         weight.data += 0.2 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     return model.eval()
-
-
-def write_words(folder: Path) -> None:
-    """The tokenizer's files."""
-    words().save_pretrained(folder)
 
 
 def write_shards(model: PreTrainedModel, folder: Path) -> None:

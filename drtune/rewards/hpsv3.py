@@ -21,7 +21,8 @@ from drtune.rewards.weights import digest_of, fetch
 QUESTION = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
 """What the network was trained to be asked, to the last space.
 
-(hpsv3 1.0.0 of PyPI, MIT, hpsv3/dataset/data_collator_qwen.py: INSTRUCTION and prompt_with_special_token.)"""
+(hpsv3 1.0.0 of PyPI, hpsv3/dataset/data_collator_qwen.py: INSTRUCTION and prompt_with_special_token; MIT, its licence
+stands beside it.)"""
 MARK = "<|Reward|>"
 """The token at which the score is read."""
 PIXELS = 256 * 28 * 28
@@ -31,7 +32,7 @@ WIDTHS = (1024, 16, 2)
 
 
 class HPSv3(NetworkReward):
-    """Human Preference Score v3 (Ma et al. 2025, ICCV, MizzenAI/HPSv3): mu of its two outputs, about 0 to 15.
+    """Human Preference Score v3 (Ma et al. 2025, ICCV, MizzenAI/HPSv3): the first of its outputs, about -1 to 15.
 
     Qwen2-VL-7B, tuned, with a head on what it makes of `MARK`. As in hpsv3 1.0.0 (hpsv3/inference.py, `reward`, and
     model/qwen2vl_trainer.py, `forward`) words and patches alike are counted 0, 1, 2, ...: it hands its network no

@@ -57,9 +57,7 @@ class Network(nn.Module):
         Raises:
             LookupError, ValueError: a weight is missing, unknown or of the wrong shape.
         """
-        vision, text, head = (
-            under(prefix, state) for prefix in ("blip.visual_encoder.", "blip.text_encoder.", "mlp.")
-        )
+        vision, text, head = (under(prefix, state) for prefix in ("blip.visual_encoder.", "blip.text_encoder.", "mlp."))
         text.pop("embeddings.position_ids", None)  # the numbers 0, 1, 2, ..., not a weight
         width = len(vision["patch_embed.proj.weight"])
         names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -18,7 +18,7 @@ from drtune.errors import UserError
 from drtune.files.images import to_tensor
 from drtune.rewards import load_reward, score_finished
 from drtune.rewards.hpsv3 import QUESTION
-from tests.qwen import END, TEMPLATE, shaken, sizes, words, write_sizes, write_words
+from tests.qwen import END, TEMPLATE, shaken, sizes, words, write_sizes
 from tests.unit.test_vqascore import fitted
 from tests.words import picture
 
@@ -28,14 +28,14 @@ PROMPTS = ['a "red" {circle}', "nothing"]
 
 
 def tokenizer() -> Qwen2Tokenizer:
-    marked = words()
+    marked = words(QUESTION)
     marked.add_special_tokens({"additional_special_tokens": ["<|Reward|>"]})
     return marked
 
 
 def base() -> Qwen2VLForConditionalGeneration:
     torch.manual_seed(5)
-    return shaken(Qwen2VLForConditionalGeneration(Qwen2VLConfig(**sizes(), vision_config=VISION)))
+    return shaken(Qwen2VLForConditionalGeneration(Qwen2VLConfig(**sizes(words(QUESTION)), vision_config=VISION)))
 
 
 def head() -> nn.Sequential:
@@ -51,7 +51,7 @@ def write_mirror(folder: Path) -> None:
     (folder / FILE).parent.mkdir(parents=True)
     model = base()
     write_sizes(model, folder / BASE)
-    write_words(folder / BASE)
+    words(QUESTION).save_pretrained(folder / BASE)
     model.resize_token_embeddings(len(tokenizer()))
     names = {"model.visual.": "visual.", "model.language_model.": "model."}
     state = {f"rm_head.{key}": tensor for key, tensor in head().state_dict().items()}

@@ -20,6 +20,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from drtune.files.images import open_picture, to_tensor
 from drtune.rewards import load_reward, score_finished
+from tests.unit import test_hpsv3 as hpsv3
 from tests.unit import test_imagereward as blip
 from tests.unit import test_openai_rewards as openai
 from tests.unit import test_preference_scores as openclip
@@ -80,6 +81,8 @@ def original(name: str, image: Image.Image, weights: Path) -> float:
         pixels = by_hps(image, openclip.SIDE) if name == "hps" else by_transformers(image, openclip.SIDE)
         cosine = openclip.cosines(pixels[None], [MENDED if name == "hps" else UNMENDED]).item()
         return cosine if name == "hps" else math.exp(3) * cosine
+    if name == "hpsv3":
+        return hpsv3.original([image], [PROMPT])[0, 0].item()
     if name == "vqascore":
         return vqa.original(image, PROMPT)
     if name == "imagereward":
@@ -98,7 +101,7 @@ def original(name: str, image: Image.Image, weights: Path) -> float:
 
 
 def test_the_docs_tell_the_agreement_of_every_reward_with_an_original() -> None:
-    assert sorted(AGREEMENT) == ["aesthetic", "clipscore", "hps", "imagereward", "pickscore", "vqascore"]
+    assert sorted(AGREEMENT) == ["aesthetic", "clipscore", "hps", "hpsv3", "imagereward", "pickscore", "vqascore"]
 
 
 @pytest.mark.parametrize("name", sorted(AGREEMENT))
@@ -111,10 +114,10 @@ def test_a_finished_picture_has_its_originals_score(
 ) -> None:
     if name == "imagereward":
         blip.write_mirror(tmp_path / "weights")
-    if name == "vqascore":
-        vqa.write_mirror(tmp_path / "weights")
+    if name in ("hpsv3", "vqascore"):
+        (vqa if name == "vqascore" else hpsv3).write_mirror(tmp_path / "weights")
     weights = {"hps": openclip_mirror, "pickscore": openclip_mirror}
-    weights |= dict.fromkeys(("imagereward", "vqascore"), tmp_path / "weights")
+    weights |= dict.fromkeys(("hpsv3", "imagereward", "vqascore"), tmp_path / "weights")
     monkeypatch.setenv("DRTUNE_REWARDS", str(weights.get(name, openai_mirror)))
     reward = load_reward(name, antialias=True)
     prompt = blip.PROMPTS[0] if name == "imagereward" else PROMPT

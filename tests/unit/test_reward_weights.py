@@ -13,8 +13,10 @@ from drtune.errors import UserError
 from drtune.rewards import load_reward
 from drtune.rewards.weights import fetch
 
+PUBLISHED = ("hps", "hps_v2", "hpsv3", "pickscore", "clipscore", "aesthetic", "imagereward", "vqascore")
 
-@pytest.mark.parametrize("name", ["hps", "hps_v2", "pickscore", "clipscore", "aesthetic", "imagereward", "vqascore"])
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_missing_file_of_the_mirror_is_told_with_the_command_that_gets_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from drtune.errors import UserError
 from drtune.files.images import to_tensor
 from drtune.rewards import load_reward, score_finished
 from drtune.rewards.preprocessing import SmartResize
-from tests.qwen import TEMPLATE, shaken, sizes, words, write_shards, write_words
+from tests.qwen import TEMPLATE, shaken, sizes, words, write_shards
 from tests.words import picture, random_images
 
 REPOSITORY = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -26,13 +26,13 @@ VISION = {"hidden_size": 32, "intermediate_size": 48, "depth": 2, "num_heads": 2
 def tiny() -> Qwen2_5_VLForConditionalGeneration:
     torch.manual_seed(3)
     vision = VISION | {"window_size": 56, "fullatt_block_indexes": [1]}
-    return shaken(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**sizes(), vision_config=vision)))
+    return shaken(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**sizes(words()), vision_config=vision)))
 
 
 def write_mirror(folder: Path) -> None:
     (folder / REPOSITORY).mkdir(parents=True)
     write_shards(tiny(), folder / REPOSITORY)
-    write_words(folder / REPOSITORY)
+    words().save_pretrained(folder / REPOSITORY)
 
 
 @pytest.fixture

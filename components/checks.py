@@ -14,7 +14,7 @@ from drtune.config import load_config
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference, read_places
 from drtune.files.given import is_on_s3, is_text_itself
-from drtune.publishing.gate import Policy, refuse_unmeasured
+from drtune.publishing.policy import Policy, refuse_unmeasured
 from drtune.publishing.registry import check_name
 from drtune.training.checks import check_start
 

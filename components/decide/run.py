@@ -10,7 +10,8 @@ from components.endings import refused
 from components.metadata import describe
 from drtune.contracts import EvaluationReport
 from drtune.evaluation.report.pages import PAGE, SUMMARY, headline_numbers, write_pages
-from drtune.publishing.gate import Policy, decide
+from drtune.publishing.gate import decide
+from drtune.publishing.policy import Policy
 
 
 def decide_report(

@@ -23,7 +23,7 @@ from drtune.errors import UserError
 from drtune.files.given import is_on_s3, is_text_itself, shown_place
 from drtune.files.local import is_text, sha256_bytes, sha256_file
 from drtune.prompts.prepare import Gathered, parse, prepare
-from drtune.publishing.gate import Policy
+from drtune.publishing.policy import Policy
 
 EMPTY = "leave it empty"
 

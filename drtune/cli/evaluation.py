@@ -76,6 +76,12 @@ def evaluate(
                 f"{score.measure} against {score.opponent}: {score.opponent_mean:.3f} -> {score.candidate_mean:.3f}, "
                 f"better on {score.win_rate:.0%} of {score.num_prompts} prompts"
             )
+    if report.capability:
+        (overall, *_), judge = report.capability.scores, report.capability.judge
+        click.echo(
+            f"compositional prompts, judged by {judge}: {overall.base:.0%} -> {overall.candidate:.0%} right, of "
+            f"{overall.num_prompts}"
+        )
     click.echo(f"report: {out / PAGE}")
 
 
@@ -100,8 +106,8 @@ def decide(
     """
     from drtune.contracts import EvaluationReport, StudyResult
     from drtune.evaluation.report.pages import PAGE, write_pages
-    from drtune.publishing.gate import Policy
     from drtune.publishing.gate import decide as judge
+    from drtune.publishing.policy import Policy
 
     with claimed(out, "Decision", overwrite=overwrite, inputs=[report, policy, study]) as place:
         result = StudyResult.load(study) if study else None

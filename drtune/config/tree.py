@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
+from drtune.config.evaluation import MOST_TASKS, CapabilityConfig, ScaleCurveConfig
 from drtune.config.possible import check_batches, check_method
 from drtune.config.sections import Section
 from drtune.files.local import sha256_bytes
@@ -233,16 +234,6 @@ class HeldOut(Section):
     """Largest fall of its mean below the base's, on the sample prompts; checked every `sample_every` updates."""
 
 
-class ScaleCurveConfig(Section):
-    """Rewards, diversity and drift over the strength of the adapter; the base is 0, what was trained is 1."""
-
-    prompts: int | None = Field(default=None, ge=0, le=1_000_000)
-    """So many of the evaluation's prompts, the first, are drawn at the other strengths too; 0: none; null: 32 for the
-    miniature, none for other bases."""
-    scales: tuple[Annotated[float, Field(ge=0, le=4)], ...] = (0.25, 0.5, 0.75, 1.25)
-    """Strengths to draw at; 0 and 1, which are drawn already, need not be named."""
-
-
 class EvaluationConfig(Section):
     """How the tuned model is compared with its base and others."""
 
@@ -261,6 +252,7 @@ class EvaluationConfig(Section):
     batch_size: int = Field(default=32, ge=1, le=AT_ONCE)
     """Pictures drawn and measured at once."""
     scale_curve: ScaleCurveConfig = ScaleCurveConfig()
+    capability: CapabilityConfig = CapabilityConfig()
 
 
 class Config(Section):
@@ -370,6 +362,13 @@ class Config(Section):
         """Prompts that are drawn at other strengths of the adapter."""
         automatic = 32 if self.base_model == "miniature" else 0
         return automatic if self.evaluation.scale_curve.prompts is None else self.evaluation.scale_curve.prompts
+
+    @property
+    def capability_prompts(self) -> int:
+        """Compositional prompts that base and candidate are held against, at most."""
+        asked = self.evaluation.capability
+        automatic = MOST_TASKS if asked.file else 64 if self.base_model == "miniature" else 0
+        return automatic if asked.prompts is None else asked.prompts
 
     @property
     def process_count(self) -> int:

@@ -9,6 +9,7 @@ It may know files; it needs no torch.
 """
 
 from drtune.contracts.base import MANIFEST, Contract
+from drtune.contracts.capability import Capability, CapabilityScore, LostPrompt
 from drtune.contracts.curve import CurvePoint, curve_lines, read_curve, write_curve
 from drtune.contracts.evaluation import (
     BESIDE_REWARDS,
@@ -66,6 +67,8 @@ __all__ = [
     "SCORES",
     "Agreement",
     "BenchmarkRow",
+    "Capability",
+    "CapabilityScore",
     "Check",
     "Contestant",
     "Contract",
@@ -78,6 +81,7 @@ __all__ = [
     "GradeGain",
     "Highlight",
     "JudgeAgreement",
+    "LostPrompt",
     "Measure",
     "Observed",
     "Preference",

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field
 
 from drtune.contracts.base import Contract
+from drtune.contracts.capability import Capability
 from drtune.contracts.model import TunedModel
 from drtune.files.local import check_sha256
 
@@ -201,6 +202,8 @@ class EvaluationReport(Contract):
     """By opponent, where there are rewards that were not tuned on."""
     scale_curve: ScaleCurve | None = None
     """Where other strengths of the adapter were drawn."""
+    capability: Capability | None = None
+    """Where compositional prompts were drawn."""
     notes: tuple[str, ...] = ()
     """What was not measured, why, and what helps."""
     prompts_sha256: str
@@ -269,6 +272,7 @@ class EvaluationReport(Contract):
                 "scores": point.scores,
                 "agreements": point.agreements,
                 "scale_curve": None,
+                "capability": None,
             }
         )
 

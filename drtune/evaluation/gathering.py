@@ -11,15 +11,16 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 from PIL import Image
+from torch import Tensor
 
 from drtune.contracts import DRIFT_PIXELS
 from drtune.errors import UserError
 from drtune.evaluation.contestants import AnyContestant
-from drtune.evaluation.measures import Gauges, pixel_drift
+from drtune.evaluation.measures import pixel_drift
 from drtune.evaluation.pictures import batches
 from drtune.files.images import UnusablePictureError, open_picture, to_tensor
 from drtune.files.local import replacing, write_text
@@ -29,9 +30,20 @@ from drtune.prompts.shots import Shot
 
 IMAGES = "images"
 MEASURED = "measured"
+CAPABILITY = "capability"
+"""Folder in which the pictures of compositional prompts stand likewise."""
 KEY = "key"
 PLACE = ["contestant", "index", "prompt", "category", "picture", "image", "problem"]
 """Columns that say which picture a row is of, and why it has no measures, if so."""
+
+
+class Reading(Protocol):
+    """What looks at pictures, and gives a row of numbers for each."""
+
+    def read(
+        self, pictures: Sequence[Image.Image], images_BCHW: Tensor, prompts: Sequence[str], names: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """For each picture what is read of it; `images_BCHW` are the pictures in RGB and [0, 1]."""
 
 
 def partial_folder(out: Path, key: str) -> Path:
@@ -48,7 +60,8 @@ def partial_folder(out: Path, key: str) -> Path:
         )
     folder.mkdir(exist_ok=True)
     if known != key:
-        for part in (IMAGES, MEASURED):  # the key goes last, so that what a kill leaves is still known to be ours
+        # The key goes last, so that what a kill leaves is still known to be ours.
+        for part in (IMAGES, MEASURED, CAPABILITY):
             shutil.rmtree(folder / part, ignore_errors=True)
     write_text(folder / KEY, key)
     return folder
@@ -57,7 +70,7 @@ def partial_folder(out: Path, key: str) -> Path:
 def gather(
     contestant: AnyContestant,
     shots: Sequence[Shot],
-    gauges: Gauges,
+    gauges: Reading,
     folder: Path,
     *,
     batch_size: int,
@@ -88,7 +101,7 @@ def gathered(contestant: AnyContestant, folder: Path) -> pd.DataFrame:
 
 
 def _measured(
-    contestant: AnyContestant, batch: Sequence[Shot], images: Sequence[str], gauges: Gauges, folder: Path
+    contestant: AnyContestant, batch: Sequence[Shot], images: Sequence[str], gauges: Reading, folder: Path
 ) -> list[dict[str, Any]]:
     """A row for each picture that there is: its place, and its measures or its problem."""
     rows: list[dict[str, Any]] = []

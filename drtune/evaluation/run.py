@@ -12,8 +12,11 @@ from typing import Any
 import pandas as pd
 
 from drtune.config import Config
-from drtune.contracts import CONFIG, CurvePoint, EvaluationReport, read_curve, write_curve
+from drtune.contracts import CONFIG, Capability, CurvePoint, EvaluationReport, read_curve, write_curve
+from drtune.evaluation.capability.exam import Exam, open_exam
+from drtune.evaluation.capability.result import capability_of
 from drtune.evaluation.checks import check_inputs, overridden
+from drtune.evaluation.comparison import BASE, CANDIDATE
 from drtune.evaluation.contestants import (
     AnyContestant,
     DrawnContestant,
@@ -22,7 +25,7 @@ from drtune.evaluation.contestants import (
     reference_contestants,
 )
 from drtune.evaluation.findings import findings
-from drtune.evaluation.gathering import KEY, MEASURED, gather, gathered, partial_folder
+from drtune.evaluation.gathering import CAPABILITY, KEY, MEASURED, gather, gathered, partial_folder
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.report.pages import write_pages
 from drtune.evaluation.strength import curve_of, no_curve, other_strengths
@@ -79,7 +82,8 @@ def evaluate(
     inputs = [model_folder, base_folder(model.base_model), prompts_folder, champion, *places.values()]
     with claimed(out, "EvaluationReport", overwrite=overwrite, inputs=inputs) as out:
         config = overridden(model_folder, overrides)
-        if is_small(model.base_model, [*config.rewards, *config.evaluation.rewards, config.evaluation.features]):
+        judge = config.evaluation.capability.judge_of(model.base_model)
+        if is_small(model.base_model, [*config.rewards, *config.evaluation.rewards, config.evaluation.features, judge]):
             take_one_thread()
         prepared = open_prompts(prompts_folder)
         prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
@@ -92,10 +96,10 @@ def evaluate(
                 *drawn_contestants(loaded, config.evaluation, model_folder, model, champion),
                 *reference_contestants(places, prompts, config.evaluation.pictures_per_prompt, unpacking),
             ]
-            gauges = Gauges(config, model_folder)
+            gauges, exam = Gauges(config, model_folder), open_exam(config)
             others = list(other_strengths(config, contestants))
-            folder = partial_folder(out, _key(config, prompts, [*contestants, *others], gauges))
-            table = _table(contestants, others, prompts, config, gauges, folder, loaded)
+            folder = partial_folder(out, _key(config, prompts, [*contestants, *others], gauges, exam))
+            table = _table(contestants, others, prompts, config, gauges, exam, folder, loaded)
         names = [contestant.name for contestant in contestants]
         report = EvaluationReport(
             model=model,
@@ -111,6 +115,7 @@ def evaluate(
             code_revision=code_revision(),
             versions=_versions(),
             **pipeline,
+            capability=_capability(contestants, exam, folder),
             scale_curve=curve_of(table, others, gauges.measures, config.scale_prompts, folder),
             notes=(*gauges.notes, *no_curve(config, model)),
             **findings(table[table["contestant"].isin(names)], contestants, gauges, config, folder),
@@ -128,13 +133,20 @@ def _described(base: Base, prompts: Sequence[Prompt]) -> dict[str, Any]:
     }
 
 
-def _key(config: Config, prompts: Sequence[Prompt], contestants: Sequence[AnyContestant], gauges: Gauges) -> str:
+def _key(
+    config: Config,
+    prompts: Sequence[Prompt],
+    contestants: Sequence[AnyContestant],
+    gauges: Gauges,
+    exam: Exam | None,
+) -> str:
     """A digest of all that the pictures and their measures hang on."""
     parts = (
         config.to_yaml(),
         [(prompt.text, prompt.category) for prompt in prompts],
         [(contestant.name, contestant.source, contestant.sha256) for contestant in contestants],
         [measure.manifest() for measure in gauges.measures],
+        exam and (exam.prompts, exam.judge.provenance),
         _versions(),
         code_revision(),
     )
@@ -151,20 +163,41 @@ def _table(
     prompts: Sequence[Prompt],
     config: Config,
     gauges: Gauges,
+    exam: Exam | None,
     folder: Path,
     loaded: LoadedModel,
 ) -> pd.DataFrame:
-    """A row for each picture of all contestants, and of the `others`, which draw for the curve's prompts alone."""
+    """A row for each picture of all contestants, and of the `others`, which draw for the curve's prompts alone.
+
+    Base and candidate sit the exam, too, as soon as each is there.
+    """
     shots = shots_of(prompts, config.evaluation.pictures_per_prompt)
     few = [shot for shot in shots if shot.index < config.scale_prompts]
     asked: list[tuple[AnyContestant, list[Shot]]] = [(contestant, shots) for contestant in contestants]
     asked[2:2] = [(other, few) for other in others]  # after base and candidate, whose adapter is on the base then
-    with Progress("evaluate", sum(len(wanted) for _, wanted in asked), "image") as progress:
+    tasks = shots_of(exam.prompts, 1) if exam else []
+    with Progress("evaluate", sum(len(wanted) for _, wanted in asked) + 2 * len(tasks), "image") as progress:
         for contestant, wanted in asked:
             if not contestant.draws:
                 loaded.close()  # pictures that are brought may be large, and need the memory to be measured
             gather(contestant, wanted, gauges, folder, batch_size=config.evaluation.batch_size, progress=progress)
+            if exam and contestant.name in (BASE, CANDIDATE):
+                gather(
+                    contestant,
+                    tasks,
+                    exam,
+                    folder / CAPABILITY,
+                    batch_size=config.evaluation.batch_size,
+                    progress=progress,
+                )
     return pd.concat([gathered(contestant, folder) for contestant, _ in asked], ignore_index=True)
+
+
+def _capability(contestants: Sequence[AnyContestant], exam: Exam | None, folder: Path) -> Capability | None:
+    if exam is None:
+        return None
+    both = [gathered(one, folder / CAPABILITY) for one in contestants if one.name in (BASE, CANDIDATE)]
+    return capability_of(pd.concat(both, ignore_index=True), exam.judge, folder)
 
 
 def _publish(report: EvaluationReport, config: Config, curve: Sequence[CurvePoint], folder: Path, out: Path) -> None:
@@ -174,7 +207,8 @@ def _publish(report: EvaluationReport, config: Config, curve: Sequence[CurvePoin
         write_curve(folder, curve)
     report.save(folder)
     write_pages(folder, folder)
-    shutil.rmtree(folder / MEASURED)
+    for measured in (folder / MEASURED, folder / CAPABILITY / MEASURED):
+        shutil.rmtree(measured, ignore_errors=True)
     with replacing(out) as written:
         folder.replace(written)
     (out / KEY).unlink()

@@ -177,6 +177,24 @@ def wilson(rate: ArrayLike, count: int) -> tuple[Floats, Floats]:
     return np.clip(centre - half, 0, rate), np.clip(centre + half, rate, 1)
 
 
+def paired_shares(gained: int, lost: int, count: int) -> tuple[float, float]:
+    """Ends of the 95 % interval of the difference of two shares of the same `count` prompts.
+
+    The adjusted Wald interval of Bonett and Price (2012, "Adjusted Wald confidence interval for a difference of
+    binomial proportions based on paired data", Journal of Educational and Behavioral Statistics 37): as if one prompt
+    more had been gained and one more lost. So it is not empty where all prompts agree.
+
+    Args:
+        gained: prompts that the second alone has.
+        lost: prompts that the first alone has.
+        count: all prompts.
+    """
+    size = count + 2
+    more, less = (gained + 1) / size, (lost + 1) / size
+    half = Z_95 * math.sqrt((more + less - (more - less) ** 2) / size)
+    return max(-1.0, more - less - half), min(1.0, more - less + half)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values of a family of tests, corrected so that the chance of any false finding stays below the level.
 

@@ -27,7 +27,8 @@ from drtune.models.sample_set import SampleSettings, write_sample_set
 from drtune.models.tuned import open_tuned, put_on
 from drtune.prompts.prepare import open_prompts
 from drtune.prompts.shots import choose_prompts
-from drtune.publishing.gate import Policy, decide
+from drtune.publishing.gate import decide
+from drtune.publishing.policy import Policy
 from drtune.publishing.registry import Registry
 from drtune.python.page import page
 from drtune.python.words import in_python, overrides

@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from drtune.config import Config
 from drtune.errors import UserError
+from drtune.prompts.compositional import read_tasks
 from drtune.rewards.files import check_own
 
 
@@ -13,9 +14,12 @@ def check_start(config: Config) -> None:
     """Refuse to begin what could not be logged or scored in the end.
 
     Raises:
-        UserError: a package is asked for and not installed, or a file of your own rewards cannot be read.
+        UserError: a package is asked for and not installed, or a file of your own rewards, or of compositional
+            prompts, cannot be read.
     """
     check_own(config.reward_names)
+    if file := config.evaluation.capability.file:
+        read_tasks(file)
     if config.wandb_project:
         _installed("wandb", f"wandb_project={config.wandb_project}: Weights & Biases")
     if config.optimizer.eight_bit:

@@ -12,7 +12,7 @@ from components.train.spec import load_spec
 from drtune.config import load_config
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
-from drtune.publishing.gate import Policy
+from drtune.publishing.policy import Policy
 from tests.s3 import S3Server
 from tests.stores import store_on
 

@@ -11,10 +11,11 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor, nn
 
 from drtune.models.miniature import CHECKPOINT
+from drtune.models.miniature.probe import load_probe
 from drtune.models.miniature.world import scenes
 from tools.miniature.fit import fit
 from tools.miniature.preference import sample
-from tools.miniature.probe import held_out_scenes, judge, load_probe, probe_accuracy
+from tools.miniature.probe import held_out_scenes, judge, probe_accuracy
 from tools.miniature.tokenizer import train_tokenizer
 
 AT_LEAST = {"background": 0.95, "colour": 0.90, "position": 0.80, "shape": 0.70}

@@ -5,7 +5,7 @@ import yaml
 
 from components.monitor.policy import MonitorPolicy
 from drtune.config import Config, differences, load_config
-from drtune.publishing.gate import Policy
+from drtune.publishing.policy import Policy
 from drtune.training.plan.estimate import estimate
 from drtune.training.plan.units import parse_bytes
 

@@ -13,7 +13,8 @@ from drtune.config import load_config
 from drtune.contracts import Agreement, ScaleCurve, Score
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
-from drtune.publishing.gate import Limits, Policy, Rules, StudyRules, decide, refuse_unmeasured
+from drtune.publishing.gate import decide
+from drtune.publishing.policy import Limits, Policy, Rules, StudyRules, refuse_unmeasured
 from tests.reports import point_of, report_of, score, standing, study_of
 
 NAN = math.nan

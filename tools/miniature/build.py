@@ -20,10 +20,11 @@ from transformers.utils import logging as transformers_logging
 
 from drtune.files.local import replacing
 from drtune.models.miniature import CHECKPOINT
+from drtune.models.miniature.probe import Probe
 from tools.miniature.card import write_card
 from tools.miniature.networks import assemble
 from tools.miniature.preference import agreement, drawn_pairs, sampled_pairs, train_preference_model
-from tools.miniature.probe import Probe, train_probe
+from tools.miniature.probe import train_probe
 from tools.miniature.stages import encode_pool, train_unet, train_vae, training_pool
 from tools.miniature.tokenizer import train_tokenizer
 

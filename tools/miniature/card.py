@@ -12,9 +12,10 @@ from torch import Tensor
 from drtune.files.images import to_pil
 from drtune.files.local import write_text
 from drtune.files.sheets import contact_sheet
+from drtune.models.miniature.probe import Probe, load_probe
 from drtune.models.miniature.world import Scene
 from tools.miniature.preference import sample
-from tools.miniature.probe import Probe, held_out_scenes, judge, load_probe, probe_accuracy
+from tools.miniature.probe import held_out_scenes, judge, probe_accuracy
 
 GUIDANCE = 3.0
 STEPS = 20

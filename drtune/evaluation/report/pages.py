@@ -67,6 +67,7 @@ def write_pages(
         "warned": warned(report, len(found)),
         "curve": charts(lines, unit="update") if (lines := curve_lines(read_curve(folder))) else "",
         "panels": panels(report),
+        "capable": report.capability,
         "published": PUBLISHED,
         "styles": STYLES,
         "caveat": CAVEAT,

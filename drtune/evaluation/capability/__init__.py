@@ -1,0 +1,1 @@
+"""Whether tuning took away what the base could do: compositional prompts, and judges who say what a picture shows."""

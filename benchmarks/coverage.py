@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from drtune.evaluation.statistics import mean_interval, pseudo_values, wilson
+from drtune.evaluation.statistics import mean_interval, paired_shares, pseudo_values, wilson
 
 COUNTS = (5, 8, 10, 20, 64, 192)
 """Of prompts; of fewer than eight no report shows an interval."""
@@ -29,11 +29,21 @@ SHAPES: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Floats]
 """How gains are spread, and their true mean."""
 
 
+SHARES = ((0.08, 0.03), (0.02, 0.0), (0.3, 0.05))
+"""Of the prompts that one side alone gets right: lost by the candidate, and gained by it."""
+
+
 def main() -> None:
     """Print the table, in Markdown."""
     kinds: dict[str, Callable[[int], float]] = {
         **{f"gain, {shape}": lambda count, shape=shape: coverage(shape, count, SAMPLES) for shape in SHAPES},
         "gain in diversity across prompts": lambda count: coverage_of_diversity(count, SAMPLES),
+        **{
+            f"difference of shares, {lost} lost, {gained} gained": (
+                lambda count, lost=lost, gained=gained: coverage_of_shares(lost, gained, count, SAMPLES)
+            )
+            for lost, gained in SHARES
+        },
         "win rate of 0.9": lambda count: coverage_of_wins(count, SAMPLES),
     }
     print("| % of intervals that hold the truth |" + "".join(f" {count} prompts |" for count in COUNTS))
@@ -55,6 +65,13 @@ def coverage_of_diversity(count: int, samples: int) -> float:
     gains = np.stack([_diversity(rng, count) - _diversity(rng, count) for _ in range(samples)], axis=1)
     low, high = mean_interval(gains)
     return float(((low <= 0) & (high >= 0)).mean())
+
+
+def coverage_of_shares(lost: float, gained: float, count: int, samples: int) -> float:
+    """Of the interval of the difference of two shares of `count` prompts, of which one side alone has these shares."""
+    drawn = np.random.default_rng(count).multinomial(count, [lost, gained, 1 - lost - gained], samples)
+    ends = [paired_shares(more, less, count) for less, more, _ in drawn.tolist()]
+    return float(np.mean([low <= gained - lost <= high for low, high in ends]))
 
 
 def coverage_of_wins(count: int, samples: int) -> float:

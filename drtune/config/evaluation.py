@@ -26,7 +26,7 @@ class CapabilityConfig(Section):
     """Compositional prompts (colours, counts, positions): base and candidate draw each once, and a judge looks."""
 
     prompts: int | None = Field(default=None, ge=0, le=MOST_TASKS)
-    """So many of them, the first of each category in turn; 0: none; null: 64 for the miniature, all of a file, none for
+    """So many of them, the first of each category in turn; 0: none; null: 48 for the miniature, all of a file, none for
     other bases."""
     file: str | None = None
     """GenEval's `evaluation_metadata.jsonl` or one alike, a path or on s3://; null: prompts that drtune brings. Its

@@ -367,7 +367,7 @@ class Config(Section):
     def capability_prompts(self) -> int:
         """Compositional prompts that base and candidate are held against, at most."""
         asked = self.evaluation.capability
-        automatic = MOST_TASKS if asked.file else 64 if self.base_model == "miniature" else 0
+        automatic = MOST_TASKS if asked.file else 48 if self.base_model == "miniature" else 0
         return automatic if asked.prompts is None else asked.prompts
 
     @property

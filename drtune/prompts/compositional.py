@@ -137,7 +137,7 @@ def read_tasks(place: str) -> list[Task]:
             task = Task.model_validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the line"
+            field = " ".join(".".join(map(str, first["loc"])).split()) or "the line"
             raise UserError(f"{where}: {field}: {first['msg']}; wanted a line of GenEval's metadata") from None
         if task.prompt in tasks:
             raise UserError(f"{where}: the prompt {task.prompt[:80]!r} stands there twice; take one away")

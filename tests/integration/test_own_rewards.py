@@ -26,6 +26,7 @@ SHORT = {
     "processes": 1,
     "evaluation.sampler.steps": 2,
     "evaluation.max_prompts": 4,
+    "evaluation.capability.prompts": 0,
     "evaluation.rewards": "[brightness]",
 }
 

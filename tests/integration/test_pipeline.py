@@ -28,7 +28,7 @@ FEW_STEPS = [
     "method.trained_steps=2",
     "method.early_stop=2",
 ]
-FEW_PROMPTS = ["evaluation.max_prompts=8", "evaluation.sampler.steps=2"]
+FEW_PROMPTS = ["evaluation.max_prompts=8", "evaluation.capability.prompts=8", "evaluation.sampler.steps=2"]
 
 
 @pytest.fixture(scope="module")

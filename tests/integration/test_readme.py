@@ -22,7 +22,7 @@ sampler: {steps: 2}
 method: {trained_steps: 1, early_stop: 1}
 checkpoint_every: 60
 sample_every: 200
-evaluation: {max_prompts: 8, sampler: {steps: 2}, rewards: [symmetry, preference]}
+evaluation: {max_prompts: 8, capability: {prompts: 0}, sampler: {steps: 2}, rewards: [symmetry, preference]}
 """
 LENIENT_POLICY = """
 min_prompts: 8

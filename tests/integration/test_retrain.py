@@ -28,7 +28,7 @@ SMALL = [
     "method.trained_steps=2",
     "evaluation.max_prompts=8",
 ]
-SMALL += ["evaluation.sampler.steps=2"]
+SMALL += ["evaluation.sampler.steps=2", "evaluation.capability.prompts=0"]
 
 
 def write(path: Path, template: str) -> Path:

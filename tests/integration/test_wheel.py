@@ -19,6 +19,7 @@ from drtune.contracts import Decision
 ROOT = Path(__file__).parents[2]
 SHORT = ["steps=2", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2", "processes=1"]
 SHORT += ["evaluation.max_prompts=8", "evaluation.pictures_per_prompt=1", "evaluation.sampler.steps=2"]
+SHORT += ["evaluation.capability.prompts=8"]
 OPTIONS = [f"--set={override}" for override in SHORT]
 
 

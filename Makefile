@@ -52,7 +52,7 @@ images: ## Build both container images of this commit (docs/cluster.md) [BUILDER
 	@test -d .git || { echo "error: no .git folder here, as in a linked worktree; build from a clone" >&2; exit 2; }
 	@test -z "$$(git status --porcelain)" || { echo "error: images hold a commit; commit or stash first:" >&2; \
 		git status --short >&2; exit 2; }
-	$(call image,PLATFORM_IMAGE,pipeline)
+	$(call image,PLATFORM_IMAGE,pipeline$(comma)hub)
 	$(call image,TRAINER_IMAGE,pipeline$(comma)train$(comma)quantized)
 
 comma := ,
@@ -71,5 +71,5 @@ clean: ## Remove runs/ and caches, but not .venv
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "Installing into .venv, which takes some minutes the first time"
-	$(BIN)/pip install -q --disable-pip-version-check -e '.[train,quantized,pipeline,dev]' -c constraints.txt
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[train,quantized,pipeline,hub,dev]' -c constraints.txt
 	@touch $@

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.publish.model_registry import check_model_registry
 from components.registry import check_registry, in_a_pod
 from components.train.spec import load_spec, refuse_uneven
 from drtune.config import load_config
@@ -81,9 +82,11 @@ def check_services(given: Mapping[str, Any], environment: Mapping[str, str] = os
     """Ask where the run will publish to and take its references from.
 
     Raises:
-        UserError: it cannot publish there, or there is no such reference.
+        UserError: it cannot publish there, the model registry does not answer, or there is no such reference.
     """
     check_registry(given["registry"], given["name"], environment)
+    if address := given.get("model_registry"):
+        check_model_registry(address, environment)
     for name, place in read_places(given["references"]).items():
         if is_on_s3(place):
             check_reference(name, place, environment)

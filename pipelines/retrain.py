@@ -25,6 +25,7 @@ def retrain(
     policy: str = "configs/gate.yaml",
     registry: str = "",
     name: str = "miniature-symmetry",
+    model_registry: str = "",
 ) -> None:
     """Look whether incoming prompts, or rewards, have drifted, and tune, compare and publish only if they have.
 
@@ -47,6 +48,8 @@ def retrain(
         registry: Where models are published: s3://bucket/prefix, or on one machine a folder or file://; empty:
             s3://drtune/registry, on one machine runs/registry.
         name: Name under which the model is published.
+        model_registry: Address of Kubeflow's model registry, where a published version is registered, too, such as
+            http://model-registry-service.kubeflow:8080; empty: nowhere.
     """
     watched = monitor(
         reference=reference,
@@ -71,4 +74,5 @@ def retrain(
             policy=policy,
             registry=registry,
             name=name,
+            model_registry=model_registry,
         )

@@ -29,6 +29,7 @@ def tune(
     policy: str = "configs/gate.yaml",
     registry: str = "",
     name: str = "miniature-symmetry",
+    model_registry: str = "",
 ) -> None:
     """Tune a text-to-image model on a reward, compare it with its base, and publish it when it deserves it.
 
@@ -50,6 +51,8 @@ def tune(
         registry: Where models are published: s3://bucket/prefix, or on one machine a folder or file://; empty:
             s3://drtune/registry, on one machine runs/registry.
         name: Name under which the model is published.
+        model_registry: Address of Kubeflow's model registry, where a published version is registered, too, such as
+            http://model-registry-service.kubeflow:8080; empty: nowhere.
     """
     finished = finish(cluster=cluster, registry=registry, name=name)
     equip(finished, cpu="1", memory="1Gi", hours=0.5, retries=2)
@@ -67,6 +70,7 @@ def tune(
             policy=policy,
             registry=registry,
             name=name,
+            model_registry=model_registry,
         )
         equip(prepared, cpu="1", memory="4Gi", hours=1, retries=2)
 
@@ -108,6 +112,11 @@ def tune(
 
         with dsl.If(decided.outputs["Output"] == True, name="worthy"):  # noqa: E712 builds the condition
             published = publish(
-                model=model, report=report, decision=decided.outputs["decision"], registry=registry, name=name
+                model=model,
+                report=report,
+                decision=decided.outputs["decision"],
+                registry=registry,
+                name=name,
+                model_registry=model_registry,
             )
             equip(published, cpu="1", memory="4Gi", hours=1, retries=2)  # what was published is found again

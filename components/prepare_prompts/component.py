@@ -18,6 +18,7 @@ def prepare_prompts(
     policy: str,
     registry: str,
     name: str,
+    model_registry: str,
     prompt_set: dsl.Output[dsl.Dataset],
 ) -> None:
     """Check, de-duplicate and split the prompts of a file; first see what would stop the steps that come after.
@@ -34,6 +35,7 @@ def prepare_prompts(
         policy: What it must achieve.
         registry: Where the model may be published in the end.
         name: Under which name.
+        model_registry: Where it may be registered, too.
         prompt_set: PromptSet.
     """
     from pathlib import Path
@@ -51,6 +53,7 @@ def prepare_prompts(
         policy=policy,
         registry=registry,
         name=name,
+        model_registry=model_registry,
     )
     prepared = prepare_prompts(prompts, data_revision, Path(prompt_set.path), incoming)
     tell_prospects(prepared, policy, config, overrides)

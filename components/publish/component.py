@@ -12,6 +12,7 @@ def publish(
     decision: dsl.Input[dsl.Artifact],
     registry: str,
     name: str,
+    model_registry: str,
     entry: dsl.Output[dsl.Artifact],
 ) -> None:
     """Make the model a version of the registry and put it into production.
@@ -22,9 +23,10 @@ def publish(
         decision: folder of a Decision for publishing, made on that report.
         registry: a folder, file:// or s3://bucket/prefix; empty: the usual one.
         name: name of the model in the registry.
+        model_registry: address of Kubeflow's, where the version is registered, too; empty: nowhere.
         entry: folder for the RegistryEntry.
     """
     from components.metadata import describe
     from components.publish.run import run
 
-    describe(entry, run(model.path, report.path, decision.path, registry, name, entry.path))
+    describe(entry, run(model.path, report.path, decision.path, registry, name, model_registry, entry.path))

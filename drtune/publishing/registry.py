@@ -25,7 +25,7 @@ from drtune.config import load_config
 from drtune.contracts import CONFIG, MANIFEST, SCORES, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.report.pages import PAGE
-from drtune.files.local import check_digest, check_sha256, replacing, sha256_folder
+from drtune.files.local import check_digest, check_sha256, replacing, sha256_bytes, sha256_folder
 from drtune.files.output import claimed
 from drtune.files.storage import Storage, open_storage
 from drtune.publishing.model_card import PICTURE, draw_picture, render_model_card
@@ -118,6 +118,23 @@ class Registry:
             return self._entry(name, version)
         return self._entry(name, self._in_production(name).version)
 
+    def report(self, entry: RegistryEntry) -> EvaluationReport:
+        """The report that a version was published on.
+
+        Raises:
+            UserError: it is missing, or was changed after publication.
+        """
+        shown, fix = f"{entry.uri}/{REPORT}", "take another version"
+        try:
+            content = self.storage.read(f"{_files_of(entry)}/{REPORT}")
+        except FileNotFoundError:
+            raise UserError(f"{shown}: is missing in the storage; {fix}") from None
+        check_digest(shown, sha256_bytes(content), entry.files[REPORT], owner="its version", fix=fix)
+        try:
+            return EvaluationReport.read(content, shown, fix=fix)
+        except ValidationError:
+            raise UserError(f"{shown} is not one of this version of drtune; {fix}") from None
+
     def production(self, name: str) -> Production | None:
         """Which version is in use; None: nothing was published under that name."""
         check_name(name)
@@ -171,8 +188,7 @@ class Registry:
             UserError: `out` is taken, or a stored file is missing or was changed after publication.
         """
         entry = self.show(name, version)
-        # The id, not the whole URI: a registry that was moved to another bucket or folder stays whole.
-        files_folder = f"{name}/files/{PurePosixPath(entry.uri).name}"
+        files_folder = _files_of(entry)
         with (
             claimed(out, "TunedModel", overwrite=overwrite, inputs=[self.storage.uri]) as place,
             replacing(place) as written,
@@ -357,6 +373,11 @@ def check_name(name: str) -> None:
     """
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) or len(name) > 63:
         raise UserError(f"name {name!r}: wanted at most 63 lower-case letters, digits and dashes, as in my-model-2")
+
+
+def _files_of(entry: RegistryEntry) -> str:
+    """Where a version's files are, by the id in its URI: a registry that was moved to another bucket stays whole."""
+    return f"{entry.name}/files/{PurePosixPath(entry.uri).name}"
 
 
 def _version_key(name: str, version: str) -> str:

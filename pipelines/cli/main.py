@@ -14,6 +14,7 @@ from drtune.files.output import claimed
 from pipelines.cli import server
 from pipelines.cli.monitor import monitor
 from pipelines.cli.options import arguments_of
+from pipelines.cli.register import register
 
 PACKAGE = Path(__file__).parents[1] / "tune.yaml"
 
@@ -47,6 +48,7 @@ def main() -> None:
 @click.option("--policy", help="What must be achieved to be published, likewise.  [default: configs/gate.yaml]")
 @click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")
 @click.option("--name", help="Name under which the model is published.  [default: miniature-symmetry]")
+@click.option("--model-registry", help="Address of Kubeflow's model registry, where it is registered, too.")
 @click.option("--out", type=PATH, help="Folder for everything the run makes.  [default: runs/ and the time]")
 @click.option("--resume", is_flag=True, help="Go on with the run in OUT where it was ended, or start if there is none.")
 @OVERWRITE
@@ -125,7 +127,7 @@ def compile(ctx: click.Context, check: bool) -> None:
             ctx.exit(1)
 
 
-for command in (monitor, *server.COMMANDS):
+for command in (monitor, register, *server.COMMANDS):
     main.add_command(command)
 
 

@@ -216,7 +216,7 @@ def test_what_does_not_belong_together_is_refused_and_nothing_is_stored(tmp_path
 
 def test_the_publish_step_leaves_the_entry_and_shows_it(tmp_path: Path) -> None:
     model, report, decision = map(str, make_folders(tmp_path / "made"))
-    metadata = run(model, report, decision, str(tmp_path / "registry"), NAME, str(tmp_path / "entry"))
+    metadata = run(model, report, decision, str(tmp_path / "registry"), NAME, "", str(tmp_path / "entry"))
     entry = Registry(str(tmp_path / "registry")).show(NAME)
     assert RegistryEntry.load(tmp_path / "entry") == entry
     assert metadata == {"uri": entry.uri, "version": "v1", "digest": entry.digest}

@@ -74,7 +74,7 @@ def test_all_that_an_image_installs_is_pinned() -> None:
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
-    wanted = [*project["project"]["dependencies"], *extras["pipeline"], *extras["train"]]
+    wanted = [*project["project"]["dependencies"], *extras["pipeline"], *extras["hub"], *extras["train"]]
     assert {name(requirement) for requirement in [*wanted, *project["build-system"]["requires"]]} <= pinned
 
 
@@ -141,7 +141,10 @@ def test_make_images_asks_the_builder_for_both(clone: Path) -> None:
     assert done.returncode == 0, done.stderr
     platform, trainer = (clone.parent / "built").read_text().splitlines()
     revision, time = git("log", "-1", "--format=%H %ct", folder=clone).split()
-    for asked, name, extras in ((platform, "platform", "pipeline"), (trainer, "trainer", "pipeline,train,quantized")):
+    for asked, name, extras in (
+        (platform, "platform", "pipeline,hub"),
+        (trainer, "trainer", "pipeline,train,quantized"),
+    ):
         assert asked.startswith(
             f"{time} build -f images/Containerfile --no-cache --build-arg BASE=docker.io/library/debian:"
         )

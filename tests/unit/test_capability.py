@@ -253,5 +253,5 @@ def test_what_it_can_still_draw_is_told_with_what_was_lost(tmp_path: Path) -> No
     words = " ".join(page.text.split())
     assert "Right by the base alone, the first" in words
     assert f"Not found: {HOSTILE}." in page.text
-    assert "40 90 % 70 % \N{MINUS SIGN}0.200 \N{MINUS SIGN}0.342 to \N{MINUS SIGN}0.039" in words
+    assert "40 90 % 70 % \N{MINUS SIGN}0.200\N{MINUS SIGN}0.342 to \N{MINUS SIGN}0.039" in words
     assert "| all | 40 | 90" in (tmp_path / "report.md").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from drtune.config import Config, EvaluationConfig
 from drtune.contracts import TunedModel
 from drtune.evaluation.references import ReferencePictures, Unused, find_pictures, opened
 from drtune.files.images import to_pil
-from drtune.models.base import Base
+from drtune.models.base import Base, Conditions, EncodedPrompts
 from drtune.models.drawing import draw
 from drtune.models.loading import DEVICE, load_base
 from drtune.models.tuned import open_tuned, put_on, rescale, take_off
@@ -25,10 +25,17 @@ class LoadedModel:
     """The one model that is on the GPU, if there is one. Another takes its place by the shortest way.
 
     An adapter is put on and taken off; a base is loaded only where it is another one, or full weights replaced it.
+
+    Args:
+        config: The candidate's.
+        texts: All prompts that will be drawn.
+        load: What loads a base.
     """
 
-    def __init__(self, config: Config, load: Callable[..., Base] = load_base) -> None:
+    def __init__(self, config: Config, texts: Iterable[str], load: Callable[..., Base] = load_base) -> None:
         self.precision, self.height, self.width = config.compute.precision, config.height, config.width
+        self.negative_prompt = config.evaluation.sampler.negative_prompt
+        self.rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         self._load = load
         self._base: Base | None = None
         self._source: tuple[str, str | None] | None = None
@@ -56,6 +63,9 @@ class LoadedModel:
             self._base = self._load(
                 base_model, revision, precision=self.precision, height=self.height, width=self.width
             )
+            with self._base.encoding_on(DEVICE):
+                self._encoded = EncodedPrompts(self._base, {row: text for text, row in self.rows.items()})
+                self.negative = self._base.encode_negative(self.negative_prompt)
             self._base.pipeline.to(DEVICE)
             self._source, self.height, self.width = (base_model, revision), self._base.height, self._base.width
         if tuned and not self._tuned:
@@ -65,6 +75,10 @@ class LoadedModel:
             rescale(self._base, scale)
             self._scale = scale
         return self._base
+
+    def conditions(self, texts: Sequence[str]) -> Conditions:
+        """Those of some of the prompts, by the text encoders of the base that is there."""
+        return self._encoded[[self.rows[text] for text in texts]]
 
     def close(self) -> None:
         """Give its memory back."""
@@ -106,8 +120,8 @@ class DrawnContestant:
         sampler = self.settings.sampler
         images_BCHW = draw(
             base,
-            base.encode([shot.prompt.text for shot in shots]),
-            base.encode_negative(sampler.negative_prompt),
+            self.loaded.conditions([shot.prompt.text for shot in shots]),
+            self.loaded.negative,
             [shot.noise_seed(self.settings.seed) for shot in shots],
             steps=sampler.steps,
             guidance_scale=sampler.guidance_scale,

@@ -88,7 +88,7 @@ def evaluate(
         prepared = open_prompts(prompts_folder)
         prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
         print(f"evaluate: loading {model.base_model}, to draw for {len(prompts)} held-out prompts", flush=True)
-        loaded = LoadedModel(config)
+        loaded = LoadedModel(config, [prompt.text for prompt in prompts])
         pipeline = _described(loaded.become(model.base_model, model.base_revision), prompts)
         config = config.model_copy(update={"height": loaded.height, "width": loaded.width})
         with ExitStack() as unpacking:

@@ -7,7 +7,8 @@ import shutil
 import sys
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 from typing import Any, ClassVar
@@ -212,6 +213,17 @@ class Base(ABC):
                     f"compute.compile=True: no C++ compiler {compiler} here; install one, or name it in CXX"
                 )
             self.network.compile()  # where it is, so that the weights keep their names
+
+    @contextmanager
+    def encoding_on(self, device: torch.device | str) -> Iterator[None]:
+        """Within, every prompt is encoded, by text encoders that are alone on the device; then their memory is free.
+
+        The network goes there afterwards: the two together may be more than it holds.
+        """
+        for encoder in self.text_encoders:
+            encoder.to(device)
+        yield
+        self.free_text_encoders()
 
     def free_text_encoders(self) -> None:
         """Give back the memory of the text encoders, when every prompt is encoded."""

@@ -27,7 +27,7 @@ from drtune.models.miniature.cores import is_small, take_one_thread
 from drtune.models.tuned import open_tuned, put_on, rescale
 
 if TYPE_CHECKING:
-    from drtune.models.base import Base
+    from drtune.models.base import Base, Conditions, EncodedPrompts
 
 GRID = "grid.png"
 GRID_COLUMNS = 8
@@ -113,6 +113,7 @@ def write_sample_set(
     with claimed(out, "SampleSet", overwrite=overwrite, inputs=inputs) as out:
         if settings.lora_scale != 1 and (model is None or model.weights == "full"):
             raise UserError(f"lora_scale={settings.lora_scale}: there is no adapter that could be scaled; leave it out")
+        from drtune.models.base import EncodedPrompts
         from drtune.models.loading import DEVICE, load_base, quiet_libraries
 
         quiet_libraries()
@@ -122,22 +123,25 @@ def write_sample_set(
         base = load_base(
             config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width
         )
-        base.pipeline.to(DEVICE)
         negative_prompt = ""
         if model is not None:
             settings = _as_deployed(settings, config.evaluation.sampler)
             negative_prompt = config.evaluation.sampler.negative_prompt
+        with base.encoding_on(DEVICE):  # one at a time: what else is encoded with a prompt would change its last bits
+            encoded = EncodedPrompts(base, dict(enumerate(prompts)), batch_size=1)
+            negative = base.encode_negative(negative_prompt)
+        base.pipeline.to(DEVICE)
 
         images: dict[bool, list[Image.Image]] = {}
         total = len(prompts) * settings.count * (1 + settings.compare)
         with Progress("sample", total, "image") as progress:
             if model is None or settings.compare:
-                images[False] = _draw_all(base, prompts, negative_prompt, settings, progress)
+                images[False] = _draw_all(base, len(prompts), encoded, negative, settings, progress)
             if model_folder is not None and model is not None:
                 put_on(base, model_folder, model)
                 if model.weights == "lora":
                     rescale(base, settings.lora_scale)
-                images[True] = _draw_all(base, prompts, negative_prompt, settings, progress)
+                images[True] = _draw_all(base, len(prompts), encoded, negative, settings, progress)
 
         drawn = SampleSet(
             base_model=config.base_model,
@@ -196,15 +200,19 @@ def _pictures(prompts: Sequence[str], settings: SampleSettings, *, tuned: bool) 
 
 
 def _draw_all(
-    base: Base, prompts: Sequence[str], negative_prompt: str, settings: SampleSettings, progress: Progress
+    base: Base,
+    num_prompts: int,
+    encoded: EncodedPrompts,
+    negative: Conditions,
+    settings: SampleSettings,
+    progress: Progress,
 ) -> list[Image.Image]:
     """One at a time: how many others are drawn with it would change a picture's last bits."""
     from drtune.models.drawing import draw
 
-    negative = base.encode_negative(negative_prompt)
     images = []
-    for prompt in prompts:
-        conditions = base.encode([prompt])
+    for index in range(num_prompts):
+        conditions = encoded[[index]]
         for seed in _seeds(settings):
             drawn = draw(
                 base,

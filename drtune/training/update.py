@@ -77,10 +77,8 @@ class Updates:
         )
         self.draws = Draws(config.seed, len(self.texts), config.batch_size, self.base.latents_shape)
         self.sampler = self.base.sampler(config.sampler)
-        # The text encoders are on the device alone, and gone before the network comes there.
-        for encoder in self.base.text_encoders:
-            encoder.to(processes.device)
-        self._encode_prompts()
+        with self.base.encoding_on(processes.device):
+            self._encode_prompts()
         if config.compute.quantization:
             quantize(self.base.network, processes.device)
         self.base.pipeline.to(processes.device)
@@ -93,7 +91,7 @@ class Updates:
         self.loss_scale = partial(scaled, weights=weights.values(), mean=processes.mean) if in_fp16 else unscaled
 
     def _encode_prompts(self) -> None:
-        """Encode what this process will show to the network, beside `out`, and free the text encoders."""
+        """Encode what this process will show to the network, beside `out`."""
         shown: set[int] = set()
         for step in range(1, self.config.steps + 1):
             shown |= {self.draws.prompt(step, slot) for slot in self.slots}
@@ -104,7 +102,6 @@ class Updates:
             self.base, {index: self.texts[index] for index in sorted(shown)}, self.out.parent
         )
         self.negative = self.base.encode_negative(self.config.sampler.negative_prompt)
-        self.base.free_text_encoders()
 
     def update(self, step: int) -> UpdateMetrics:
         """The `step`-th optimizer update, from 1. All that it draws depends on the seed and on `step` alone."""

@@ -254,7 +254,7 @@ def test_a_base_is_loaded_once_and_a_picture_embedded_once(
         return load_base(base_model, *args, **settings)
 
     model, config = open_tuned(tmp_path / "candidate")
-    holder = LoadedModel(config, load)
+    holder = LoadedModel(config, [prompt.text for prompt in PROMPTS], load)
     contestants = list(
         drawn_contestants(holder, config.evaluation, tmp_path / "candidate", model, tmp_path / "champion")
     )
@@ -271,6 +271,7 @@ def test_a_base_is_loaded_once_and_a_picture_embedded_once(
     last = reigning.base_model, reigning.base_revision, (tmp_path / "champion", reigning)
     alone = load_base(plain.base_model, height=SIDE, width=SIDE)
     put_on(alone, tmp_path / "champion", reigning)
+    assert holder.become(*last).text_encoders == []  # they would take the memory of the device beside the network
     held = holder.become(*last).network.state_dict()
     wanted = alone.network.state_dict()
     assert held.keys() == wanted.keys()

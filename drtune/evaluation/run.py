@@ -88,7 +88,8 @@ def evaluate(
         prepared = open_prompts(prompts_folder)
         prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
         print(f"evaluate: loading {model.base_model}, to draw for {len(prompts)} held-out prompts", flush=True)
-        loaded = LoadedModel(config, [prompt.text for prompt in prompts])
+        exam = open_exam(config)
+        loaded = LoadedModel(config, [prompt.text for prompt in (*prompts, *(exam.prompts if exam else ()))])
         pipeline = _described(loaded.become(model.base_model, model.base_revision), prompts)
         config = config.model_copy(update={"height": loaded.height, "width": loaded.width})
         with ExitStack() as unpacking:
@@ -96,7 +97,7 @@ def evaluate(
                 *drawn_contestants(loaded, config.evaluation, model_folder, model, champion),
                 *reference_contestants(places, prompts, config.evaluation.pictures_per_prompt, unpacking),
             ]
-            gauges, exam = Gauges(config, model_folder), open_exam(config)
+            gauges = Gauges(config, model_folder)
             others = list(other_strengths(config, contestants))
             folder = partial_folder(out, _key(config, prompts, [*contestants, *others], gauges, exam))
             table = _table(contestants, others, prompts, config, gauges, exam, folder, loaded)

@@ -143,7 +143,7 @@ def _preference_rows(preferences: Iterable[Preference]) -> Rows:
 
 
 def _grade_rows(gains: Iterable[GradeGain]) -> Rows:
-    head = ["contestant", "against", "mean grade", "its own", "gain", "95 % interval", "prompts"]
+    head = ["contestant", "against", "mean grade", "opponent's", "gain", "95 % interval", "prompts"]
     rows = [
         [
             found.contestant,

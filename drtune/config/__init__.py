@@ -5,6 +5,7 @@ It may know files; it needs no torch.
 
 from drtune.config.loading import differences, load_config, load_section
 from drtune.config.tree import (
+    FRESH,
     NON_DIFFERENTIABLE,
     PROMPTLESS,
     REWARDS,
@@ -25,6 +26,7 @@ from drtune.config.tree import (
 )
 
 __all__ = [
+    "FRESH",
     "NON_DIFFERENTIABLE",
     "PROMPTLESS",
     "REWARDS",

@@ -160,6 +160,10 @@ class RewardTerm(Section):
         return self
 
 
+FRESH = ("zeros", "gaussian")
+"""Starts of an adapter that are no file."""
+
+
 class LoraSection(Section):
     """The adapter on the denoiser."""
 
@@ -167,8 +171,9 @@ class LoraSection(Section):
     """Of the two matrices that are added to each layer: how much the adapter can learn, and its size."""
     alpha: float = Field(default=8.0, gt=0)
     """The update is scaled by alpha / rank."""
-    init: Literal["zeros", "gaussian"] = "zeros"
-    """Start of the inner matrix: Kaiming-uniform as in peft, or Gaussian; the outer one starts at zero."""
+    init: str = Field(default="zeros", min_length=1)
+    """Its start: `zeros` and `gaussian` have no effect at first, their inner matrix is Kaiming-uniform as in peft, or
+    Gaussian; else an adapter: the folder of a run, a file of diffusers or kohya, or s3://bucket/key."""
     targets: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Names of the layers that get an adapter, matched by the end of the module's name; null: as the base has them."""
 

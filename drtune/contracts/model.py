@@ -80,6 +80,8 @@ class TunedModel(Contract):
     """Digest of the weights' file."""
     base_model: str
     base_revision: str | None
+    start_sha256: str | None = None
+    """Digest of the adapter that it began from, which `lora.init` names; None: it began afresh."""
     step: int
     """Optimizer updates done."""
     config_sha256: str

@@ -26,7 +26,7 @@ def add_adapter(base: Base, lora: LoraSection, seed: int) -> dict[str, torch.nn.
         UserError: none of the targets is a layer of the network.
     """
     targets = list(lora.targets or base.lora_targets)
-    start: bool | str = True if lora.init == "zeros" else lora.init
+    start: bool | str = "gaussian" if lora.init == "gaussian" else True
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, init_lora_weights=start)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

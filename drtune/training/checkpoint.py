@@ -47,8 +47,17 @@ class Checkpoints:
     `step-000020-9f2c1b7a4d5e/`, and the digest that of `shards.json` in it.
     """
 
-    def __init__(self, folder: Path, config: Config, prompts_sha256: str, processes: Processes) -> None:
-        self.folder, self.config, self.prompts_sha256, self.processes = folder, config, prompts_sha256, processes
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        prompts_sha256: str,
+        processes: Processes,
+        *,
+        start_sha256: str | None = None,
+    ) -> None:
+        self.folder, self.config, self.processes = folder, config, processes
+        self.prompts_sha256, self.start_sha256 = prompts_sha256, start_sha256
 
     def files(self) -> dict[int, Path]:
         """The checkpoints by the number of updates that they have seen, the newest last."""
@@ -68,6 +77,7 @@ class Checkpoints:
             "step": step,
             "config": self.config.model_dump(mode="json"),
             "prompts_sha256": self.prompts_sha256,
+            "start_sha256": self.start_sha256,
             "held_out": state.held_out,
             "held_out_pictures": HELD_OUT_PICTURES,
         }
@@ -200,6 +210,11 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {path}: its held-out rewards are of pictures that an earlier version of drtune drew or "
                 "scored otherwise; start again with --overwrite instead of --resume"
+            )
+        if about.get("start_sha256") != self.start_sha256:
+            raise UserError(
+                f"checkpoint {path}: lora.init={self.config.lora.init!r} is another file than the run began from; give "
+                "the same, or start again with --overwrite instead of --resume"
             )
         if about["prompts_sha256"] != self.prompts_sha256:
             raise UserError(

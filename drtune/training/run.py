@@ -40,7 +40,10 @@ class Trainer(Updates):
         super().__init__(config, prompts, out, processes)
         self.mirror = mirror
         self.reward_files: dict[str, str] = {}
-        self.checkpoints = Checkpoints(out / FOLDER, config, prompts.prompt_set.sha256, processes)
+        self.start_sha256 = self.start.sha256 if self.start else None
+        self.checkpoints = Checkpoints(
+            out / FOLDER, config, prompts.prompt_set.sha256, processes, start_sha256=self.start_sha256
+        )
 
     def _encode_prompts(self) -> None:
         """Those of the held-out pictures first, while there are text encoders."""
@@ -185,6 +188,7 @@ class Trainer(Updates):
             weights_sha256=sha256_file(path),
             base_model=self.config.base_model,
             base_revision=self.config.base_revision,
+            start_sha256=self.start_sha256,
             step=step,
             config_sha256=self.config.sha256(),
             prompts=self.prompts.prompt_set,

@@ -6,7 +6,7 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
-from drtune.config import Config
+from drtune.config import FRESH, Config
 from drtune.config.tree import REWARDS
 from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
@@ -58,6 +58,8 @@ def train(
         prepared = open_prompts(prompts)
         if processes.is_main:
             inputs = [prepared.folder, base_folder(config.base_model), mirror]
+            if config.weights == "lora" and config.lora.init not in FRESH:
+                inputs.append(config.lora.init)
             if overwrite:  # a run that goes on may be given what it keeps itself
                 inputs += [file_of(name) for name in config.reward_names if name not in REWARDS]
             held.enter_context(claimed(out, "TrainingRun", overwrite=overwrite or resume, inputs=inputs))

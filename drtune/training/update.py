@@ -23,6 +23,7 @@ from drtune.models.base import EncodedPrompts
 from drtune.models.loading import DTYPES, load_base, quiet_libraries
 from drtune.models.miniature.cores import is_small, take_one_thread
 from drtune.models.quantized import quantize
+from drtune.models.start import read_start
 from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards import WeightedSum
 from drtune.training.history import UpdateMetrics
@@ -64,6 +65,7 @@ class Updates:
             raise UserError(f"prompts {prompts.folder}: all are held out; prepare them again without --held-out")
         # Before anything heavy: a reward of your own is tried at once.
         self.reward = WeightedSum(config.rewards, antialias=config.reward_antialias)
+        self.start = read_start(config.lora) if config.weights == "lora" else None
         self.interrupts = Interrupts()
         self.stopped_by: signal.Signals | None = None
 
@@ -83,7 +85,7 @@ class Updates:
             quantize(self.base.network, processes.device)
         self.base.pipeline.to(processes.device)
 
-        weights = open_weights(self.base, config, processes)
+        weights = open_weights(self.base, config, processes, self.start)
         self.base.prepare(config.compute)
         average = {name: weight.detach().clone() for name, weight in weights.items()} if config.ema_decay else {}
         self.state = TrainState(weights, average, make_optimizer(weights, config.optimizer))

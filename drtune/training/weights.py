@@ -11,21 +11,25 @@ from drtune.config import Config
 from drtune.contracts import ADAPTER, NETWORK, NETWORK_CONFIG
 from drtune.errors import UserError
 from drtune.files.local import replacing
-from drtune.models.adapter import add_adapter, save_adapter
+from drtune.models.adapter import save_adapter
 from drtune.models.base import Base
 from drtune.models.sharding import shard, whole
+from drtune.models.start import Start, add_adapter_from
 from drtune.models.tensors import in_order, stream_tensors
 from drtune.training.processes import Processes
 
 
-def open_weights(base: Base, config: Config, processes: Processes) -> dict[str, torch.nn.Parameter]:
+def open_weights(
+    base: Base, config: Config, processes: Processes, start: Start | None
+) -> dict[str, torch.nn.Parameter]:
     """The weights that train, by name, in fp32; several processes share out all weights of a network among them.
 
     Raises:
-        UserError: none of `lora.targets` is a layer of the network, or moments in 8 bits are to be shared out.
+        UserError: none of `lora.targets` is a layer of the network, the adapter to start from does not fit, or moments
+            in 8 bits are to be shared out.
     """
     if config.weights == "lora":
-        return add_adapter(base, config.lora, config.seed)
+        return add_adapter_from(base, config.lora, config.seed, start)
     base.network.requires_grad_()
     if processes.count > 1:
         if config.optimizer.eight_bit:

@@ -31,7 +31,8 @@ from drtune.files.output import claimed
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Change one evaluation.* key of the model's configuration, as in evaluation.max_prompts=64. Repeatable.",
+    help="Change one evaluation.* or reward_checkpoints.* key of the model's configuration, as in "
+    "evaluation.max_prompts=64. Repeatable.",
 )
 @OVERWRITE
 def evaluate(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from drtune.cli.console import AS_JSON, OVERWRITE, PATH, echo_json
+from drtune.errors import UserError
 
 NAMED_AT_MOST = 20
 """Pictures that are named for each reason why pictures were not scored; the table names them all."""
@@ -28,6 +29,13 @@ NAMED_AT_MOST = 20
 @click.option(
     "--antialias/--no-antialias", default=True, show_default=True, help="Of hps and preference; Pillow's is always on."
 )
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    metavar="NAME=PATH",
+    multiple=True,
+    help="A file or folder with weights of that reward, in place of the published ones. Repeatable.",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures at once.")
 @AS_JSON
 @OVERWRITE
@@ -38,6 +46,7 @@ def score(
     out: Path,
     by_order: bool,
     antialias: bool,
+    checkpoints: tuple[str, ...],
     batch_size: int,
     in_json: bool,
     overwrite: bool,
@@ -60,6 +69,7 @@ def score(
         out,
         by_order=by_order,
         antialias=antialias,
+        checkpoints=dict(_named(given) for given in checkpoints),
         batch_size=batch_size,
         overwrite=overwrite,
     )
@@ -78,3 +88,10 @@ def score(
     means = ", ".join(f"{name} {mean:.4f}" for name, mean in summary.means.items())
     left_out = ", ".join(f"{len(unscored)} {reason}" for reason, unscored in summary.problems.items())
     click.echo(f"{summary.num_scored} pictures: {means}; not scored: {left_out or 'none'}; table: {out}")
+
+
+def _named(given: str) -> tuple[str, str]:
+    name, separator, path = given.partition("=")
+    if not (name and separator and path):
+        raise UserError(f"--checkpoint {given}: is no NAME=PATH; give one, such as hps=/models/mine.pt")
+    return name, path

@@ -4,11 +4,17 @@ It may know files; it needs no torch.
 """
 
 from drtune.config.loading import differences, load_config, load_section
-from drtune.config.tree import (
-    FRESH,
+from drtune.config.rewards import (
     NON_DIFFERENTIABLE,
     PROMPTLESS,
+    PUBLISHED,
     REWARDS,
+    RewardTerm,
+    is_reward,
+    reward_name,
+)
+from drtune.config.tree import (
+    FRESH,
     ComputeSection,
     Config,
     DeploymentSamplerConfig,
@@ -17,18 +23,16 @@ from drtune.config.tree import (
     LoraSection,
     MethodConfig,
     OptimizerConfig,
-    RewardTerm,
     SamplerConfig,
     TuningSamplerConfig,
     Weighting,
-    is_reward,
-    reward_name,
 )
 
 __all__ = [
     "FRESH",
     "NON_DIFFERENTIABLE",
     "PROMPTLESS",
+    "PUBLISHED",
     "REWARDS",
     "ComputeSection",
     "Config",

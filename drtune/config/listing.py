@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from drtune.config.rewards import RewardTerm
 from drtune.config.sections import fields_of, plain
-from drtune.config.tree import Config, RewardTerm
+from drtune.config.tree import Config
 
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from drtune.config.evaluation import MOST_TASKS, CapabilityConfig, ScaleCurveConfig
 from drtune.config.possible import check_batches, check_method
+from drtune.config.rewards import NON_DIFFERENTIABLE, PROMPTLESS, PublishedName, RewardName, RewardTerm
 from drtune.config.sections import Section
 from drtune.files.local import sha256_bytes
-
-NON_DIFFERENTIABLE = ("jpeg_kilobytes",)
-"""Rewards without a gradient: they can be evaluated, and not tuned on."""
-PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aesthetic", *NON_DIFFERENTIABLE)
-"""Rewards that do not read the prompt."""
-REWARDS = (*PROMPTLESS, "preference", "hps", "hps_v2", "hpsv3", "pickscore", "clipscore", "imagereward", "vqascore")
-"""The rewards that drtune brings; a reward of your own is named `file.py:function` (docs/rewards.md)."""
-
-
-def is_reward(name: str) -> bool:
-    """Whether a reward has this name: one of REWARDS, or your own as file.py:function."""
-    return name in REWARDS or re.fullmatch(r".+\.py:[A-Za-z_]\w*", name) is not None
-
-
-def reward_name(name: str) -> str:
-    """The name, if it is a reward's.
-
-    Raises:
-        ValueError: there is no such reward.
-    """
-    if not is_reward(name):
-        raise ValueError(f"no reward {name!r}; there are {', '.join(REWARDS)}, and your own as file.py:function")
-    return name
-
-
-RewardName = Annotated[str, AfterValidator(reward_name)]
-
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """Of things that are made or gone through one by one; more is a slip of the hand, and would never end."""
@@ -133,31 +106,6 @@ class MethodConfig(Section):
     rho: float = Field(default=0.0, ge=0)
     """How far clean latents are moved against the reward before its gradient is taken there, so that what is sharp in
     it counts less: the root mean square of the move, 0: none."""
-
-
-class RewardTerm(Section):
-    """One reward in the sum that is maximised: weight * r, where r may be bent by one of the other settings."""
-
-    short_for: ClassVar[str | None] = "weight"
-
-    weight: float = 1.0
-    """How much it counts beside the others."""
-    hinge: float | None = None
-    """r counts up to this value: beyond it there is nothing to gain."""
-    target: float | None = None
-    """r becomes -|r - target|."""
-    praise: str | None = None
-    """Relative reward (SRPO, Shen et al. 2025): r of the prompt after these words..."""
-    blame: str | None = None
-    """...minus r of the prompt after these."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.hinge is not None and self.target is not None:
-            raise ValueError("hinge and target exclude each other: give one of them")
-        if (self.praise is None) != (self.blame is None):
-            raise ValueError("a relative reward needs both praise and blame")
-        return self
 
 
 FRESH = ("zeros", "gaussian")
@@ -278,6 +226,9 @@ class Config(Section):
     reward_antialias: bool = True
     """Whether rewards resize with antialias: all of them in tuning; finished pictures `hps` and `preference` alone,
     since the others see those resized by Pillow, which always has it. Scores with and without do not compare."""
+    reward_checkpoints: dict[PublishedName, Annotated[str, Field(min_length=1)]] = Field(default={})
+    """By reward a file or folder with weights of yours in place of the published ones, in their layout; wherever the
+    reward stands: tuned on, held out or measured."""
     base_penalty: float = Field(default=0.0, ge=0)
     """Weight of the mean squared distance of the denoiser's outputs from those of the base, at the trained steps."""
     steps: Count = 80

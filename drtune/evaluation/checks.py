@@ -39,14 +39,16 @@ def check_inputs(
 
 
 def overridden(model_folder: str | Path, overrides: Sequence[str]) -> Config:
-    """The configuration of a tuned model with overrides of its evaluation.
+    """The configuration of a tuned model with overrides of its evaluation, and of where rewards' weights are.
 
     Raises:
         UserError: an override is wrong, changes something else, or names a reward whose file is not there.
     """
     path = Path(model_folder) / CONFIG
     tuned, config = load_config(path), load_config(path, overrides)
-    if elsewhere := differences(config.model_copy(update={"evaluation": tuned.evaluation}), tuned):
-        raise UserError(f"--set {elsewhere[0]}: the model is tuned already; only evaluation.* can be set now")
+    settable = ("evaluation", "reward_checkpoints")
+    if elsewhere := differences(config.model_copy(update={key: getattr(tuned, key) for key in settable}), tuned):
+        told = " and ".join(f"{key}.*" for key in settable)
+        raise UserError(f"--set {elsewhere[0]}: the model is tuned already; only {told} can be set now")
     check_own([*config.rewards, *config.evaluation.rewards], Path(model_folder))
     return config

@@ -100,6 +100,8 @@ def _loaded(name: str, config: Config, rewards: Sequence[Reward]) -> FeatureSpac
     if name == "dinov2":
         return Dinov2.load()
     loaded = next((reward for reward in rewards if reward.name == name), None)
-    space = loaded or load_reward(name, antialias=config.reward_antialias)
+    space = loaded or load_reward(
+        name, antialias=config.reward_antialias, checkpoint=config.reward_checkpoints.get(name)
+    )
     assert isinstance(space, MiniaturePreference | CLIPScore)
     return space

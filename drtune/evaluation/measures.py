@@ -22,10 +22,11 @@ class Gauges:
     """All that is measured of single pictures. `measures` are their names, and those of what follows from features."""
 
     def __init__(self, config: Config, model_folder: Path) -> None:
-        antialias = config.reward_antialias
+        antialias, checkpoints = config.reward_antialias, config.reward_checkpoints
         names = dict.fromkeys([*config.rewards, *config.evaluation.rewards])  # in order, each once
         self.rewards: list[Reward] = [
-            load_reward(name, antialias=antialias, model_folder=model_folder) for name in names
+            load_reward(name, antialias=antialias, checkpoint=checkpoints.get(name), model_folder=model_folder)
+            for name in names
         ]
         spaces = Spaces(config, self.rewards)
         self.features, self.clip, self.notes = spaces.features, spaces.clip, tuple(spaces.notes)

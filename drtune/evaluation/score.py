@@ -63,6 +63,7 @@ def score_pictures(
     *,
     by_order: bool = False,
     antialias: bool = True,
+    checkpoints: Mapping[str, str] | None = None,
     batch_size: int = 16,
     overwrite: bool = False,
 ) -> ScoringSummary:
@@ -76,6 +77,7 @@ def score_pictures(
             has no scores (missing, corrupt, surplus, or what is wrong with the prompt).
         by_order: there is no such field, and the pictures in the order of their names belong to the prompts in theirs.
         antialias: whether the rewards that resize in floating point do so with antialias.
+        checkpoints: by reward, files or folders with weights in place of the published ones.
         batch_size: pictures at once; only pictures of one size are scored together, and of large ones fewer.
         overwrite: replace what stands at `out`.
 
@@ -86,18 +88,24 @@ def score_pictures(
     with claimed(out, None, overwrite=overwrite, inputs=[images, prompts]) as out:
         if out.suffix not in TABLES:
             raise UserError(f"output {out}: is no table; give a file that ends in {' or '.join(TABLES)}")
-        return _write_table(images, prompts, names, out, antialias, batch_size, by_order)
+        names = [_checked(name) for name in dict.fromkeys(names)]
+        check_own(names)
+        given = checkpoints or {}
+        if surplus := given.keys() - names:
+            raise UserError(f"--checkpoint {min(surplus)}: is not scored by; name it in --reward as well")
+        entries = matched(images, prompts, by_order=by_order)
+        if not any(not entry.problem for entry in entries):
+            raise UserError(
+                f"images {images}: none of its pictures has a prompt in {prompts}; see that the names agree"
+            )
+        rewards = [load_reward(name, antialias=antialias, checkpoint=given.get(name)) for name in names]
+        return _write_table(images, entries, rewards, out, batch_size)
 
 
 def _write_table(
-    images: Path, prompts: Path, names: Sequence[str], out: Path, antialias: bool, batch_size: int, by_order: bool
+    images: Path, entries: Sequence[Entry], rewards: Sequence[Reward], out: Path, batch_size: int
 ) -> ScoringSummary:
-    names = [_checked(name) for name in dict.fromkeys(names)]
-    check_own(names)
-    entries = matched(images, prompts, by_order=by_order)
-    if not any(not entry.problem for entry in entries):
-        raise UserError(f"images {images}: none of its pictures has a prompt in {prompts}; see that the names agree")
-    rewards = [load_reward(name, antialias=antialias) for name in names]
+    names = [reward.name for reward in rewards]
     summary = ScoringSummary({reward.name: reward.provenance for reward in rewards}, sums=dict.fromkeys(names, 0.0))
     with (
         replacing(out) as written,

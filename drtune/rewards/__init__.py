@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from drtune.config import REWARDS, RewardTerm
+from drtune.config import PUBLISHED, REWARDS, RewardTerm
+from drtune.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,13 +34,19 @@ class Reward(Protocol):
 
 
 def load_reward(
-    name: str, *, antialias: bool, differentiable: bool = False, model_folder: Path | None = None
+    name: str,
+    *,
+    antialias: bool,
+    checkpoint: str | Path | None = None,
+    differentiable: bool = False,
+    model_folder: Path | None = None,
 ) -> Reward:
     """The reward of that name, which the configuration has checked to be one; its weights are loaded.
 
     Args:
         name: one of REWARDS, or your own as `file.py:function`.
         antialias: whether images are resized with antialias, by the rewards that resize.
+        checkpoint: of one whose weights are published: a file or a folder with others in their place.
         differentiable: refuse your own reward when no gradient reaches the images.
         model_folder: a tuned model's; the copy of your own file that is kept there comes before the file itself.
 
@@ -48,6 +55,9 @@ def load_reward(
     """
     from drtune.rewards import files, hpsv3, imagereward, openai, own, pixels, preference, vqascore
 
+    if checkpoint is not None and name not in PUBLISHED:
+        raise UserError(f"reward {name}: takes no checkpoint {checkpoint}; those that do: {', '.join(PUBLISHED)}")
+    given = None if checkpoint is None else Path(checkpoint).expanduser()
     if name not in REWARDS:
         return own.OwnReward(name, files.file_of(name, model_folder), differentiable=differentiable)
     match name:
@@ -64,21 +74,21 @@ def load_reward(
         case "preference":
             return preference.MiniaturePreference(antialias=antialias)
         case "hps":
-            return preference.HumanPreferenceScore.load(antialias=antialias)
+            return preference.HumanPreferenceScore.load(antialias=antialias, checkpoint=given)
         case "hps_v2":
-            return preference.HumanPreferenceScoreV20.load(antialias=antialias)
+            return preference.HumanPreferenceScoreV20.load(antialias=antialias, checkpoint=given)
         case "pickscore":
-            return preference.PickScore.load(antialias=antialias)
+            return preference.PickScore.load(antialias=antialias, checkpoint=given)
         case "clipscore":
-            return openai.CLIPScore.load(antialias=antialias)
+            return openai.CLIPScore.load(antialias=antialias, checkpoint=given)
         case "aesthetic":
-            return openai.Aesthetic.load(antialias=antialias)
+            return openai.Aesthetic.load(antialias=antialias, checkpoint=given)
         case "imagereward":
-            return imagereward.ImageReward.load(antialias=antialias)
+            return imagereward.ImageReward.load(antialias=antialias, checkpoint=given)
         case "hpsv3":
-            return hpsv3.HPSv3.load(antialias=antialias)
+            return hpsv3.HPSv3.load(antialias=antialias, checkpoint=given)
         case "vqascore":
-            return vqascore.VQAScore.load(antialias=antialias)
+            return vqascore.VQAScore.load(antialias=antialias, checkpoint=given)
     raise ValueError(f"reward {name!r} stands in REWARDS but is not made here")
 
 
@@ -103,9 +113,13 @@ def score_finished(
 class WeightedSum:
     """The sum of rewards, each bent as its term says and times its weight; collects every part for the log."""
 
-    def __init__(self, terms: Mapping[str, RewardTerm], *, antialias: bool) -> None:
+    def __init__(
+        self, terms: Mapping[str, RewardTerm], *, antialias: bool, checkpoints: Mapping[str, str] | None = None
+    ) -> None:
+        given = checkpoints or {}
         self.terms = [
-            (load_reward(name, antialias=antialias, differentiable=True), term) for name, term in terms.items()
+            (load_reward(name, antialias=antialias, checkpoint=given.get(name), differentiable=True), term)
+            for name, term in terms.items()
         ]
         self.collected: dict[str, list[Tensor]] = {name: [] for name in terms}
 

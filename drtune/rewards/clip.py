@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
@@ -82,20 +83,21 @@ class CLIPReward(NetworkReward):
         self.preprocessing = self.sees(towers.side, antialias)
 
     @classmethod
-    def load(cls, *, antialias: bool) -> Self:
-        """With the published weights.
+    def load(cls, *, antialias: bool, checkpoint: Path | None = None) -> Self:
+        """With the published weights, or those of a checkpoint in their place.
 
         Raises:
             UserError: they are not to be had, or are no such checkpoint.
         """
-        model, weights = cls.network()
-        words = fetch(cls.name, cls.words, {"vocab.json": None, "merges.txt": None})
+        model, weights = cls.network(checkpoint)
+        beside = checkpoint if cls.words == cls.repository else None
+        words = fetch(cls.name, cls.words, {"vocab.json": None, "merges.txt": None}, checkpoint=beside)
         return cls(Towers(model, CLIPTokenizer.from_pretrained(words)), weights, antialias=antialias)
 
     @classmethod
-    def network(cls) -> tuple[CLIPModel, str]:
-        """The published network, and which file it is."""
-        return from_hub(CLIPModel, cls.name, cls.repository, cls.digest)
+    def network(cls, checkpoint: Path | None) -> tuple[CLIPModel, str]:
+        """The published network or the checkpoint's, and which file it is."""
+        return from_hub(CLIPModel, cls.name, cls.repository, cls.digest, checkpoint)
 
 
 def unit(features: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Module = TypeVar("Module", bound=nn.Module)
 WIDTHS = (1024, 128, 64, 16, 1)
 LAYERS = ("0", "2", "4", "6", "7")
 """Names of the layers that have weights: dropout, which is idle in use, stands where a number is left out."""
@@ -25,18 +26,13 @@ class Head(nn.Module):
         self.eval().requires_grad_(False)
 
     @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> Self:
-        """With these weights, `layers.0.weight` and so on.
+    def of(cls, state: Mapping[str, Tensor], width: int) -> Self:
+        """With these weights, `layers.0.weight` and so on, for embeddings of that width.
 
         Raises:
-            LookupError, ValueError: one is missing, unknown or of the wrong shape.
+            ValueError: one is missing, unknown or of the wrong shape.
         """
-        head = cls(state["layers.0.weight"].shape[1])
-        try:
-            head.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(" ".join(str(error).split())) from None
-        return head
+        return furnished(cls(width), state)
 
     def forward(self, features_BD: Tensor) -> Tensor:
         """Scores (B,)."""
@@ -45,3 +41,16 @@ class Head(nn.Module):
         for layer in self.layers.values():
             features_BD = layer(features_BD)
         return features_BD.squeeze(-1)
+
+
+def furnished(head: Module, state: Mapping[str, Tensor]) -> Module:
+    """The head with these weights.
+
+    Raises:
+        ValueError: one is missing, unknown or of the wrong shape.
+    """
+    try:
+        head.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    return head

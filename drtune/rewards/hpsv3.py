@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from transformers import Qwen2VLConfig, Qwen2VLModel
 
 from drtune.errors import UserError
+from drtune.rewards.head import furnished
 from drtune.rewards.loading import filled, under
 from drtune.rewards.preprocessing import NetworkReward, SmartResize
 from drtune.rewards.qwen import Reader, words_of
-from drtune.rewards.weights import digest_of, fetch
+from drtune.rewards.weights import digest_of, fetch, weights_of
 
 QUESTION = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
 """What the network was trained to be asked, to the last space.
@@ -53,13 +54,15 @@ class HPSv3(NetworkReward):
         self.mark: int = reader.tokenizer.convert_tokens_to_ids(MARK)
 
     @classmethod
-    def load(cls, *, antialias: bool) -> Self:
-        """With the published weights. No digest to hold them against is known: theirs is told instead.
+    def load(cls, *, antialias: bool, checkpoint: Path | None = None) -> Self:
+        """With the published weights, or those of a checkpoint in their place.
+
+        No digest to hold them against is known: theirs is told instead.
 
         Raises:
             UserError: they are not to be had, or are no such network.
         """
-        path = fetch(cls.name, cls.repository, {cls.file: None}, cls.revision) / cls.file
+        path = weights_of(cls.name, cls.repository, cls.file, revision=cls.revision, checkpoint=checkpoint)
         about = fetch(cls.name, cls.base, {"config.json": None}, cls.base_revision)
         words = words_of(cls.name, cls.base, cls.base_revision)
         words.add_special_tokens({"additional_special_tokens": [MARK]})
@@ -71,7 +74,7 @@ class HPSv3(NetworkReward):
             raise UserError(
                 f"reward {cls.name}: {path} is no HPSv3 ({str(error).splitlines()[0]}); take another copy of it"
             ) from None
-        told = f"{cls.file} sha256 {digest_of(path, 'sha256')}"
+        told = f"{path.name} sha256 {digest_of(path, 'sha256')}"
         return cls(Reader(model, words), head, told, antialias=antialias)
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -100,25 +103,12 @@ def networks_of(state: Mapping[str, Tensor], config: Qwen2VLConfig) -> tuple[Qwe
     weights = {f"visual.{key}": tensor for key, tensor in under("visual.", state).items()}
     weights |= {f"language_model.{key}": tensor for key, tensor in under("model.", state).items()}
     precision = state["model.embed_tokens.weight"].dtype
-    return filled(Qwen2VLModel, config, weights, dtype=precision), head_of(under("rm_head.", state))
-
-
-def head_of(state: Mapping[str, Tensor]) -> nn.Sequential:
-    """The head of these weights: (..., D) -> (..., 2).
-
-    Raises:
-        LookupError, ValueError: one is missing, unknown or of the wrong shape.
-    """
-    head = new_head(state["0.weight"].shape[1])
-    try:
-        head.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    return head
+    head = furnished(new_head(config.text_config.hidden_size), under("rm_head.", state))
+    return filled(Qwen2VLModel, config, weights, dtype=precision), head
 
 
 def new_head(width: int) -> nn.Sequential:
-    """A head for a network of that width, with the published names of its layers; its dropout is idle in use."""
+    """A head (..., width) -> (..., 2), with the published names of its layers; its dropout is idle in use."""
     first, second, outputs = WIDTHS
     return nn.Sequential(
         nn.Linear(width, first),

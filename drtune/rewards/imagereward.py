@@ -15,7 +15,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 from drtune.rewards.head import Head
 from drtune.rewards.loading import filled, from_pickle, num_heads, under
 from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop
-from drtune.rewards.weights import digest_of, fetch
+from drtune.rewards.weights import digest_of, fetch, weights_of
 
 HEAD_WIDTH = 64
 """Of the vision tower's attention, which a checkpoint's shapes do not tell."""
@@ -68,7 +68,7 @@ class Network(nn.Module):
         return cls(
             filled(BlipVisionModel, _vision_config(vision), {_vision_name(key): vision[key] for key in vision}),
             filled(BlipTextModel, encoder, text, add_pooling_layer=False),
-            Head.of(head),
+            Head.of(head, encoder.hidden_size),
         )
 
     def forward(self, pixels_BCHW: Tensor, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -97,19 +97,20 @@ class ImageReward(NetworkReward):
         self.preprocessing = TorchvisionCrop(network.vision.config.image_size, antialias)
 
     @classmethod
-    def load(cls, *, antialias: bool) -> Self:
-        """With the published weights. No digest to hold them against is known: theirs is told instead.
+    def load(cls, *, antialias: bool, checkpoint: Path | None = None) -> Self:
+        """With the published weights, or those of a checkpoint in their place.
+
+        No digest to hold them against is known: theirs is told instead.
 
         Raises:
             UserError: they are not to be had, or are no such checkpoint.
         """
-        folder = fetch(cls.name, cls.repository, {cls.file: None, cls.config: None})
+        path = weights_of(cls.name, cls.repository, cls.file, beside=(cls.config,), checkpoint=checkpoint)
         words = fetch(cls.name, cls.words, {"vocab.txt": None})
-        path = folder / cls.file
         network = from_pickle(
-            cls.name, path, "ImageReward", lambda state: Network.of(state, _json(folder / cls.config))
+            cls.name, path, "ImageReward", lambda state: Network.of(state, _json(path.with_name(cls.config)))
         )
-        told = f"{cls.file} sha256 {digest_of(path, 'sha256')}"
+        told = f"{path.name} sha256 {digest_of(path, 'sha256')}"
         return cls(network, BertTokenizer.from_pretrained(words), told, antialias=antialias)
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from drtune.errors import UserError
-from drtune.rewards.weights import digest_of, fetch, sha256_of_all
+from drtune.rewards.weights import digest_of, fetch, sha256_of_all, weights_of
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 Built = TypeVar("Built")
 
 
-def from_hub(kind: type[Model], reward: str, repository: str, digest: str | None = None) -> tuple[Model, str]:
+def from_hub(
+    kind: type[Model], reward: str, repository: str, digest: str | None = None, checkpoint: Path | None = None
+) -> tuple[Model, str]:
     """A network of a hub repository in single precision, and its file's sha256 to be told with the scores.
 
     Args:
@@ -28,16 +32,22 @@ def from_hub(kind: type[Model], reward: str, repository: str, digest: str | None
         reward: the name of the reward that asks.
         repository: on the hub, with `model.safetensors` and `config.json` in it.
         digest: what the file of the hub must have, as in `fetch`.
+        checkpoint: in its place, as in `weights_of`.
 
     Raises:
         UserError: the files are not to be had, or are no such network.
     """
-    file = "model.safetensors"
-    folder = fetch(reward, repository, {file: digest, "config.json": None})
-    return _loaded(kind, reward, folder, torch.float32), f"{file} sha256 {digest_of(folder / file, 'sha256')}"
+    beside = ("config.json",)
+    path = weights_of(reward, repository, "model.safetensors", digest, beside=beside, checkpoint=checkpoint)
+    with _refused(reward, path):
+        config = kind.config_class.from_pretrained(path.parent)
+        model = _loaded(kind, torch.float32, None, config=config, state_dict=load_file(path))
+    return model, f"{path.name} sha256 {digest_of(path, 'sha256')}"
 
 
-def from_shards(kind: type[Model], reward: str, repository: str, revision: str) -> tuple[Model, str]:
+def from_shards(
+    kind: type[Model], reward: str, repository: str, revision: str, checkpoint: Path | None = None
+) -> tuple[Model, str]:
     """A network of a hub repository whose weights are in several files, in their precision; and their sha256 together.
 
     Args:
@@ -45,33 +55,61 @@ def from_shards(kind: type[Model], reward: str, repository: str, revision: str) 
         reward: the name of the reward that asks.
         repository: on the hub, with `model.safetensors.index.json`, the files that it names, and `config.json` in it.
         revision: the commit of the repository.
+        checkpoint: a folder in its place.
 
     Raises:
         UserError: the files are not to be had, or are no such network.
     """
     index = "model.safetensors.index.json"
     about = dict.fromkeys((index, "config.json", "generation_config.json"))
-    folder = fetch(reward, repository, about, revision)
+    folder = fetch(reward, repository, about, revision, checkpoint)
     try:
         files = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"reward {reward}: {folder / index} names no weights; take another copy of it") from None
-    fetch(reward, repository, dict.fromkeys(files), revision)
+    fetch(reward, repository, dict.fromkeys(files), revision, checkpoint)
     together = sha256_of_all(folder / file for file in files)
-    return _loaded(kind, reward, folder, "auto"), f"{files[0]} and the {len(files) - 1} after it sha256 {together}"
+    with _refused(reward, folder):
+        model = _loaded(kind, "auto", folder)
+    return model, f"{files[0]} and the {len(files) - 1} after it sha256 {together}"
 
 
-def _loaded(kind: type[Model], reward: str, folder: Path, dtype: torch.dtype | str) -> Model:
+@contextmanager
+def _refused(reward: str, path: Path) -> Iterator[None]:
+    """Within, what goes wrong with the file is told as a user's mistake."""
     try:
-        model, report = kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, output_loading_info=True)
-        if missing := report["missing_keys"]:
-            raise ValueError(f"{min(missing)} is missing")
+        yield
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"reward {reward}: {folder} cannot be loaded ({str(error).splitlines()[0]}); take another copy of it"
+            f"reward {reward}: {path} cannot be loaded ({str(error).splitlines()[0]}); take another copy of it"
         ) from None
-    whole: Model = in_own_memory(model)
-    return whole
+
+
+def _loaded(
+    kind: type[Model], dtype: torch.dtype | str, folder: Path | None, *, surplus: bool = True, **settings: Any
+) -> Model:
+    """The network of a folder, or of the `config` and `state_dict` in `settings`.
+
+    Raises:
+        ValueError: a weight is missing, of the wrong shape, or, unless a `surplus` is let pass, unknown.
+    """
+    loaded: tuple[Model, dict[str, Any]] = kind.from_pretrained(
+        folder,
+        use_safetensors=True,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are reported, and refused below
+        **settings,
+    )
+    model, report = loaded
+    problems = [f"{key} is {tuple(found)}, not {tuple(wanted)}" for key, found, wanted in report["mismatched_keys"]]
+    problems += [f"{key} is missing" for key in report["missing_keys"]]
+    problems += [] if surplus else [f"{key} is no weight of it" for key in report["unexpected_keys"]]
+    problems += report["error_msgs"]
+    if problems:
+        others = f", and {len(problems) - 1} more such" if len(problems) > 1 else ""
+        raise ValueError(min(problems) + others)
+    return in_own_memory(model)
 
 
 def from_pickle(reward: str, path: Path, kind: str, build: Callable[[Any], Built]) -> Built:
@@ -82,10 +120,11 @@ def from_pickle(reward: str, path: Path, kind: str, build: Callable[[Any], Built
     """
     try:
         return build(torch.load(path, map_location="cpu", weights_only=True))
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
-        raise UserError(
-            f"reward {reward}: {path} is no {kind} checkpoint ({str(error).splitlines()[0]}); take another copy of it"
-        ) from None
+    except pickle.UnpicklingError:  # torch's own words advise to run what is in it
+        problem = "it is damaged, or holds more than tensors"
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+    raise UserError(f"reward {reward}: {path} is no {kind} checkpoint ({problem}); take another copy of it")
 
 
 def num_heads(width: int, head_width: int) -> int:
@@ -116,20 +155,7 @@ def filled(
     Raises:
         ValueError: a weight is missing, unknown or of the wrong shape.
     """
-    loaded: tuple[Model, dict[str, Any]] = kind.from_pretrained(
-        None,
-        config=config,
-        state_dict=weights,
-        dtype=dtype,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are reported, and refused below
-        **settings,
-    )
-    model, report = loaded
-    for problem, names in report.items():
-        if names:
-            raise ValueError(f"{problem.replace('_', ' ')}: {', '.join(sorted(map(str, names)))}")
-    return in_own_memory(model)
+    return _loaded(kind, dtype, None, surplus=False, config=config, state_dict=weights, **settings)
 
 
 def in_own_memory(model: Model) -> Model:

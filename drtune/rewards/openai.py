@@ -6,6 +6,7 @@ Both see the picture as CLIP does: its shorter side resized to 224 pixels, and t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -17,7 +18,7 @@ from drtune.rewards.clip import CLIPReward, unit
 from drtune.rewards.head import Head
 from drtune.rewards.loading import from_hub, from_pickle
 from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop, TransformersCrop
-from drtune.rewards.weights import digest_of, fetch
+from drtune.rewards.weights import digest_of, weights_of
 
 VIT_L_14 = "openai/clip-vit-large-patch14"
 """OpenAI's CLIP ViT-L/14 with its quick GELU, as transformers has it."""
@@ -38,10 +39,10 @@ class CLIPScore(CLIPReward):
     sees = TransformersCrop
 
     @classmethod
-    def network(cls) -> tuple[CLIPModel, str]:
-        """The published network, and which file of which CLIP it is."""
-        model, weights = super().network()
-        return model, f"{VIT_L_14} {weights}"
+    def network(cls, checkpoint: Path | None) -> tuple[CLIPModel, str]:
+        """The published network or the checkpoint's, and which file of which CLIP it is."""
+        model, weights = super().network(checkpoint)
+        return model, f"{checkpoint or VIT_L_14} {weights}"
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """As `NetworkReward`."""
@@ -71,16 +72,17 @@ class Aesthetic(NetworkReward):
         self.preprocessing = TorchvisionCrop(self.vision.config.image_size, antialias)
 
     @classmethod
-    def load(cls, *, antialias: bool) -> Self:
-        """With the published weights.
+    def load(cls, *, antialias: bool, checkpoint: Path | None = None) -> Self:
+        """With the published weights, or a head of a checkpoint on the published CLIP.
 
         Raises:
             UserError: they are not to be had, or are no such network.
         """
-        path = fetch(cls.name, cls.repository, {cls.file: cls.digest}) / cls.file
-        head = from_pickle(cls.name, path, "aesthetic predictor's", Head.of)
+        path = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
         model, weights = from_hub(CLIPModel, cls.name, VIT_L_14, DIGEST)
-        told = f"{cls.file} sha256 {digest_of(path, 'sha256')} on {VIT_L_14} {weights}"
+        width = model.config.projection_dim
+        head = from_pickle(cls.name, path, "aesthetic predictor's", lambda state: Head.of(state, width))
+        told = f"{path.name} sha256 {digest_of(path, 'sha256')} on {VIT_L_14} {weights}"
         return cls(model, head, told, antialias=antialias)
 
     def judge(self, pixels_BCHW: Tensor, _prompts: Sequence[str]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ftfy
@@ -18,7 +19,7 @@ from drtune.rewards.clip import CLIPReward, Towers
 from drtune.rewards.loading import from_pickle
 from drtune.rewards.openclip import ABOUT_VIT_H_14, to_clip_model
 from drtune.rewards.preprocessing import Letterbox, NetworkReward, Squeeze, TransformersCrop
-from drtune.rewards.weights import digest_of, fetch
+from drtune.rewards.weights import digest_of, weights_of
 
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """The CLIP from which HPS and PickScore were tuned; its tokenizer is theirs."""
@@ -63,12 +64,12 @@ class HumanPreferenceScore(CLIPReward):
     sees = Letterbox
 
     @classmethod
-    def network(cls) -> tuple[CLIPModel, str]:
-        """The published network, which is a pickle of OpenCLIP's, and which file it is.
+    def network(cls, checkpoint: Path | None) -> tuple[CLIPModel, str]:
+        """The published network or the checkpoint's, which is a pickle of OpenCLIP's, and which file it is.
 
-        One of your own in its place (DRTUNE_REWARDS) may have another size, with its open_clip_config.json beside it.
+        One of your own may have another size, with its open_clip_config.json beside it.
         """
-        path = fetch(cls.name, cls.repository, {cls.file: cls.digest}) / cls.file
+        path = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
         beside = path.with_name("open_clip_config.json")
 
         def build(checkpoint: dict[str, Any]) -> CLIPModel:
@@ -76,7 +77,7 @@ class HumanPreferenceScore(CLIPReward):
             return to_clip_model(checkpoint["state_dict"], about)
 
         model = from_pickle(cls.name, path, "OpenCLIP", build)
-        return model, f"{cls.file} md5 {digest_of(path, 'md5')}"
+        return model, f"{path.name} md5 {digest_of(path, 'md5')}"
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """As `NetworkReward`."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -63,13 +65,13 @@ class Reader:
         return film.reshape(rows * columns, channels * self.frames * self.patch**2), rows, columns
 
 
-def words_of(reward: str, repository: str, revision: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a hub repository.
+def words_of(reward: str, repository: str, revision: str, checkpoint: Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a hub repository, or of a folder in its place.
 
     Raises:
         UserError: its files are not to be had.
     """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        fetch(reward, repository, dict.fromkeys(WORDS), revision)
+        fetch(reward, repository, dict.fromkeys(WORDS), revision, checkpoint)
     )
     return tokenizer

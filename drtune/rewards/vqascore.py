@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -40,15 +41,16 @@ class VQAScore(NetworkReward):
         self.yes: int = reader.tokenizer.encode(ANSWER, add_special_tokens=False)[0]
 
     @classmethod
-    def load(cls, *, antialias: bool) -> Self:
-        """With the published weights.
+    def load(cls, *, antialias: bool, checkpoint: Path | None = None) -> Self:
+        """With the published weights, or those of a folder in their place.
 
         Raises:
             UserError: they are not to be had, or are no such network.
         """
-        model, weights = from_shards(Qwen2_5_VLForConditionalGeneration, cls.name, cls.repository, cls.revision)
-        words = words_of(cls.name, cls.repository, cls.revision)
-        return cls(Reader(model, words), f"{cls.repository} {weights}", antialias=antialias)
+        place = (cls.name, cls.repository, cls.revision, checkpoint)
+        model, weights = from_shards(Qwen2_5_VLForConditionalGeneration, *place)
+        words = words_of(*place)
+        return cls(Reader(model, words), f"{checkpoint or cls.repository} {weights}", antialias=antialias)
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """As `NetworkReward`; one picture after the other, so that no question is padded for another."""

@@ -1,4 +1,4 @@
-"""Where the published rewards' weights come from: the Hugging Face hub, or a folder that mirrors it."""
+"""Where the published rewards' weights come from: the Hugging Face hub, a folder that mirrors it, or a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,17 +16,56 @@ MIRROR = "DRTUNE_REWARDS"
 """Environment variable: a folder with the files of hub repositories, as in FOLDER/xswu/HPSv2/HPS_v2.1_compressed.pt."""
 
 
-def fetch(reward: str, repository: str, files: Mapping[str, str | None], revision: str | None = None) -> Path:
+def weights_of(
+    reward: str,
+    repository: str,
+    file: str,
+    digest: str | None = None,
+    *,
+    beside: Iterable[str] = (),
+    revision: str | None = None,
+    checkpoint: Path | None = None,
+) -> Path:
+    """The file of a hub repository that has a reward's weights, with the files `beside` it; or a checkpoint of yours.
+
+    A `checkpoint` is such a file under any name, or a folder that holds it under the published one.
+
+    Raises:
+        UserError: a file is not to be had, or is not the published one.
+    """
+    if checkpoint is not None and not checkpoint.is_dir():
+        file = checkpoint.name
+    needed = {file: digest, **dict.fromkeys(beside)}
+    return fetch(reward, repository, needed, revision, checkpoint) / file
+
+
+def fetch(
+    reward: str,
+    repository: str,
+    files: Mapping[str, str | None],
+    revision: str | None = None,
+    checkpoint: Path | None = None,
+) -> Path:
     """The folder that holds `files` of a hub repository.
 
     `files` are names, each with the digest that the hub's must have, if it is known: `sha256:21dd...` or `md5:4067...`.
     A `revision` is a commit of the repository, whose files cannot change.
     With DRTUNE_REWARDS set its files are taken as they are. Else they are downloaded into the hub's cache if they are
     not there yet; HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
+    A `checkpoint`, a folder or a file in it, takes the repository's place; its files are taken as they are, too.
 
     Raises:
         UserError: a file is not to be had, or is not the published one.
     """
+    if checkpoint is not None:
+        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+        for file in files:
+            if not (folder / file).is_file():
+                raise UserError(
+                    f"reward {reward}: checkpoint {checkpoint}: {folder / file} is not there; give a file with weights "
+                    f"as {repository} of the hub has them, or a folder, with {' and '.join(files)} in it"
+                )
+        return folder
     pinned = f" --revision {revision}" if revision else ""
     if mirror := os.environ.get(MIRROR):
         folder = Path(mirror) / repository

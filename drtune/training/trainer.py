@@ -6,8 +6,7 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
-from drtune.config import FRESH, Config
-from drtune.config.tree import REWARDS
+from drtune.config import FRESH, REWARDS, Config
 from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.local import replacing

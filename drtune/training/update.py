@@ -64,7 +64,9 @@ class Updates:
         if not self.texts:
             raise UserError(f"prompts {prompts.folder}: all are held out; prepare them again without --held-out")
         # Before anything heavy: a reward of your own is tried at once.
-        self.reward = WeightedSum(config.rewards, antialias=config.reward_antialias)
+        self.reward = WeightedSum(
+            config.rewards, antialias=config.reward_antialias, checkpoints=config.reward_checkpoints
+        )
         self.start = read_start(config.lora) if config.weights == "lora" else None
         self.interrupts = Interrupts()
         self.stopped_by: signal.Signals | None = None

@@ -324,7 +324,7 @@ def test_the_settings_of_the_evaluation_can_be_set_and_nothing_else(
 ) -> None:
     few = evaluate(model_folder, prompts_folder, tmp_path / "few", overrides=["evaluation.max_prompts=2"])
     assert few.num_prompts == 2
-    with pytest.raises(UserError, match=r"--set steps \(3 here, 80 there\): .* only evaluation\.\* can be set"):
+    with pytest.raises(UserError, match=r"--set steps \(3 here, 80 there\): .* only evaluation\.\* and reward_chec"):
         evaluate(model_folder, prompts_folder, tmp_path / "other", overrides=["steps=3"])
     assert not (tmp_path / "other").exists()
 

@@ -193,13 +193,22 @@ def test_provenance_tells_every_file_and_the_resizing(mirrored: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [{"layers.0.weight": torch.zeros(1024, 4)}, {}, [1], head_state() | {"x": 1}])
-def test_a_file_that_is_no_predictor_is_refused_in_one_line(
-    content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DRTUNE_REWARDS", str(tmp_path))
-    (tmp_path / PREDICTOR).mkdir(parents=True)
-    torch.save(content, tmp_path / PREDICTOR / FILE)
-    with pytest.raises(UserError, match=r"^reward aesthetic: .* is no aesthetic predictor's checkpoint \(") as refusal:
-        load_reward("aesthetic", antialias=True)
+OF_ANOTHER_WIDTH = head_state() | {"layers.0.weight": torch.zeros(1024, 4)}
+
+
+@pytest.mark.usefixtures("mirrored")
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (OF_ANOTHER_WIDTH, rf"size mismatch for layers\.0\.weight: .*1024, 4.*1024, {JOINT_WIDTH}"),
+        ({}, r"Missing key.*layers\.0\.weight"),
+        ([1], ""),
+        (head_state() | {"x": torch.zeros(1)}, 'Unexpected key.*"x"'),
+    ],
+)
+def test_a_checkpoint_that_is_no_predictor_is_refused_in_one_line(content: object, told: str, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "mine.pth")
+    wanted = rf"^reward aesthetic: .*mine\.pth is no aesthetic predictor's checkpoint \(.*{told}"
+    with pytest.raises(UserError, match=wanted) as refusal:
+        load_reward("aesthetic", antialias=True, checkpoint=tmp_path / "mine.pth")
     assert "\n" not in str(refusal.value)

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from drtune.config import PUBLISHED
 from drtune.errors import UserError
 from drtune.rewards import load_reward
 from drtune.rewards.weights import fetch
-
-PUBLISHED = ("hps", "hps_v2", "hpsv3", "pickscore", "clipscore", "aesthetic", "imagereward", "vqascore")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -34,6 +33,7 @@ def in_a_process(code: str, cache: Path) -> str:
 
 
 FETCH = """
+from drtune.config import PUBLISHED
 from drtune.errors import UserError
 from drtune.rewards.weights import fetch
 try:

@@ -76,4 +76,6 @@ def open_exam(config: Config) -> Exam | None:
     if (name := settings.judge_of(config.base_model)) == "probe":
         return Exam(WorldJudge(count), count)
     tasks = read_tasks(settings.file) if settings.file else composed(count)
-    return Exam(AskedJudge(load_reward(name, antialias=config.reward_antialias), tasks), count)
+    checkpoint = config.reward_checkpoints.get(name)
+    judge = load_reward(name, antialias=config.reward_antialias, checkpoint=checkpoint)
+    return Exam(AskedJudge(judge, tasks), count)

@@ -14,7 +14,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-LARGE = ("aesthetic", "hps", "hps_v2", "pickscore", "clipscore", "imagereward", "vqascore", "hpsv3", "dinov2")
+from drtune.config import PUBLISHED
+
+LARGE = (*PUBLISHED, "dinov2")
 """Rewards and spaces of features with a large network."""
 
 

@@ -30,6 +30,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "method.rescale": ("null", 0, 2),
     "method.tau": ("null", 0, 0.5),
     "method.rho": (0, 0, 0.1),
+    "method.weight_rho": (0, 0, 0.05),
     "method.weighting": ("chain", "chain", "uniform", "signal"),
     "sampler.steps": (1, 2, 4),
     "sampler.name": ("null", "ddim", "euler", "flow_euler"),

@@ -106,6 +106,9 @@ class MethodConfig(Section):
     rho: float = Field(default=0.0, ge=0)
     """How far clean latents are moved against the reward before its gradient is taken there, so that what is sharp in
     it counts less: the root mean square of the move, 0: none."""
+    weight_rho: float = Field(default=0.0, ge=0)
+    """How far weights are moved against the reward before an update's gradient is taken there (SAM), which makes every
+    update twice: the length of the move over all that train, 0: none."""
 
 
 FRESH = ("zeros", "gaussian")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -56,6 +57,28 @@ def mean_decay(decay: float, step: int) -> float:
     [0.1, 0.182, 0.917, 0.995]
     """
     return min(decay, step / (step + 9))
+
+
+@contextmanager
+def moved_against(weights: Iterable[Tensor], rho: float) -> Iterator[None]:
+    """Within, weights are where the loss is the highest up to a distance of `rho`, to first order; gradients are gone.
+
+    Afterwards they are bit for bit what they were: sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412,
+    equation 2), whose update is that of the gradient found there.
+    """
+    moved = [weight for weight in weights if weight.grad is not None]
+    kept = [weight.detach().clone() for weight in moved]
+    norm = torch.nn.utils.get_total_norm([weight.grad for weight in moved if weight.grad is not None]).item()
+    with torch.no_grad():
+        for weight in moved:
+            weight.add_(weight.grad, alpha=rho / norm if norm else 0)
+            weight.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, before in zip(moved, kept, strict=True):
+                weight.copy_(before)
 
 
 def check_finite(step: int, reward: float, grad_norm: float, config: OptimizerConfig) -> None:

@@ -28,7 +28,14 @@ from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards import WeightedSum
 from drtune.training.history import UpdateMetrics
 from drtune.training.interrupts import Interrupts
-from drtune.training.optimization import check_finite, check_weights, learning_rate, make_optimizer, mean_decay
+from drtune.training.optimization import (
+    check_finite,
+    check_weights,
+    learning_rate,
+    make_optimizer,
+    mean_decay,
+    moved_against,
+)
 from drtune.training.processes import Processes
 from drtune.training.state import TrainState
 from drtune.training.weights import open_weights
@@ -112,12 +119,13 @@ class Updates:
         started = time.monotonic()
         config = self.config
         plan = self.plan(step)
-        at_once = config.compute.rollout_batch(len(self.slots))
-        starts = range(0, len(self.slots), at_once)
-        rewards = torch.cat([self._supervise(step, self.slots[start : start + at_once], plan) for start in starts])
-        self.processes.average_gradients(self.state.weights.values())
-        grad_norm = torch.nn.utils.clip_grad_norm_(self.state.weights.values(), config.optimizer.max_grad_norm).item()
+        rewards = self._sweep(step, plan)
         parts = self.reward.take_means()
+        if rho := config.method.weight_rho:
+            with moved_against(self.state.weights.values(), rho):
+                self._sweep(step, plan)
+            self.reward.take_means()  # of pictures that are not this model's
+        grad_norm = torch.nn.utils.clip_grad_norm_(self.state.weights.values(), config.optimizer.max_grad_norm).item()
         told = rewards.new_tensor(self.interrupts.received is not None, dtype=rewards.dtype)
         reward, any_told, *means = self.processes.mean(torch.stack([rewards.mean(), told, *parts.values()])).tolist()
         if any_told:  # one process suffices, and all end after the same update
@@ -142,6 +150,14 @@ class Updates:
     def plan(self, step: int) -> Plan:
         """What the `step`-th update does."""
         return draw_plan(self.config.method, self.config.sampler.steps, generator_of(self.config.seed, "plan", step))
+
+    def _sweep(self, step: int, plan: Plan) -> Tensor:
+        """Rewards (B,) of this process's pictures; the gradient of all of the batch is in `.grad`."""
+        at_once = self.config.compute.rollout_batch(len(self.slots))
+        starts = range(0, len(self.slots), at_once)
+        rewards = [self._supervise(step, self.slots[start : start + at_once], plan) for start in starts]
+        self.processes.average_gradients(self.state.weights.values())
+        return torch.cat(rewards)
 
     def _supervise(self, step: int, slots: range, plan: Plan) -> Tensor:
         """Rewards (B,) of the pictures of some slots; their share of the gradient is added to `.grad`."""

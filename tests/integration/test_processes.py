@@ -88,6 +88,7 @@ def gradients_of(out: Path) -> Tensor:
         ("sd3", ["weights=full"]),
         pytest.param("sd3", ["weights=full", "compute.micro_batch_size=1"], marks=pytest.mark.slow),
         pytest.param("sd3", ["weights=full", "compute.keep_graphs=2"], marks=pytest.mark.slow),
+        pytest.param("sd3", ["weights=full", "method.weight_rho=0.05"], marks=pytest.mark.slow),
         pytest.param("sd3", ["weights=full", "compute.gradient_checkpointing=true"], marks=pytest.mark.slow),
         ("sd3", ["weights=full", "method.name=draft_k", "sampler.guidance_scale=2"]),
     ],

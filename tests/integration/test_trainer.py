@@ -356,6 +356,31 @@ def test_the_running_mean_of_the_weights_is_what_is_saved(prompts: Path, tmp_pat
     assert total == pytest.approx(sum(float(average.double().sum()) for average in trainer.state.average.values()))
 
 
+def test_with_moved_weights_an_update_is_of_the_gradient_there(prompts: Path, tmp_path: Path) -> None:
+    sharp, plain, by_hand = (
+        trainer_of([*SHORT, *rho], prompts, tmp_path) for rho in (["method.weight_rho=0.05"], [], [])
+    )
+    first, second = sharp.update(1), plain.update(1)
+    assert first.rewards == second.rewards
+
+    weights, plan = list(by_hand.state.weights.values()), by_hand.plan(1)
+    before = [weight.detach().clone() for weight in weights]
+    by_hand._sweep(1, plan)
+    slopes = [weight.grad.clone() for weight in weights if weight.grad is not None]
+    length = torch.cat([slope.flatten() for slope in slopes]).norm()
+    for weight, slope in zip(weights, slopes, strict=True):
+        weight.data += 0.05 * slope / length
+        weight.grad = None
+    by_hand._sweep(1, plan)
+    for weight, old in zip(weights, before, strict=True):
+        weight.data = old
+    torch.nn.utils.clip_grad_norm_(weights, by_hand.config.optimizer.max_grad_norm)
+    by_hand.state.step(first.learning_rate, 0.0)
+    for name, weight in by_hand.state.weights.items():
+        torch.testing.assert_close(sharp.state.weights[name], weight)
+    assert any(not torch.allclose(plain.state.weights[name], weight) for name, weight in sharp.state.weights.items())
+
+
 def test_only_the_adapter_trains_and_every_part_of_it_does(prompts: Path, tmp_path: Path) -> None:
     trainer = trainer_of(SHORT, prompts, tmp_path)
     network = trainer.base.network

@@ -9,7 +9,14 @@ import torch
 
 from drtune.config import OptimizerConfig
 from drtune.errors import UserError
-from drtune.training.optimization import DivergenceError, check_finite, check_weights, learning_rate, mean_decay
+from drtune.training.optimization import (
+    DivergenceError,
+    check_finite,
+    check_weights,
+    learning_rate,
+    mean_decay,
+    moved_against,
+)
 
 
 def rates(config: OptimizerConfig, num_steps: int) -> list[float]:
@@ -78,3 +85,17 @@ def test_weights_that_the_optimizer_has_spoilt_are_refused() -> None:
     for number in (math.nan, math.inf):
         with pytest.raises(UserError, match=r"^update 3: .*learning_rate than 1e\+30"):
             check_weights(3, [torch.ones(4), torch.tensor([0.0, number])], OptimizerConfig(learning_rate=1e30))
+
+
+@pytest.mark.parametrize(("gradients", "moved"), [([3.0, 4.0], [1.3, 2.4]), ([0.0, 0.0], [1.0, 2.0])])
+def test_weights_are_moved_along_their_gradient_and_come_back_to_the_bit(
+    gradients: list[float], moved: list[float]
+) -> None:
+    weights = [torch.tensor([start], requires_grad=True) for start in (1.0, 2.0, 7.0)]
+    before = [weight.detach().clone() for weight in weights]
+    for weight, gradient in zip(weights, gradients, strict=False):  # the last one has none
+        weight.grad = torch.tensor([gradient])
+    with moved_against(weights, 0.5):
+        torch.testing.assert_close(torch.cat(weights).detach(), torch.tensor([*moved, 7.0]))
+        assert [weight.grad for weight in weights] == [None] * 3
+    assert all(torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))

@@ -57,6 +57,7 @@ def work_of(*overrides: str) -> tuple[Count, Count]:
         (["method.name=leapalign"], (6 + 2, 6 + 2), (2, 2)),
         (["method.name=direct_align"], (6 + 2, 6 + 2), (1, 1)),
         (["method.name=srpo", "method.rho=0.1"], (6 + 4, 6 + 4), (2, 2)),
+        (["method.name=srpo", "method.weight_rho=0.1"], (2 * (6 + 4), 2 * (6 + 4)), (4, 4)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -140,6 +140,7 @@ class _Run:
             "gradients": train // self.shards,
             "optimizer": state // self.shards,
             "running mean": train // self.shards if self.config.ema_decay else 0,
+            "trained, before a move": train // self.shards if self.config.method.weight_rho else 0,
         }
 
     def measure(self, parameters: dict[str, int]) -> Memory:

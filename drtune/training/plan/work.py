@@ -83,6 +83,7 @@ def drawn_plans(config: Config) -> list[Plan]:
 def count_work(config: Config, sampler: Sampler, plans: Sequence[Plan]) -> tuple[Count, Count]:
     """Forwards and backwards of each picture in an update."""
     forwards, backwards = [], []
+    sweeps = 2 if config.method.weight_rho else 1
     for plan in plans:
         counter = _Counter()
         task = Task(
@@ -94,6 +95,6 @@ def count_work(config: Config, sampler: Sampler, plans: Sequence[Plan]) -> tuple
             penalty=_BaseRun(counter) if config.base_penalty else None,
         )
         supervise(task, config.method, plan)
-        forwards.append(counter.forwards)
-        backwards.append(counter.backwards)
+        forwards.append(sweeps * counter.forwards)
+        backwards.append(sweeps * counter.backwards)
     return Count.of(forwards), Count.of(backwards)

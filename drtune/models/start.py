@@ -50,10 +50,10 @@ def read_start(lora: LoraSection) -> Start | None:
         return None
     shown, place = f"lora.init={lora.init!r}", lora.init
     if not is_on_s3(place) and Path(place).is_dir():
-        names = (ADAPTER, Path(ADAPTER).name)
-        found = [Path(place) / name for name in names if (Path(place) / name).is_file()]
+        files = (ADAPTER, Path(ADAPTER).name)
+        found = [Path(place) / file for file in files if (Path(place) / file).is_file()]
         if not found:
-            raise UserError(f"{shown}: holds none of {', '.join(names)}; give the file of an adapter")
+            raise UserError(f"{shown}: holds none of {', '.join(files)}; give the file of an adapter")
         place = str(found[0])
     try:
         content = read_place(place, most=LARGEST)

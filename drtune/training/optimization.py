@@ -66,19 +66,25 @@ def moved_against(weights: Iterable[Tensor], rho: float) -> Iterator[None]:
     Afterwards they are bit for bit what they were: sharpness-aware minimisation (Foret et al. 2021, arXiv 2010.01412,
     equation 2), whose update is that of the gradient found there.
     """
-    moved = [weight for weight in weights if weight.grad is not None]
-    kept = [weight.detach().clone() for weight in moved]
-    norm = torch.nn.utils.get_total_norm([weight.grad for weight in moved if weight.grad is not None]).item()
-    with torch.no_grad():
-        for weight in moved:
-            weight.add_(weight.grad, alpha=rho / norm if norm else 0)
-            weight.grad = None
+    kept = _move(weights, rho)
     try:
         yield
     finally:
         with torch.no_grad():
-            for weight, before in zip(moved, kept, strict=True):
+            for weight, before in kept:
                 weight.copy_(before)
+
+
+@torch.no_grad()
+def _move(weights: Iterable[Tensor], rho: float) -> list[tuple[Tensor, Tensor]]:
+    """Each weight that has a gradient is moved along it, which is then freed; returns it with what it was."""
+    slopes = [(weight, weight.grad) for weight in weights if weight.grad is not None]
+    norm = torch.nn.utils.get_total_norm([slope for _, slope in slopes]).item()
+    kept = [(weight, weight.clone()) for weight, _ in slopes]
+    for weight, slope in slopes:
+        weight.add_(slope, alpha=rho / norm if norm else 0)
+        weight.grad = None
+    return kept
 
 
 def check_finite(step: int, reward: float, grad_norm: float, config: OptimizerConfig) -> None:

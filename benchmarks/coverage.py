@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from drtune.evaluation.statistics import mean_interval, paired_shares, pseudo_values, wilson
+from drtune.evaluation.statistics import crossed_interval, mean_interval, paired_shares, pseudo_values, wilson
 
 COUNTS = (5, 8, 10, 20, 64, 192)
 """Of prompts; of fewer than eight no report shows an interval."""
@@ -31,6 +31,11 @@ SHAPES: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Floats]
 
 SHARES = ((0.08, 0.03), (0.02, 0.0), (0.3, 0.05))
 """Of the prompts that one side alone gets right: lost by the candidate, and gained by it."""
+
+
+SEED_COUNTS = (2, 3, 5, 10)
+SEED_SPREADS = (0.0, 0.1, 0.3, 1.0)
+"""Deviations of seeds' gains in those of prompts' gains."""
 
 
 def main() -> None:
@@ -50,6 +55,12 @@ def main() -> None:
     print("|---|" + "---|" * len(COUNTS))
     for kind, covered in kinds.items():
         print(f"| {kind} |" + "".join(f" {100 * covered(count):.1f} |" for count in COUNTS), flush=True)
+
+    print("\n| % over seeds and 64 prompts |" + "".join(f" {count} seeds |" for count in SEED_COUNTS))
+    print("|---|" + "---|" * len(SEED_COUNTS))
+    for spread in SEED_SPREADS:
+        cells = (f" {100 * coverage_of_seeds(spread, count, 64, SAMPLES):.1f} |" for count in SEED_COUNTS)
+        print(f"| seeds differ by {spread:g} of what prompts do |" + "".join(cells), flush=True)
 
 
 def coverage(shape: str, count: int, samples: int) -> float:
@@ -72,6 +83,20 @@ def coverage_of_shares(lost: float, gained: float, count: int, samples: int) -> 
     drawn = np.random.default_rng(count).multinomial(count, [lost, gained, 1 - lost - gained], samples)
     ends = [paired_shares(more, less, count) for less, more, _ in drawn.tolist()]
     return float(np.mean([low <= gained - lost <= high for low, high in ends]))
+
+
+def coverage_of_seeds(spread: float, seeds: int, prompts: int, samples: int) -> float:
+    """Of the interval of a gain over seeds and prompts, with normal effects of both and of each seed on each prompt.
+
+    Seeds deviate by `spread`, prompts by 1, and what a seed does to a prompt by 0.7.
+    """
+    rng = np.random.default_rng(seeds)
+    held = 0
+    for _ in range(samples):
+        effects = spread * rng.normal(size=(seeds, 1)) + rng.normal(size=prompts)
+        low, high = crossed_interval(effects + 0.7 * rng.normal(size=(seeds, prompts)))
+        held += low <= 0 <= high
+    return held / samples
 
 
 def coverage_of_wins(count: int, samples: int) -> float:

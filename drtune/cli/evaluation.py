@@ -94,27 +94,38 @@ def evaluate(
     type=PATH,
     help="What people said (`drtune study count`), for a policy with a study section.",
 )
+@click.option(
+    "--seeds", type=PATH, help="What other seeds came to (`drtune seeds`), for a policy with a seeds section."
+)
 @click.option("--out", type=PATH, default="runs/decision", show_default=True, help="Folder for the decision.")
 @AS_JSON
 @OVERWRITE
 @click.pass_context
 def decide(
-    ctx: click.Context, report: Path, policy: Path, study: Path | None, out: Path, in_json: bool, overwrite: bool
+    ctx: click.Context,
+    report: Path,
+    policy: Path,
+    study: Path | None,
+    seeds: Path | None,
+    out: Path,
+    in_json: bool,
+    overwrite: bool,
 ) -> None:
     """Hold a report against a policy; OUT/report.html is the report with the verdict on top.
 
     Exit code 0: worth publishing, 1: refused; the reasons are printed.
     """
-    from drtune.contracts import EvaluationReport, StudyResult
+    from drtune.contracts import EvaluationReport, SeedsResult, StudyResult
     from drtune.evaluation.report.pages import PAGE, write_pages
     from drtune.publishing.gate import decide as judge
     from drtune.publishing.policy import Policy
 
-    with claimed(out, "Decision", overwrite=overwrite, inputs=[report, policy, study]) as place:
+    with claimed(out, "Decision", overwrite=overwrite, inputs=[report, policy, study, seeds]) as place:
         result = StudyResult.load(study) if study else None
-        decision = judge(EvaluationReport.load(report), Policy.read(policy), result)
+        repeated = SeedsResult.load(seeds) if seeds else None
+        decision = judge(EvaluationReport.load(report), Policy.read(policy), result, repeated)
         with replacing(place) as folder:
-            write_pages(report, folder, decision, result)
+            write_pages(report, folder, decision, result, repeated)
             decision.save(folder)
     if in_json:
         click.echo(decision.manifest(), nl=False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from drtune.cli import evaluation, registry, score, study, watch
+from drtune.cli import evaluation, registry, score, seeds, study, watch
 from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH, CommandGroup, Number, echo_json
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import read_given, sha256_file, write_text
@@ -129,7 +129,7 @@ def train(
     inputs = [prompts, mirror, config if overwrite else None]
     with claimed(out, "TrainingRun", overwrite=goes_on or overwrite, inputs=inputs) as out:
         # Let go of then: the process that trains holds it, and may outlive this one.
-        prompts = _prompt_set(prompts, Path(f"{out}.prompts"), settings, goes_on=goes_on, overwrite=overwrite)
+        prompts = prompt_set(prompts, Path(f"{out}.prompts"), settings, goes_on=goes_on, overwrite=overwrite)
     from drtune.training.torchrun import settled
 
     settings = settled(settings, out if goes_on else None)
@@ -153,7 +153,7 @@ def _reward_term(given: str) -> tuple[str, dict[str, str]]:
     return name, {"weight": weight} if equals else {}
 
 
-def _prompt_set(given: Path | None, out: Path, settings: Config, *, goes_on: bool, overwrite: bool) -> Path:
+def prompt_set(given: Path | None, out: Path, settings: Config, *, goes_on: bool, overwrite: bool) -> Path:
     """The folder of the prompt set to train on; a raw file is prepared into `out`, where a run that goes on has one."""
     from drtune.contracts import MANIFEST, PromptSet
     from drtune.prompts.prepare import prepare
@@ -357,6 +357,7 @@ for command in (
     score.score,
     watch.watch,
     study.study,
+    seeds.seeds,
     registry.publish,
     registry.push,
     registry.registry,

@@ -35,6 +35,7 @@ from drtune.contracts.evaluation import (
 from drtune.contracts.model import ADAPTER, CONFIG, NETWORK, NETWORK_CONFIG, DataSource, PromptSet, TunedModel
 from drtune.contracts.monitoring import DriftCheck, DriftVerdict, Observed
 from drtune.contracts.publication import Check, Decision, RegistryEntry
+from drtune.contracts.seeds import MIN_SEEDS, SeedGain, SeedRun, SeedsResult
 from drtune.contracts.study import (
     GRADES,
     GradeGain,
@@ -62,6 +63,7 @@ __all__ = [
     "LOOKS",
     "MANIFEST",
     "MIN_PROMPTS",
+    "MIN_SEEDS",
     "NETWORK",
     "NETWORK_CONFIG",
     "SCORES",
@@ -93,6 +95,9 @@ __all__ = [
     "ScaleCurve",
     "ScalePoint",
     "Score",
+    "SeedGain",
+    "SeedRun",
+    "SeedsResult",
     "Standing",
     "Strength",
     "Study",

@@ -35,6 +35,8 @@ class Decision(Contract):
     policy_sha256: str
     study_sha256: str | None = None
     """Digest of the human study's manifest.json; None: there was none."""
+    seeds_sha256: str | None = None
+    """Digest of the SeedsResult's manifest.json; None: there was none."""
 
     pick: str = ""
     """Which strength of the adapter the policy would pick, in a sentence; empty without a curve."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,17 +113,42 @@ def _with_skew(t: float, skew_M: Floats) -> Floats:
     return np.where(tiny, t, 3 / skew * (np.cbrt(1 + skew * (t - skew / 6)) - 1))
 
 
-def _student(freedom: int) -> float:
-    """The 97.5 % point of Student's t, to a thousandth from 4 degrees of freedom on (Abramowitz and Stegun, 26.7.5)."""
-    z = Z_95
-    terms = (
-        z,
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
-    )
-    return math.fsum(term / freedom**power for power, term in enumerate(terms))
+@lru_cache(maxsize=1024)
+def _student(freedom: float) -> float:
+    """The 97.5 % point of Student's t, of one degree of freedom or more, which need not be whole; to five digits.
+
+    Where t is the root of the degrees times the tangent of an angle, its density is a power of the angle's cosine.
+    """
+    angles = np.linspace(0.0, min(math.pi / 2, 12 / math.sqrt(freedom)), 4001)  # beyond a t of 12 there is nothing
+    densities = np.cos(angles) ** (freedom - 1)
+    masses = np.cumsum(densities[1:] + densities[:-1])
+    return math.sqrt(freedom) * math.tan(np.interp(0.95, masses / masses[-1], angles[1:]))
+
+
+def crossed_interval(values_SP: ArrayLike) -> tuple[float, float]:
+    """Ends of the 95 % interval of the mean of values by S seeds and P prompts, over both.
+
+    Effects of seeds and prompts are random and crossed, one value a cell: the variance of the mean is
+    (MS_seeds + MS_prompts - MS_rest) / (S * P), no less than that of either alone, and Student's t has the degrees of
+    freedom by which Satterthwaite (1946, "An approximate distribution of estimates of variance components", Biometrics
+    Bulletin 2) fits such a sum.
+
+    Raises:
+        ValueError: fewer than two seeds or prompts, or a value that is not finite.
+    """
+    values = _checked(values_SP, "seeds")
+    seeds, prompts = values.shape
+    if min(seeds, prompts) < 2:
+        raise ValueError("an interval over seeds and prompts needs two of each or more")
+    mean, by_seed, by_prompt = float(values.mean()), values.mean(axis=1), values.mean(axis=0)
+    rest = float(((values - by_seed[:, None] - by_prompt + mean) ** 2).sum()) / ((seeds - 1) * (prompts - 1))
+    of_seeds, of_prompts = prompts * float(by_seed.var(ddof=1)), seeds * float(by_prompt.var(ddof=1))
+    total = max(of_seeds + of_prompts - rest, of_seeds, of_prompts)
+    if total == 0:
+        return mean, mean
+    parts = of_seeds**2 / (seeds - 1) + of_prompts**2 / (prompts - 1) + rest**2 / ((seeds - 1) * (prompts - 1))
+    half = _student(max(total**2 / parts, seeds - 1)) * math.sqrt(total / (seeds * prompts))
+    return mean - half, mean + half
 
 
 def pseudo_values(means_N: ArrayLike) -> Floats:

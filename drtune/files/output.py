@@ -33,6 +33,7 @@ KINDS = frozenset(
         "PromptSet",
         "RegistryEntry",
         "SampleSet",
+        "SeedsResult",
         "Study",
         "StudyResult",
         "TrainingRun",

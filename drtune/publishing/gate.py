@@ -10,14 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from drtune.contracts import Check, Decision, EvaluationReport, ScalePoint, Score, StudyResult
+from drtune.contracts import Check, Decision, EvaluationReport, ScalePoint, Score, SeedsResult, StudyResult
 from drtune.errors import UserError
 from drtune.evaluation.capability.shares import pooled
 from drtune.files.local import sha256_bytes
-from drtune.publishing.policy import CapabilityRules, Limits, Policy, Rules, StudyRules
+from drtune.publishing.policy import CapabilityRules, Limits, Policy, Rules, SeedRules, StudyRules
 
 
-def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None = None) -> Decision:
+def decide(
+    report: EvaluationReport,
+    policy: Policy,
+    study: StudyResult | None = None,
+    seeds: SeedsResult | None = None,
+) -> Decision:
     """Publish when every rule of the policy passes. Pure; a number that is NaN never passes.
 
     A candidate that is at least as good in every number of the report is never refused where a worse one was published.
@@ -26,15 +31,18 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
         report: the evaluation.
         policy: what it must fulfil.
         study: what people said of the pictures of the same report, if they were asked.
+        seeds: what the same training came to with several seeds, if it was repeated.
 
     Raises:
-        UserError: the study is of another report, or the policy has nothing to say of studies.
+        UserError: the study or the seeds are of another report, or the policy has nothing to say of them.
     """
     if study is not None:
         if policy.study is None:
             raise UserError("study: the policy has no section `study` that could count it; add one, or leave it out")
         if study.report_sha256 != sha256_bytes(report.manifest().encode()):
             raise UserError("study: is of another report; count one that was made from this report")
+    if seeds is not None:
+        _check_candidate(seeds, policy, report)
     checks = [
         Check(
             passed=report.num_prompts >= policy.min_prompts,
@@ -49,6 +57,7 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
         *_capability(policy.capability, report),
         *_scales(policy, report),
         *(_study(policy.study, study) if policy.study else []),
+        *(_seeds(policy.seeds, seeds) if policy.seeds else []),
     ]
     return Decision(
         publish=all(check.passed for check in checks),
@@ -56,6 +65,7 @@ def decide(report: EvaluationReport, policy: Policy, study: StudyResult | None =
         report_sha256=sha256_bytes(report.manifest().encode()),
         policy_sha256=sha256_bytes(policy.model_dump_json().encode()),
         study_sha256=sha256_bytes(study.manifest().encode()) if study else None,
+        seeds_sha256=sha256_bytes(seeds.manifest().encode()) if seeds else None,
         pick=_pick(policy, report),
     )
 
@@ -269,3 +279,41 @@ def _study(rules: StudyRules, study: StudyResult | None) -> Iterator[Check]:
         (preference.num_raters, rules.min_raters, "raters"),
     ):
         yield Check(passed=number >= bound, reason=f"{name}: {number} {what}, at least {bound} wanted")
+
+
+def _check_candidate(seeds: SeedsResult, policy: Policy, report: EvaluationReport) -> None:
+    """Refuse a report that is not that of the seed which the policy named before.
+
+    Raises:
+        UserError: it is another's.
+    """
+    if policy.seeds is None:
+        raise UserError("seeds: the policy has no section `seeds` that could count them; add one, or leave them out")
+    place = policy.seeds.candidate
+    if place >= len(seeds.runs):
+        raise UserError(
+            f"seeds: the policy names the seed at place {place} of {len(seeds.runs)}; correct seeds.candidate"
+        )
+    if seeds.runs[place].report_sha256 != sha256_bytes(report.manifest().encode()):
+        raise UserError(
+            f"seeds: the policy names seed {seeds.runs[place].seed}, at place {place}, and this report is another's; "
+            "give that seed's report"
+        )
+
+
+def _seeds(rules: SeedRules, seeds: SeedsResult | None) -> Iterator[Check]:
+    """The checks of what the same training came to with several seeds."""
+    if seeds is None:
+        yield Check(passed=False, reason="seeds: the policy wants several, and none were given; see `drtune seeds`")
+        return
+    count = len(seeds.runs)
+    yield Check(passed=count >= rules.min_seeds, reason=f"{count} seeds, at least {rules.min_seeds} wanted")
+    for name, bound in rules.min_gain.items():
+        gain = seeds.gain(name)
+        if gain is None:
+            yield Check(passed=False, reason=f"{name} over seeds: not among them; add it to evaluation.rewards")
+        else:
+            low, interval = _interval(gain.low, gain.high)
+            told = f"gain {gain.gain:.4f} ({interval}), at least {bound:g} wanted at its low end"
+            reason = f"{name} over {count} seeds: {told}"
+            yield Check(passed=low >= bound, reason=reason)

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from drtune.config import Config
 from drtune.config.sections import PolicyFile, Section
-from drtune.contracts import MIN_PROMPTS
+from drtune.contracts import MIN_PROMPTS, MIN_SEEDS
 from drtune.errors import UserError
 
 
@@ -71,6 +71,17 @@ class StudyRules(Section):
     min_raters: int = Field(default=1, ge=1)
 
 
+class SeedRules(Section):
+    """What the same training must come to with several seeds."""
+
+    candidate: int = Field(default=0, ge=0)
+    """Which of the seeds is judged and published: its place in their order, named before they are trained. The best
+    of several would look better than the training is."""
+    min_seeds: int = Field(default=MIN_SEEDS, ge=MIN_SEEDS)
+    min_gain: dict[str, float] = Field(min_length=1)
+    """By reward: the low end of the interval of the gain over the base, over prompts and seeds, must reach this."""
+
+
 class Policy(PolicyFile):
     """When a tuned model may be published."""
 
@@ -88,6 +99,7 @@ class Policy(PolicyFile):
     """At these strengths of the adapter, too, must the rules against the base and the limits hold, on the prompts of
     the evaluation's curve, however few: a model should not stand at an edge."""
     study: StudyRules | None = None
+    seeds: SeedRules | None = None
 
     @model_validator(mode="after")
     def _names_a_reward(self) -> Self:

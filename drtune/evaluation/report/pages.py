@@ -22,6 +22,7 @@ from drtune.contracts import (
     Decision,
     EvaluationReport,
     Score,
+    SeedsResult,
     StudyResult,
     curve_lines,
     read_curve,
@@ -41,7 +42,11 @@ TYPES = {".png": "image/png", ".jpg": "image/jpeg"}
 
 
 def write_pages(
-    report_folder: str | Path, out: str | Path, decision: Decision | None = None, study: StudyResult | None = None
+    report_folder: str | Path,
+    out: str | Path,
+    decision: Decision | None = None,
+    study: StudyResult | None = None,
+    seeds: SeedsResult | None = None,
 ) -> None:
     """Write report.html and report.md into the folder `out`: with the verdict on top, and what people said, if given.
 
@@ -58,6 +63,7 @@ def write_pages(
         "config": config,
         "decision": decision,
         "study": study,
+        "seeds": seeds,
         "rewards": [measure.name for measure in report.measures if measure.is_reward],
         "beside": [measure.name for measure in report.measures if not measure.is_reward],
         "opponents": report.contestants[1:],

@@ -1,0 +1,101 @@
+"""The commands `drtune seeds run` and `drtune seeds compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH
+from drtune.errors import UserError
+
+
+@click.group()
+def seeds() -> None:
+    """Train with several seeds, and tell what they come to over prompts and seeds: one training is one draw."""
+
+
+@seeds.command()
+@click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
+@click.option("--prompts", type=PATH, help="A prompt set or a raw prompts file.  [default: captions of the miniature]")
+@OVERRIDES
+@click.option(
+    "--seeds",
+    "wanted",
+    metavar="N or A,B,...",
+    default="3",
+    show_default=True,
+    help="So many, from the configuration's on; or these. The first is the candidate, unless a policy names another.",
+)
+@click.option("--out", type=PATH, default="runs/seeds", show_default=True, help="Folder for all of them.")
+@click.pass_context
+def run(
+    ctx: click.Context, config: Path | None, prompts: Path | None, overrides: tuple[str, ...], wanted: str, out: Path
+) -> None:
+    """Train and evaluate the same with one seed after the other, into OUT/<seed>/model and /report, and compare them.
+
+    What was ended goes on when it is started again in the same way: what is finished is kept.
+    """
+    from drtune.cli.evaluation import evaluate
+    from drtune.cli.main import prompt_set, train
+    from drtune.config import load_config
+    from drtune.contracts import MANIFEST, EvaluationReport, TunedModel
+
+    settings = load_config(config, overrides)
+    numbers = seeds_of(wanted, settings.seed)
+    place = prompt_set(prompts, out / "prompts", settings, goes_on=True, overwrite=False)
+    for number in numbers:
+        model, report = out / str(number) / "model", out / str(number) / "report"
+        click.echo(f"seed {number}: {model.parent}")
+        changed = (*overrides, f"seed={number}")
+        ctx.invoke(train, config=config, prompts=place, overrides=changed, out=model, resume=True)
+        done = (report / MANIFEST).exists() and EvaluationReport.load(report).model == TunedModel.load(model)
+        if not done:
+            ctx.invoke(evaluate, model=model, prompts=place, out=report, overwrite=report.exists())
+    _compare([out / str(number) / "report" for number in numbers], out / "result", overwrite=True, in_json=False)
+    first = out / str(numbers[0])
+    click.echo(f"decide with: drtune decide --report {first / 'report'} --seeds {out / 'result'} --policy POLICY.yaml")
+
+
+@seeds.command()
+@click.argument("reports", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, default="runs/seeds/result", show_default=True, help="Folder for the result.")
+@AS_JSON
+@OVERWRITE
+def compare(reports: tuple[Path, ...], out: Path, in_json: bool, overwrite: bool) -> None:
+    """Tell what trainings come to that differ in their seed alone, from their evaluation REPORTS, wherever they ran.
+
+    Their order counts: a policy names the candidate by its place in it.
+    """
+    _compare(reports, out, overwrite=overwrite, in_json=in_json)
+
+
+def _compare(reports: tuple[Path, ...] | list[Path], out: Path, *, overwrite: bool, in_json: bool) -> None:
+    from drtune.evaluation.seeds import SUMMARY, as_markdown, compare_seeds
+
+    result = compare_seeds(reports, out, overwrite=overwrite)
+    if in_json:
+        click.echo(result.manifest(), nl=False)
+    else:
+        click.echo(as_markdown(result), nl=False)
+        click.echo(f"result: {out / SUMMARY}")
+
+
+def seeds_of(given: str, first: int) -> list[int]:
+    """The seeds that are asked for: so many from the first on, or those that are named.
+
+    Raises:
+        UserError: it is neither, or names one twice.
+
+    >>> seeds_of("3", 7), seeds_of("0,1,5", 7)
+    ([7, 8, 9], [0, 1, 5])
+    """
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UserError(f"--seeds {given!r}: wanted how many, as in 3, or which, as in 0,1,2")
+    numbers = [int(part) for part in parts]
+    if len(numbers) == 1:
+        numbers = list(range(first, first + numbers[0]))
+    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
+        raise UserError(f"--seeds {given!r}: wanted two different seeds or more")
+    return numbers

@@ -1,0 +1,130 @@
+"""One training is one draw: the same training with several seeds, compared over prompts and seeds.
+
+Seeds and prompts are both samples, of the trainings and of the prompts that there could be, and every seed has all
+prompts: effects of both are crossed. Prompts alone would make intervals too narrow where seeds differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from drtune.config import Config, differences, load_config
+from drtune.contracts import (
+    CONFIG,
+    MIN_PROMPTS,
+    MIN_SEEDS,
+    SCORES,
+    EvaluationReport,
+    SeedGain,
+    SeedRun,
+    SeedsResult,
+)
+from drtune.errors import UserError
+from drtune.evaluation.comparison import BASE, CANDIDATE
+from drtune.evaluation.statistics import Floats, crossed_interval
+from drtune.files.local import replacing, sha256_bytes, write_text
+from drtune.files.output import claimed
+
+SUMMARY = "result.md"
+
+
+def compare_seeds(reports: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> SeedsResult:
+    """Write the SeedsResult of evaluations of trainings that differ in their seed alone, in the order of the reports.
+
+    Raises:
+        UserError: fewer than two reports, one that cannot be read, two of one seed, or two that differ in more than it.
+
+    >>> compare_seeds([f"runs/seeds/{seed}/report" for seed in (0, 1, 2)], "runs/seeds/result")
+    """
+    if len(reports) < 2:
+        raise UserError(f"seeds: {len(reports)} report given; give those of two seeds or more")
+    with claimed(out, "SeedsResult", overwrite=overwrite, inputs=reports) as place:
+        opened = [(Path(folder), EvaluationReport.load(folder)) for folder in reports]
+        configs = [load_config(folder / CONFIG) for folder, _ in opened]
+        _check_alike(opened, configs)
+        tables = [_gains(folder, report) for folder, report in opened]
+        result = SeedsResult(
+            runs=tuple(
+                SeedRun(
+                    seed=config.seed,
+                    weights_sha256=report.model.weights_sha256,
+                    report_sha256=sha256_bytes(report.manifest().encode()),
+                )
+                for (_, report), config in zip(opened, configs, strict=True)
+            ),
+            gains=tuple(
+                _gain(name, np.stack([table[name].to_numpy() for table in tables])) for name in tables[0].columns
+            ),
+        )
+        with replacing(place) as folder:
+            write_text(folder / SUMMARY, as_markdown(result))
+            result.save(folder)
+        return result
+
+
+def as_markdown(result: SeedsResult) -> str:
+    """The result as a table."""
+    seeds = [f"seed {run.seed}" for run in result.runs]
+    lines = [
+        "| Gain over the base | Mean | 95 % interval over prompts and seeds | " + " | ".join(seeds) + " |",
+        "|---|---|---|" + "---|" * len(seeds),
+    ]
+    for gain in result.gains:
+        few = gain.low is None or gain.high is None
+        interval = "too few" if few else f"{_signed(gain.low)} to {_signed(gain.high)}"
+        by_seed = " | ".join(map(_signed, gain.by_seed))
+        lines.append(f"| {gain.measure} | {_signed(gain.gain)} | {interval} | {by_seed} |")
+    return "\n".join(lines) + "\n"
+
+
+def _signed(value: float | None) -> str:
+    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _check_alike(opened: Sequence[tuple[Path, EvaluationReport]], configs: Sequence[Config]) -> None:
+    """Refuse what would compare more than seeds."""
+    (first, report), config = opened[0], configs[0]
+    seeds: dict[int, Path] = {config.seed: first}
+    for (folder, other), theirs in zip(opened[1:], configs[1:], strict=True):
+        if theirs.seed in seeds:
+            raise UserError(
+                f"seeds: {folder} is of seed {theirs.seed}, as {seeds[theirs.seed]} is; give each seed once"
+            )
+        seeds[theirs.seed] = folder
+        if apart := differences(theirs.model_copy(update={"seed": config.seed}), config):
+            raise UserError(f"seeds: {folder} and {first} differ in more than their seed: {apart[0]}")
+        mine, its = (
+            (one.prompts_sha256, one.num_prompts, one.model.base_revision, one.model.prompts.sha256)
+            for one in (report, other)
+        )
+        if mine != its:
+            raise UserError(f"seeds: {folder} and {first} are not of the same prompts and base; evaluate both alike")
+
+
+def _gains(folder: Path, report: EvaluationReport) -> pd.DataFrame:
+    """Candidate minus base: a row a prompt, in one order for all reports, and a column a reward."""
+    rewards = [measure.name for measure in report.measures if measure.is_reward]
+    table = pd.read_parquet(folder / SCORES, columns=["contestant", "prompt", *rewards])
+    means = table.groupby(["contestant", "prompt"])[rewards].mean()
+    sides = [means[means.index.get_level_values("contestant") == one].droplevel(0) for one in (CANDIDATE, BASE)]
+    return (sides[0] - sides[1]).sort_index()
+
+
+def _gain(name: str, gains_SP: Floats) -> SeedGain:
+    num_seeds, num_prompts = gains_SP.shape
+    enough = num_seeds >= MIN_SEEDS and num_prompts >= MIN_PROMPTS
+    low, high = crossed_interval(gains_SP) if enough else (None, None)
+    by_seed = gains_SP.mean(axis=1)
+    return SeedGain(
+        measure=name,
+        num_prompts=num_prompts,
+        by_seed=tuple(by_seed.tolist()),
+        gain=float(by_seed.mean()),
+        low=low,
+        high=high,
+        deviation=float(by_seed.std(ddof=1)),
+    )

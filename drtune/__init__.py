@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from drtune import rewards as rewards
     from drtune.python.result import Result as Result
+    from drtune.python.result import compare_seeds as compare_seeds
     from drtune.python.result import evaluate as evaluate
     from drtune.python.tune import tune as tune
 
     __version__: str
 
-__all__ = ["Result", "__version__", "evaluate", "rewards", "tune"]
+__all__ = ["Result", "__version__", "compare_seeds", "evaluate", "rewards", "tune"]
 
 
 def __getattr__(name: str) -> Any:
@@ -29,7 +30,7 @@ def __getattr__(name: str) -> Any:
             return import_module("drtune.rewards")
         case "tune":
             return import_module("drtune.python.tune").tune
-        case "Result" | "evaluate":
+        case "Result" | "compare_seeds" | "evaluate":
             return getattr(import_module("drtune.python.result"), name)
     raise AttributeError(f"module 'drtune' has no attribute {name!r}")
 

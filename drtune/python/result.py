@@ -17,7 +17,7 @@ from PIL import Image
 from drtune.config.sections import validated
 from drtune.contracts import MANIFEST, CurvePoint, EvaluationReport, RegistryEntry, read_curve
 from drtune.errors import UserError
-from drtune.evaluation import run
+from drtune.evaluation import run, seeds
 from drtune.evaluation.report.pages import write_pages
 from drtune.files.images import open_picture
 from drtune.files.local import replacing, write_text
@@ -197,6 +197,8 @@ class Result:
 
 evaluate = in_python()(run.evaluate)
 """`drtune.evaluation.run.evaluate`, whose errors speak of keywords."""
+compare_seeds = in_python()(seeds.compare_seeds)
+"""`drtune.evaluation.seeds.compare_seeds`, likewise."""
 
 
 def short_name(reward: str) -> str:

@@ -10,7 +10,7 @@ import os
 from pydantic import Field
 
 from components.images import USER_ID
-from components.train.spec import Name, Quantity, Toleration
+from components.train.spec import Name, Quantity, Toleration, Variable
 from drtune.config import load_section
 from drtune.config.sections import Section
 
@@ -32,6 +32,10 @@ class Platform(Section):
     tolerations: tuple[Toleration, ...] = ()
     requests: dict[str, Requests] = Field(default={})
     """By the name of the step, such as evaluate, instead of what the pipeline asks for."""
+    environment: dict[Variable, str] = Field(default={})
+    """Variables of all steps, such as HTTPS_PROXY and NO_PROXY; nothing secret."""
+    ca_bundle: Name | None = None
+    """A ConfigMap whose key ca-bundle.crt holds all certificates to trust, of the S3 server and of the hub."""
     models_claim: Name | None = None
     """A claim that the evaluation keeps weights of the hub on, such as drtune-models, writable for the steps' user;
     without one they are fetched anew by each evaluation, into the pod."""

@@ -7,7 +7,7 @@ from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineParameterChannel
 
 from components.platform import PLATFORM, Platform, Requests
-from components.train.environment import POD_FIELDS
+from components.train.environment import CERTIFICATES, POD_FIELDS, TRUST
 
 S3_SECRET = "drtune-s3"
 """The Kubernetes secret with the keys of the S3 server."""
@@ -59,6 +59,10 @@ def equip(
         step.set_retry(retries, f"{RETRY_AFTER_SECONDS}s", backoff_max_duration=f"{longest}s")
     if platform.image_pull_secrets:
         kubernetes.set_image_pull_secrets(step, list(platform.image_pull_secrets))
+    if platform.ca_bundle:
+        kubernetes.use_config_map_as_volume(step, platform.ca_bundle, CERTIFICATES)
+    for variable, value in ((TRUST if platform.ca_bundle else {}) | platform.environment).items():
+        step.set_env_variable(variable, value)
     for label, value in platform.node_selector.items():
         kubernetes.add_node_selector(step, label, value)
     for toleration in platform.tolerations:

@@ -10,3 +10,7 @@ POD_FIELDS = {
     POD_NAME: "metadata.name",
 }
 """Environment variables that tell a step its run and its pod, and the fields of the pod that they come from."""
+CERTIFICATES = "/etc/drtune/certificates"
+"""Where a ConfigMap with certificates to trust is mounted."""
+TRUST = dict.fromkeys(("AWS_CA_BUNDLE", "SSL_CERT_FILE"), f"{CERTIFICATES}/ca-bundle.crt")
+"""What leads S3, and the hub and the model registry, to them; the key is the one that OpenShift fills."""

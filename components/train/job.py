@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from components.train.environment import CERTIFICATES, TRUST
 from components.train.spec import GRACE_SECONDS, JobSpec
 from drtune.errors import UserError
 
@@ -119,7 +120,7 @@ def to_pytorch_job(spec: JobSpec, name: str, uri: str, owners: Sequence[Manifest
         counts = {"Worker": spec.nodes}
     else:
         counts = {"Master": 1} | ({"Worker": spec.nodes - 1} if spec.nodes > 1 else {})
-    template = _pod_template(spec, uri)
+    template = _pod_template(spec, name, uri)
     replicas = {
         role: {"replicas": count, "restartPolicy": "ExitCode", "template": template} for role, count in counts.items()
     }
@@ -142,13 +143,14 @@ def to_train_job(spec: JobSpec, name: str, uri: str, owners: Sequence[Manifest] 
     """A TrainJob on a ClusterTrainingRuntime, which decides about restarts: it can be told no policy of its own."""
     container = _container(spec, uri)
     trainer = {key: container[key] for key in ("image", "command", "args", "env")}
-    pod = _pod(spec)
+    pod = _pod(spec, name)
     patch = _present(
         serviceAccountName=pod["serviceAccountName"],
         # The runtime has the default already, and Trainer 2.2 knows no other.
         terminationGracePeriodSeconds=spec.grace_seconds if spec.grace_seconds != GRACE_SECONDS else None,
         imagePullSecrets=pod.get("imagePullSecrets"),
         nodeSelector=pod.get("nodeSelector"),
+        affinity=pod.get("affinity"),
         tolerations=pod.get("tolerations"),
         securityContext=pod["securityContext"],
         volumes=pod["volumes"],
@@ -160,7 +162,7 @@ def to_train_job(spec: JobSpec, name: str, uri: str, owners: Sequence[Manifest] 
             }
         ],
     )
-    template = {"metadata": {"annotations": _ANNOTATIONS}, "spec": patch}
+    template = {"metadata": {"annotations": _annotations(spec)}, "spec": patch}
     jobs = [{"name": TRAINJOB.container, "template": {"spec": {"template": template}}}]
     body = {
         "runtimeRef": {"apiGroup": TRAINJOB.group, "kind": "ClusterTrainingRuntime", "name": spec.runtime},
@@ -236,7 +238,10 @@ def ranks_of(node: int, spec: JobSpec) -> str:
 
 # ----------------------------------------------------------------------------------------------------------------------
 
-_ANNOTATIONS = {"sidecar.istio.io/inject": "false"}  # a sidecar would stand between the processes, and never end
+
+def _annotations(spec: JobSpec) -> dict[str, str]:
+    # A sidecar would stand between the processes, and never end.
+    return {"sidecar.istio.io/inject": "false"} | spec.annotations
 
 
 def _deadline(spec: JobSpec) -> int:
@@ -256,15 +261,15 @@ def _manifest(place: Place, spec: JobSpec, name: str, owners: Sequence[Manifest]
     }
 
 
-def _pod_template(spec: JobSpec, uri: str) -> Manifest:
+def _pod_template(spec: JobSpec, name: str, uri: str) -> Manifest:
     labels = {"app.kubernetes.io/name": "drtune", "app.kubernetes.io/component": "train"}
     return {
-        "metadata": {"labels": labels, "annotations": _ANNOTATIONS},
-        "spec": {**_pod(spec), "automountServiceAccountToken": False, "containers": [_container(spec, uri)]},
+        "metadata": {"labels": labels, "annotations": _annotations(spec)},
+        "spec": {**_pod(spec, name), "automountServiceAccountToken": False, "containers": [_container(spec, uri)]},
     }
 
 
-def _pod(spec: JobSpec) -> Manifest:
+def _pod(spec: JobSpec, name: str) -> Manifest:
     volumes: list[Manifest] = [
         {"name": "work", "emptyDir": {"sizeLimit": spec.scratch}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "4Gi"}},
@@ -274,11 +279,14 @@ def _pod(spec: JobSpec) -> Manifest:
         {"name": f"volume-{number}", "persistentVolumeClaim": {"claimName": claim}}
         for number, claim in enumerate(spec.volumes)
     ]
+    if spec.ca_bundle:
+        volumes.append({"name": "certificates", "configMap": {"name": spec.ca_bundle}})
     return _present(
         serviceAccountName=spec.service_account,
         imagePullSecrets=[{"name": secret} for secret in spec.image_pull_secrets],
         priorityClassName=spec.priority_class,
         nodeSelector=spec.node_selector,
+        affinity=_together(spec.topology_key, {place_of(spec).pod_label: name}) if spec.topology_key else None,
         tolerations=[toleration.model_dump(exclude_none=True) for toleration in spec.tolerations],
         terminationGracePeriodSeconds=spec.grace_seconds,
         securityContext=_present(
@@ -291,6 +299,14 @@ def _pod(spec: JobSpec) -> Manifest:
         ),
         volumes=volumes,
     )
+
+
+def _together(topology_key: str, labels: Mapping[str, str]) -> Manifest:
+    """A wish, no condition: the first pod takes its place before it is known whether there is room for the others."""
+    term = {"topologyKey": topology_key, "labelSelector": {"matchLabels": dict(labels)}}
+    return {
+        "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
+    }
 
 
 def _container(spec: JobSpec, uri: str) -> Manifest:
@@ -319,13 +335,16 @@ def _container(spec: JobSpec, uri: str) -> Manifest:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",  # the last lines, for a launcher that missed them
-        "volumeMounts": [{"name": name, "mountPath": path} for name, path in mounts],
+        "volumeMounts": [
+            *({"name": name, "mountPath": path} for name, path in mounts),
+            *([{"name": "certificates", "mountPath": CERTIFICATES, "readOnly": True}] if spec.ca_bundle else []),
+        ],
     }
 
 
 def resources(spec: JobSpec) -> dict[str, dict[str, str]]:
     """What a node requests and is limited to."""
-    amounts = {"cpu": spec.cpu, "memory": spec.memory}
+    amounts = {"cpu": spec.cpu, "memory": spec.memory, **spec.extra_resources}
     if spec.gpus_per_node:
         amounts[spec.gpu_resource] = str(spec.gpus_per_node)
     return {"requests": {**amounts, "ephemeral-storage": spec.scratch}, "limits": amounts}
@@ -333,7 +352,8 @@ def resources(spec: JobSpec) -> dict[str, dict[str, str]]:
 
 def _environment(spec: JobSpec) -> list[Manifest]:
     # Libraries write below the home directory and into caches; nothing but WORK can be written to.
-    values = {"HOME": WORK, "XDG_CACHE_HOME": f"{WORK}/.cache", "HF_HOME": f"{WORK}/huggingface"} | spec.environment
+    values = {"HOME": WORK, "XDG_CACHE_HOME": f"{WORK}/.cache", "HF_HOME": f"{WORK}/huggingface"}
+    values |= (TRUST if spec.ca_bundle else {}) | spec.environment
     plain = [{"name": key, "value": value} for key, value in values.items()]
     secret = [
         {"name": key, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}}

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from components.images import TRAINER_IMAGE, USER_ID
-from components.train.environment import STEP_HOURS
+from components.train.environment import CERTIFICATES, STEP_HOURS
 from drtune.config import Config, load_section
 from drtune.config.sections import Section, validated
 from drtune.errors import UserError
@@ -19,8 +19,8 @@ from drtune.files.s3 import S3_URI
 
 GRACE_SECONDS = 300
 """As manifests/trainjob/runtime.yaml has it."""
-PATHS_OF_OURS = ("/work", "/tmp", "/dev/shm")
-"""Where a pod writes; everything else in it is read-only."""
+PATHS_OF_OURS = ("/work", "/tmp", "/dev/shm", CERTIFICATES)
+"""Where a pod writes, and what it trusts."""
 
 
 def _quantity(text: str) -> str:
@@ -98,6 +98,8 @@ class JobSpec(Section):
     memory: Quantity = "64Gi"
     shared_memory: Quantity = "8Gi"
     """Size of /dev/shm, which counts as memory once it is used."""
+    extra_resources: dict[str, Quantity] = Field(default={})
+    """More of what a node has, such as rdma/ib: 1, vpc.amazonaws.com/efa: 4 or hugepages-2Mi: 2Gi."""
     scratch: Quantity = "50Gi"
     """Disk of a node for its request, checkpoints, model, and caches that are on no volume; the node must have it."""
 
@@ -108,11 +110,17 @@ class JobSpec(Section):
     """Ask a gang scheduler to start all nodes of a PyTorchJob together or none; the operator must have one."""
     node_selector: dict[str, str] = Field(default={})
     tolerations: tuple[Toleration, ...] = ()
+    topology_key: str | None = None
+    """A label of nodes, such as topology.kubernetes.io/zone: the pods share its value where there is room for that."""
+    annotations: dict[str, str] = Field(default={})
+    """Of the pods, such as k8s.v1.cni.cncf.io/networks, or kueue.x-k8s.io/podset-required-topology."""
 
     secrets: dict[Name, tuple[Variable, ...]] = Field(default={})
     """Keys of Kubernetes secrets that become environment variables of the same name, by the secret's name."""
     environment: dict[Variable, str] = Field(default={})
-    """More environment variables; nothing secret."""
+    """More environment variables, such as NCCL_SOCKET_IFNAME or HTTPS_PROXY; nothing secret."""
+    ca_bundle: Name | None = None
+    """A ConfigMap whose key ca-bundle.crt holds all certificates to trust, of the S3 server and of the hub."""
     volumes: dict[Name, str] = Field(default={})
     """Persistent volume claims by name, and where they are mounted, such as a cache of models."""
 
@@ -148,6 +156,8 @@ class JobSpec(Section):
                     raise ValueError(
                         f"{key}: a TrainJob has no such wish; set it in the runtime, or backend=pytorchjob"
                     )
+        if twice := sorted({"cpu", "memory", "ephemeral-storage", self.gpu_resource} & set(self.extra_resources)):
+            raise ValueError(f"extra_resources.{twice[0]}: has a key of its own; give it once")
         for claim, path in self.volumes.items():
             if not path.startswith("/") or path.rstrip("/") in ("", *PATHS_OF_OURS):
                 raise ValueError(f"volumes.{claim}={path!r}: wanted a path other than {', '.join(PATHS_OF_OURS)}")

@@ -15,7 +15,7 @@ from xml.etree.ElementTree import ParseError
 
 from drtune.errors import AwayError, UserError
 from drtune.files.local import check_key
-from drtune.files.patience import OutOfPatienceError, Patience, PatientPool
+from drtune.files.patience import OutOfPatienceError, Patience, patient_pool
 from drtune.files.progress import spell
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class S3Storage:
         if missing:
             raise UserError(f"storage {self.uri}: {' and '.join(missing)} not set; export the keys of the S3 server")
         self.endpoint, host, secure = _endpoint(environment.get("AWS_ENDPOINT_URL") or AWS_ENDPOINT)
+        pool = patient_pool(self.endpoint, environment, patience)
         try:
             self._client = Minio(
                 host,
@@ -60,7 +61,7 @@ class S3Storage:
                 session_token=environment.get("AWS_SESSION_TOKEN") or None,
                 region=environment.get("AWS_REGION") or None,
                 secure=secure,
-                http_client=PatientPool(patience),
+                http_client=pool,
             )
         except ValueError as error:
             raise UserError(
@@ -177,7 +178,7 @@ class S3Storage:
     def _explained(self, key: str) -> Iterator[None]:
         """Turn every failure of S3 into one line without secrets."""
         from minio.error import MinioException, S3Error
-        from urllib3.exceptions import HTTPError, ResponseError
+        from urllib3.exceptions import HTTPError, ProxyError, ResponseError, SSLError
 
         try:
             yield
@@ -192,9 +193,14 @@ class S3Storage:
             if isinstance(error, OutOfPatienceError):
                 kind, reason, tried = AwayError, error.reason, f", tried for {spell(error.seconds)}"
             why = str(reason) if isinstance(reason, ResponseError) else type(reason).__name__
+            fix = "start the server or correct AWS_ENDPOINT_URL"
+            if isinstance(reason, SSLError):
+                fix = "AWS_CA_BUNDLE names a file with the certificates to trust"
+            elif isinstance(reason, ProxyError):
+                fix = "correct HTTPS_PROXY, or name the server in NO_PROXY"
             raise kind(
                 f"storage {self.uri}: no answer from {self.endpoint} ({why}) for "
-                f"{self.prefix}{key} in bucket {self.bucket}{tried}; start the server or correct AWS_ENDPOINT_URL"
+                f"{self.prefix}{key} in bucket {self.bucket}{tried}; {fix}"
             ) from None
 
     def _explain(self, key: str, error: S3Error) -> Exception:

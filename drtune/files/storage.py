@@ -80,8 +80,9 @@ def open_storage(uri: str, environment: Mapping[str, str] = os.environ, *, patie
     """Open the store at `file:///absolute/folder`, a bare path, or `s3://bucket/prefix`.
 
     S3 reads from `environment`: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN (optional), AWS_REGION
-    (optional) and AWS_ENDPOINT_URL (default: AWS). The server must honour `If-None-Match: *`, as AWS, SeaweedFS, MinIO
-    and Ceph do. Nothing is contacted yet. A server that is away or busy is asked again, with `patience`.
+    (optional) and AWS_ENDPOINT_URL (default: AWS); certificates and a proxy as `drtune.files.patience.patient_pool`
+    does. The server must honour `If-None-Match: *`, as AWS, SeaweedFS, MinIO and Ceph do. Nothing is contacted yet. A
+    server that is away or busy is asked again, with `patience`.
 
     Raises:
         UserError: the URI is of another kind, or a variable is missing.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.kfp_api import KfpServer
 from tests.kfp_nodes import Look
+from tests.relay import make_certificate
 from tests.server_calls import call, fine, refused
 from tests.server_calls import server as server
 
@@ -134,11 +133,7 @@ def test_a_server_that_is_down_is_named(server: KfpServer) -> None:
 
 
 def test_a_certificate_is_trusted_only_when_it_is_named(tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=here -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    certificate, key = make_certificate(tmp_path) or pytest.skip("needs openssl")
     with KfpServer(certificate=certificate, key=key) as server:
         line = refused(server, "status")
         assert "no trusted connection (" in line

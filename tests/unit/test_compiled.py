@@ -14,6 +14,7 @@ from components.images import USER_ID
 from components.platform import Platform
 from components.pods import HUB_SECRET, NEWS_SECRET, RETRY_AFTER_SECONDS, S3_SECRET
 from components.registry import place_of
+from components.train.environment import CERTIFICATES
 from drtune.config import load_section
 from pipelines.cli.main import PACKAGE, main
 from pipelines.local.run import compile_pipeline
@@ -177,6 +178,8 @@ def test_a_site_gives_its_steps_secrets_nodes_requests_a_user_and_a_cache(tmp_pa
         "node_selector": {"pool": "steps"},
         "tolerations": [{"key": "pool", "value": "steps", "effect": "NoSchedule"}],
         "requests": {"evaluate": {"cpu": "500m", "memory": "2Gi"}},
+        "environment": {"HTTPS_PROXY": "http://proxy:3128"},
+        "ca_bundle": "company",
         "models_claim": "drtune-models",
     }
     (tmp_path / "site.yaml").write_text(yaml.safe_dump(site), encoding="utf-8")
@@ -187,9 +190,16 @@ def test_a_site_gives_its_steps_secrets_nodes_requests_a_user_and_a_cache(tmp_pa
         assert pod["nodeSelector"]["labels"] == {"pool": "steps"}
         assert {"key": "pool", "operator": "Equal", "value": "steps", "effect": "NoSchedule"} in pod["tolerations"]
         assert [mount["mountPath"] for mount in pod.get("pvcMount", [])] == ["/models"] * (name == "exec-evaluate")
+        assert [(one["configMapName"], one["mountPath"]) for one in pod["configMapAsVolume"]] == [
+            ("company", CERTIFICATES)
+        ]
     container = pipeline["deploymentSpec"]["executors"]["exec-evaluate"]["container"]
     assert (container["resources"]["resourceCpuRequest"], container["resources"]["resourceCpuLimit"]) == ("500m", "2")
-    assert container["env"] == [{"name": "HF_HOME", "value": "/models"}]
+    assert {one["name"]: one["value"] for one in container["env"]} == {
+        **dict.fromkeys(("AWS_CA_BUNDLE", "SSL_CERT_FILE"), f"{CERTIFICATES}/ca-bundle.crt"),
+        "HTTPS_PROXY": "http://proxy:3128",
+        "HF_HOME": "/models",
+    }
 
 
 @pytest.mark.parametrize("site", sorted(SITES.glob("*.yaml")), ids=lambda path: path.name)

@@ -37,6 +37,18 @@ JOBS = {
         "user_id=null",
     ],
     "trainjob": ["backend=trainjob", "queue=nightly", "node_selector.gpu=a100"],
+    **{
+        f"{backend}-rdma": [
+            f"backend={backend}",
+            "elastic=null",
+            "extra_resources={rdma/ib: 1}",
+            "topology_key=topology.kubernetes.io/zone",
+            "annotations={k8s.v1.cni.cncf.io/networks: rdma}",
+            "environment.NCCL_IB_HCA=mlx5",
+            "ca_bundle=company",
+        ]
+        for backend in ("pytorchjob", "trainjob")
+    },
 }
 
 
@@ -65,7 +77,7 @@ def test_a_job_is_the_one_that_is_committed(name: str) -> None:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_a_job_is_valid_for_the_cluster(name: str) -> None:
-    refuse_invalid(manifest(*JOBS[name]), "trainjob" if name == "trainjob" else "pytorchjob")
+    refuse_invalid(manifest(*JOBS[name]), name.partition("-")[0])
 
 
 @given(

@@ -44,7 +44,8 @@ def evaluate(
     overrides: tuple[str, ...],
     overwrite: bool,
 ) -> None:
-    """Compare a tuned model with its base and others on the same prompts and seeds; OUT/report.html shows the result.
+    """Compare a tuned model with its base and others. All draw for the same prompts and seeds; OUT/report.html
+    shows the result.
 
     One that was ended goes on where it stopped when it is started again in the same way.
     """
@@ -111,7 +112,7 @@ def decide(
     in_json: bool,
     overwrite: bool,
 ) -> None:
-    """Hold a report against a policy; OUT/report.html is the report with the verdict on top.
+    """Hold a report against a policy. OUT/report.html is the report with the verdict on top.
 
     Exit code 0: worth publishing, 1: refused; the reasons are printed.
     """

@@ -49,7 +49,7 @@ def main() -> None:
 @click.option("--held-out", is_flag=True, help="Take them all to evaluate on, as those of a benchmark.")
 @OVERWRITE
 def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
-    """Check, de-duplicate and split the prompts in SOURCE (.txt, .csv, .tsv, .json, .jsonl or .parquet)."""
+    """Check, de-duplicate and split prompts. SOURCE is .txt, .csv, .tsv, .json, .jsonl or .parquet."""
     from drtune.prompts.prepare import NEAR_DUPLICATES, prepare
 
     prepared = prepare(source, out, held_out=held_out, overwrite=overwrite)
@@ -104,7 +104,7 @@ def train(
     webhook: str | None,
     overwrite: bool,
 ) -> None:
-    """Tune a LoRA, or with weights=full the whole network, on the rewards of the configuration.
+    """Tune a LoRA, or the whole network with weights=full. What is maximised are the rewards of the configuration.
 
     With processes=N in the configuration it starts N data-parallel processes on this machine; by itself, one for each
     core for the miniature without a GPU. For many machines start `torchrun ... -m drtune.training.worker` on each.
@@ -214,7 +214,7 @@ def plan(
     processes: int | None,
     in_json: bool,
 ) -> None:
-    """Tell what a run will cost, in work and memory, without its weights and without a GPU.
+    """Tell what a run will cost, in work and memory. Neither its weights nor a GPU are needed.
 
     With --gpu the exit code is 0 if the run fits and 1 if it does not; then changes that make it fit are looked for.
     """
@@ -317,7 +317,8 @@ def export(model: Path, form: str, out: Path, overwrite: bool) -> None:
 @OVERWRITE
 @click.pass_context
 def run_demo(ctx: click.Context, overrides: tuple[str, ...], out: Path, overwrite: bool) -> None:
-    """Tune the embedded miniature for symmetry, evaluate it and decide, in minutes: nothing else is needed.
+    """Tune the embedded miniature, evaluate it and decide. It takes minutes, for symmetry, and nothing else is
+    needed.
 
     OUT/decision/report.html shows what came of it. Exit code 0: worth publishing, 1: refused.
     """
@@ -334,7 +335,8 @@ def run_demo(ctx: click.Context, overrides: tuple[str, ...], out: Path, overwrit
 @click.argument("word", required=False, default="")
 @AS_JSON
 def list_settings(word: str, in_json: bool) -> None:
-    """List every setting of a configuration with its default, type and meaning, or those in which WORD stands.
+    """Explain the settings of a configuration. Each with its default, type and meaning; with WORD those in which it
+    stands.
 
     Any of them can be given to `drtune train` as --set KEY=VALUE, or stand in the file of --config.
     """

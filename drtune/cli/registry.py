@@ -32,7 +32,7 @@ REGISTRY = click.option(
 @click.option("--name", required=True, help="Name under which the model is published.")
 @REGISTRY
 def publish(model: Path, report: Path, decision: Path, name: str, uri: str) -> None:
-    """Put a model into the registry as a new version and make it the one in production."""
+    """Put a model into the registry and into production. It becomes a new version."""
     from drtune.publishing.registry import Registry
 
     entry = Registry(uri).publish(name, model, report, decision)
@@ -44,7 +44,7 @@ def publish(model: Path, report: Path, decision: Path, name: str, uri: str) -> N
 @click.argument("repository", metavar="USER/NAME")
 @REGISTRY
 def push(source: str, repository: str, uri: str) -> None:
-    """Put a published version on the Hugging Face hub: its card, pictures and weights, in one commit.
+    """Put a published version on the Hugging Face hub. Its card, pictures and weights go there in one commit.
 
     VERSION is NAME or NAME@v3 of the registry, by default the one in production; RUN is the folder of a run of
     `drtune-pipeline`. The token comes from HF_TOKEN, another hub than the usual from HF_ENDPOINT.
@@ -60,7 +60,7 @@ def push(source: str, repository: str, uri: str) -> None:
 
 @click.group()
 def registry() -> None:
-    """Look at published models, take one out, or go back to an earlier version."""
+    """Look at published models, take one out, or go back to one."""
 
 
 @registry.command("list")
@@ -87,7 +87,7 @@ def list_versions(name: str | None, uri: str, in_json: bool) -> None:
 @click.argument("version", default="production")
 @REGISTRY
 def show(name: str, version: str, uri: str) -> None:
-    """Print the manifest of a VERSION of NAME (default: the one in production)."""
+    """Print the manifest of a VERSION of NAME. By default that of the one in production."""
     from drtune.publishing.registry import Registry
 
     entry = Registry(uri).show(name, version)
@@ -100,7 +100,7 @@ def show(name: str, version: str, uri: str) -> None:
 @click.argument("version", required=False)
 @REGISTRY
 def rollback(name: str, version: str | None, uri: str) -> None:
-    """Put VERSION of NAME back into production (default: the one before)."""
+    """Put a VERSION of NAME back into production. By default the one before."""
     from drtune.publishing.registry import Registry
 
     entry = Registry(uri).rollback(name, version)
@@ -114,7 +114,7 @@ def rollback(name: str, version: str | None, uri: str) -> None:
 @REGISTRY
 @OVERWRITE
 def pull(name: str, version: str, out: Path, uri: str, overwrite: bool) -> None:
-    """Download a VERSION of NAME (default: the one in production) and verify every file."""
+    """Download a VERSION of NAME and verify every file. By default the one in production."""
     from drtune.publishing.registry import Registry
 
     entry = Registry(uri).pull(name, version, out, overwrite=overwrite)
@@ -126,7 +126,7 @@ def pull(name: str, version: str, out: Path, uri: str, overwrite: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
 @REGISTRY
 def clean(dry_run: bool, uri: str) -> None:
-    """Remove files of publications that died before their version was made.
+    """Remove what publications left that were killed.
 
     Files of a version are never touched, nor those that are younger than a day: their publication may be under way.
     """

@@ -51,7 +51,7 @@ def score(
     in_json: bool,
     overwrite: bool,
 ) -> None:
-    """Score the pictures below the folder IMAGES, and write a table with a row a picture.
+    """Score pictures that exist. Of those below the folder IMAGES a table is written, with a row a picture.
 
     A field beside each prompt, such as `image` or `file_name`, names its picture by its path in the folder. Without
     one, --by-order says that the pictures in the order of their names belong to the prompts in theirs: a number in a

@@ -12,7 +12,7 @@ from drtune.errors import UserError
 
 @click.group()
 def seeds() -> None:
-    """Train with several seeds, and tell what they come to over prompts and seeds: one training is one draw."""
+    """Train with several seeds, and tell what they come to. Intervals are over prompts and seeds."""
 
 
 @seeds.command()
@@ -32,7 +32,8 @@ def seeds() -> None:
 def run(
     ctx: click.Context, config: Path | None, prompts: Path | None, overrides: tuple[str, ...], wanted: str, out: Path
 ) -> None:
-    """Train and evaluate the same with one seed after the other, into OUT/<seed>/model and /report, and compare them.
+    """Train and evaluate the same with several seeds. One after the other, into OUT/<seed>/model and /report; then
+    they are compared.
 
     What was ended goes on when it is started again in the same way: what is finished is kept.
     """
@@ -63,7 +64,7 @@ def run(
 @AS_JSON
 @OVERWRITE
 def compare(reports: tuple[Path, ...], out: Path, in_json: bool, overwrite: bool) -> None:
-    """Tell what trainings come to that differ in their seed alone, from their evaluation REPORTS, wherever they ran.
+    """Compare trainings that differ in their seed alone. REPORTS are of their evaluations, wherever they ran.
 
     Their order counts: a policy names the candidate by its place in it.
     """

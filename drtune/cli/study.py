@@ -13,7 +13,7 @@ from drtune.evaluation.study.defaults import CONTESTANTS, COUNT, PROTOCOL, QUEST
 
 @click.group()
 def study() -> None:
-    """Ask people which pictures are better, without telling them who drew which, and count what they say."""
+    """Ask people which pictures are better. They are not told who drew which, and what they say is counted."""
 
 
 @study.command()
@@ -72,7 +72,7 @@ def make(
     side: int,
     overwrite: bool,
 ) -> None:
-    """Make a page for raters from the pictures of a report: one file, which works offline and can be mailed.
+    """Make a page for raters from the pictures of a report. It is one file, which works offline and can be mailed.
 
     OUT/index.html goes to the raters. OUT/manifest.json tells which picture is whose: keep it until the votes are in.
     """
@@ -109,7 +109,7 @@ def make(
 @AS_JSON
 @OVERWRITE
 def count(votes: tuple[Path, ...], folder: Path, out: Path, in_json: bool, overwrite: bool) -> None:
-    """Count the VOTES, files that raters sent back; OUT/result.md tells who was preferred, and how surely."""
+    """Count VOTES, the files that raters sent back. OUT/result.md tells who was preferred, and how surely."""
     from drtune.evaluation.study.summary import as_text
     from drtune.evaluation.study.tally import count as count_votes
 

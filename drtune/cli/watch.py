@@ -14,7 +14,7 @@ from drtune.errors import InterruptionError
 @click.argument("run", type=PATH, default="runs/train")
 @click.option("--port", type=click.IntRange(0, 65535), default=6080, show_default=True, help="0: any that is free.")
 def watch(run: Path, port: int) -> None:
-    """Show a training on a page of this machine: its curve, newest samples, speed, memory and time left.
+    """Show a training on a page of this machine. Its curve, newest samples, speed, memory and time left.
 
     RUN is the folder of `drtune train`, by default runs/train, or of `drtune-pipeline run`; it may go on or be
     finished. The page is for this machine alone and loads nothing from elsewhere. Ctrl-C ends it, not the run.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def doctor(
     ctx: click.Context, /, server: Server, path: Path, service_account: str | None, assignments: tuple[str, ...]
 ) -> None:
-    """See whether a cluster is ready for a run with these parameters, as `submit` takes them.
+    """See whether a cluster is ready for a run. The parameters are those that `submit` takes.
 
     It looks at Kubeflow Pipelines, at S3 with the keys in the environment, and by the kubeconfig file at the namespace:
     rights, secrets, images, the training job as the cluster would take it, its queue, quotas and nodes. Each line

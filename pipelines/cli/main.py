@@ -63,7 +63,7 @@ def run(
     references: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Run the pipeline on this machine, without containers: the same pipeline that Kubeflow runs."""
+    """Run the pipeline on this machine, without containers. It is the same pipeline that Kubeflow runs."""
     from components.checks import check_parameters, check_services
     from components.prepare_prompts.run import refuse_absent
     from drtune.files.given import is_text_itself
@@ -110,7 +110,9 @@ def _summary(out: Path, duration: str) -> str:
 @click.option("--check", is_flag=True, help="Only compare: exit code 1 when one of the files is out of date.")
 @click.pass_context
 def compile(ctx: click.Context, check: bool) -> None:
-    """Write pipelines/tune.yaml, monitor.yaml and retrain.yaml, which are what Kubeflow is given."""
+    """Write the compiled pipelines, which Kubeflow is given. They are pipelines/tune.yaml, monitor.yaml and
+    retrain.yaml.
+    """
     from pipelines.local.run import compile_pipeline
     from pipelines.monitor import monitor
     from pipelines.retrain import retrain

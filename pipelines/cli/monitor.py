@@ -25,7 +25,8 @@ EXIT_CODES = {"stable": 0, "drifted": 3, "not enough data": 4}
 @OVERWRITE
 @click.pass_context
 def monitor(ctx: click.Context, /, out: Path | None, overwrite: bool, **given: str | None) -> None:
-    """Tell whether incoming prompts, and rewards, have drifted since the model was tuned.
+    """Tell whether incoming prompts, or rewards, have drifted. They are held against those when the model was
+    tuned.
 
     It runs the pipeline that Kubeflow runs on a schedule, on this machine.
 

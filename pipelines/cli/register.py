@@ -15,7 +15,7 @@ import click
 )
 @click.option("--to", "address", required=True, metavar="ADDRESS", help="Of Kubeflow's model registry.")
 def register(source: str, registry: str, address: str) -> None:
-    """Register a published version in Kubeflow's model registry, by default the one in production.
+    """Put a published version into Kubeflow's model registry. By default the one in production.
 
     A run does this itself where `model_registry` is given. What is registered already stays as it is, so that this can
     be repeated. KF_PIPELINES_SA_TOKEN_PATH names a file with a token, SSL_CERT_FILE one with certificates to trust.

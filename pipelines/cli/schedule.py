@@ -35,7 +35,7 @@ class ByName(click.Group):
 
 @click.group(cls=ByName)
 def schedule() -> None:
-    """Let runs start by themselves: `schedule NAME --cron "0 3 * * 1"` makes or replaces one."""
+    """Let runs start by themselves. `schedule NAME --cron "0 3 * * 1"` makes or replaces a schedule."""
 
 
 @schedule.command("create")
@@ -57,7 +57,7 @@ def schedule() -> None:
 @ARGUMENTS
 @on_server
 def create_schedule(server: Server, name: str, cron: str, max_concurrency: int, catch_up: bool, **job: Any) -> None:
-    """Make the schedule NAME, or replace it; `schedule NAME --cron ...` is the same.
+    """Make the schedule NAME, or replace it. `schedule NAME --cron ...` is the same.
 
     Kubeflow cannot change a schedule. The new one is made paused, the old one is deleted, then the new one is let go;
     so two never start runs at once. One that was paused stays paused.

@@ -55,7 +55,7 @@ PATIENCE = click.option(
 @click.option("--version", help="Name of the version.  [default: package version, day and commit of the code]")
 @on_server
 def upload(server: Server, packages: tuple[Path, ...], version: str | None) -> None:
-    """Put the compiled pipelines on the server, each as a version named after the code, as 0.1.0-20261128-2e3681f.
+    """Put the compiled pipelines on the server. Each as a version named after the code, as 0.1.0-20261128-2e3681f.
 
     FILE is pipelines/*.yaml of this installation unless given. A version that is there with the same content is left
     alone, so that the command can be repeated.
@@ -288,7 +288,8 @@ def retry(
     timeout_seconds: int | None,
     pending_seconds: int,
 ) -> None:
-    """Go on with a run that failed or was cancelled, by its id or name: with the same parameters, where it ended.
+    """Go on with a run that failed or was cancelled. RUN is its id or name; it goes on with the same parameters
+    where it ended.
 
     Steps that went well are not done again, and a training job goes on from its newest checkpoint. What is to be
     changed in its parameters wants another run.

@@ -66,6 +66,8 @@ def test_no_option_takes_a_number_that_is_none(group: click.Group) -> None:
 def _check_help(main: click.Group, path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(main, [*path, "--help"])
     assert result.exit_code == 0
+    listed = result.stdout.partition("\nCommands:")[2].splitlines()
+    assert not [line for line in listed if line.endswith("...")], "a first sentence is too long for the list"
     command: click.Command = main
     for name in path:
         assert isinstance(command, click.Group)

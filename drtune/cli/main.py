@@ -116,6 +116,7 @@ def train(
         )
     from drtune.config import load_config
     from drtune.contracts import TunedModel
+    from drtune.models.index import read_index
     from drtune.training.checks import check_start
 
     if (resume or mirror) and overwrite:
@@ -130,6 +131,7 @@ def train(
     with claimed(out, "TrainingRun", overwrite=goes_on or overwrite, inputs=inputs) as out:
         # Let go of then: the process that trains holds it, and may outlive this one.
         prompts = prompt_set(prompts, Path(f"{out}.prompts"), settings, goes_on=goes_on, overwrite=overwrite)
+    read_index(settings.base_model, settings.base_revision)  # before the ten seconds that torch takes to be imported
     from drtune.training.torchrun import settled
 
     settings = settled(settings, out if goes_on else None)
@@ -219,12 +221,14 @@ def plan(
     With --gpu the exit code is 0 if the run fits and 1 if it does not; then changes that make it fit are looked for.
     """
     from drtune.config import load_config
+    from drtune.training.plan.published import configs_of
     from drtune.training.plan.units import parse_bytes
 
     if processes is not None:
         overrides = (*overrides, f"processes={processes}")
     settings = load_config(config, overrides)
     size = parse_bytes(gpu) if gpu is not None else None
+    configs_of(settings.base_model)  # before torch, as above
     from drtune.training.plan.estimate import estimate, remedy
     from drtune.training.plan.table import as_json, as_text, verdict
 
@@ -273,6 +277,10 @@ def sample(
         raise click.UsageError("--compare holds a tuned model against its base: give --model")
     if bool(texts) == (prompts is not None):
         raise click.UsageError("give what to draw: --prompt TEXT, once or more, or --prompts FILE")
+    if base_model is not None:
+        from drtune.models.index import read_index
+
+        read_index(base_model)  # likewise
     from drtune.models.sample_set import SampleSettings, write_sample_set
     from drtune.prompts.prepare import read_prompts
 

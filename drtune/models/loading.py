@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import hf_hub_download
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers.utils import logging as transformers_logging
 
 from drtune.errors import UserError
-from drtune.files.local import read_given
 from drtune.models.base import Base
 from drtune.models.flux import Flux
 from drtune.models.flux2_klein import Flux2Klein
+from drtune.models.index import read_index, unloadable
 from drtune.models.miniature import CHECKPOINT
 from drtune.models.qwen_image import QwenImage
 from drtune.models.sd3 import StableDiffusion3
@@ -62,8 +50,8 @@ def load_base(
         UserError: nothing can be loaded under that name, it is no base that can be tuned, or the size does not fit.
     """
     source = str(CHECKPOINT) if base_model == "miniature" else base_model
+    index = read_index(base_model, revision)
     try:
-        index = _read_index(source, revision)
         kind = index.get("_class_name")
         if kind not in BASES:
             raise UserError(f"base_model={base_model!r}: is a {kind}; one of {', '.join(BASES)} can be tuned")
@@ -72,23 +60,12 @@ def load_base(
         absent = {name: None for name, part in index.items() if part == [None, None]}
         arguments = {"revision": revision, "dtype": dtypes, **absent, **BASES[kind].load_arguments}
         pipeline = _load_pipeline(BASES[kind], source, arguments)
-    except (OSError, ValueError, EntryNotFoundError) as error:
-        raise UserError(
-            f"base_model={base_model!r}, base_revision={revision!r}: cannot be loaded: {_reason(error)}"
-        ) from None
+    except (OSError, ValueError) as error:
+        raise unloadable(base_model, revision, error) from None
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
     return BASES[kind](pipeline, height=height, width=width)
-
-
-def _read_index(source: str, revision: str | None) -> dict[str, Any]:
-    """The pipeline's model_index.json, which names its class."""
-    path = Path(source) / "model_index.json"
-    if not Path(source).is_dir():
-        path = Path(hf_hub_download(source, path.name, revision=revision))
-    index: dict[str, Any] = json.loads(read_given(path))
-    return index
 
 
 def _load_pipeline(base: type[Base], source: str, arguments: Mapping[str, Any]) -> DiffusionPipeline:
@@ -99,28 +76,6 @@ def _load_pipeline(base: type[Base], source: str, arguments: Mapping[str, Any]) 
         with suppress(OSError, ValueError):
             return base.pipeline_class.from_pretrained(source, variant="fp16", **arguments)
         raise
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong with the name of a base, and what would mend it."""
-    match error:
-        case LocalEntryNotFoundError():
-            hub = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub cannot be reached"
-            return f"no such folder, {hub}, and the local cache has no copy of it; give the folder of a copy"
-        case GatedRepoError():
-            return "access is restricted; accept its terms on the hub and set HF_TOKEN"
-        case RepositoryNotFoundError():
-            return "no such folder, and no such model on the hub; correct the name, or set HF_TOKEN if it is private"
-        case RevisionNotFoundError():
-            return "the hub has no such revision of it"
-        case EntryNotFoundError() | FileNotFoundError():
-            return (
-                "it has no model_index.json, so it is no pipeline of diffusers; give 'miniature', a hub id or a folder"
-            )
-        case HFValidationError():
-            return "no such folder, and not a hub id, which is owner/name"
-        case _:
-            return str(error).splitlines()[0]
 
 
 def quiet_libraries() -> None:

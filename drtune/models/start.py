@@ -63,10 +63,10 @@ def read_start(lora: LoraSection) -> Start | None:
             "folder of a run, or s3://bucket/key"
         ) from None
     try:
-        names = tuple(load(content))
+        tensors = load(content)
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{shown}: is no safetensors file ({str(error).splitlines()[0]})") from None
-    if other := next((name for name in names if OTHER_KINDS.search(name)), None):
+    if other := next(filter(OTHER_KINDS.search, tensors), None):
         raise UserError(f"{shown}: holds {other}, which a LoRA of two matrices a layer has not; give a plain LoRA")
     return Start(lora.init, content, sha256_bytes(content))
 

@@ -97,6 +97,9 @@ REFUSALS = [
     "train --prompts nothing.csv",
     "train --set wandb_project=mine",
     "train --set evaluation.rewards=[nothing.py:fn]",
+    "train --set base_model=/nothing --prompts few.txt",
+    "sample --base-model /nothing --prompt a",
+    "plan --set base_model=owner/nothing",
     "score . --prompts nothing.csv --reward beauty",
     "score . --prompts nothing.csv --reward nothing.py:fn",
     "score nothing --prompts nothing.csv --reward symmetry",
@@ -119,6 +122,7 @@ REFUSALS = [
 def test_what_cannot_be_used_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     (make_folders(tmp_path).model / ADAPTER).write_bytes(b"damaged")
     (tmp_path / "mine.py").write_text("def warm(images, prompts): ...")
+    (tmp_path / "few.txt").write_text("a cat\na dog\n")
     code = f"""
 import sys
 from click.testing import CliRunner

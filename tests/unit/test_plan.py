@@ -19,11 +19,12 @@ from drtune.errors import UserError
 from drtune.models.loading import load_base
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import open_prompts, prepare
-from drtune.training.plan.architectures import published, shell
+from drtune.training.plan.architectures import shell
 from drtune.training.plan.autocast import cuda_autocast
 from drtune.training.plan.estimate import Estimate, estimate, remedy
 from drtune.training.plan.memory import measure
 from drtune.training.plan.meter import LiveBytes, SavedBytes, bytes_of
+from drtune.training.plan.published import published
 from drtune.training.plan.rewards import networks, reward_shell
 from drtune.training.plan.sharded import gathered_bytes
 from drtune.training.plan.table import as_text

@@ -27,7 +27,8 @@ from drtune.rewards.hpsv3 import new_head
 from drtune.rewards.imagereward import TOKENS, ImageReward, Network
 from drtune.rewards.openai import Aesthetic, CLIPScore
 from drtune.rewards.preference import HumanPreferenceScore, HumanPreferenceScoreV20, MiniaturePreference, PickScore
-from drtune.training.plan.architectures import Ruler, published
+from drtune.training.plan.architectures import Ruler
+from drtune.training.plan.published import published
 
 HEAD_WIDTH = 768
 VISION_LANGUAGE = frozenset({"hpsv3", "vqascore"})

@@ -1,0 +1,70 @@
+"""What a base says of itself before it is loaded; this imports no torch, so that a wrong name shows at once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from drtune.errors import UserError
+from drtune.files.local import read_given
+from drtune.models.miniature import CHECKPOINT
+
+
+@lru_cache(maxsize=1)  # of the hub it is asked for by who starts a run, and again by who loads it
+def read_index(base_model: str, revision: str | None = None) -> dict[str, Any]:
+    """The model_index.json of a pipeline, which names its class and its parts.
+
+    Raises:
+        UserError: there is none under that name.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each time that it tries again
+    folder = CHECKPOINT if base_model == "miniature" else Path(base_model)
+    path = folder / "model_index.json"
+    try:
+        if not folder.is_dir():
+            path = Path(hf_hub_download(base_model, path.name, revision=revision))
+        index: dict[str, Any] = json.loads(read_given(path))
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        raise unloadable(base_model, revision, error) from None
+    return index
+
+
+def unloadable(base_model: str, revision: str | None, error: Exception) -> UserError:
+    """What is wrong with a base, in one line."""
+    return UserError(f"base_model={base_model!r}, base_revision={revision!r}: cannot be loaded: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with the name of a base, and what would mend it."""
+    match error:
+        case LocalEntryNotFoundError():
+            hub = "HF_HUB_OFFLINE is set" if HF_HUB_OFFLINE else "the hub cannot be reached"
+            return f"no such folder, {hub}, and the local cache has no copy of it; give the folder of a copy"
+        case GatedRepoError():
+            return "access is restricted; accept its terms on the hub and set HF_TOKEN"
+        case RepositoryNotFoundError():
+            return "no such folder, and no such model on the hub; correct the name, or set HF_TOKEN if it is private"
+        case RevisionNotFoundError():
+            return "the hub has no such revision of it"
+        case EntryNotFoundError() | FileNotFoundError():
+            return (
+                "it has no model_index.json, so it is no pipeline of diffusers; give 'miniature', a hub id or a folder"
+            )
+        case HFValidationError():
+            return "no such folder, and not a hub id, which is owner/name"
+        case _:
+            return str(error).splitlines()[0]

@@ -1,0 +1,58 @@
+"""`drtune seeds run` on the miniature: short trainings, their evaluations, and what goes on where it was ended."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from drtune.cli.main import main
+from drtune.config import load_config
+from drtune.contracts import EvaluationReport, SeedsResult, TunedModel
+from drtune.models.miniature.world import scenes
+
+SHORT = [
+    "steps=1",
+    "processes=1",
+    "batch_size=2",
+    "sampler.steps=2",
+    "method.trained_steps=1",
+    "method.early_stop=1",
+    "evaluation={max_prompts: 8, pictures_per_prompt: 1, rewards: [brightness], sampler: {steps: 1}}",
+    "evaluation.scale_curve.prompts=0",
+    "evaluation.capability.prompts=0",
+]
+
+
+def test_seeds_are_trained_one_after_the_other_on_the_same_prompts_and_finished_ones_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("captions.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=90)))
+    options = [f"--set={one}" for one in SHORT]
+    command = ["seeds", "run", "--prompts=captions.txt", "--out=many", *options]
+    ran = CliRunner().invoke(main, [*command, "--seeds=2,0"])
+    assert ran.exit_code == 0, ran.output
+    result = SeedsResult.load("many/result")
+    assert [run.seed for run in result.runs] == [2, 0]
+    models = [TunedModel.load(f"many/{seed}/model") for seed in (2, 0)]
+    assert [model.weights_sha256 for model in models] == [run.weights_sha256 for run in result.runs]
+    assert len({model.weights_sha256 for model in models}) == 2
+    assert len({model.prompts.sha256 for model in models}) == 1
+    assert [load_config(Path(f"many/{seed}/model/config.yaml")).seed for seed in (2, 0)] == [2, 0]
+    assert {len(gain.by_seed) for gain in result.gains} == {2}
+    symmetry = result.gain("symmetry")
+    score = EvaluationReport.load("many/0/report").score("symmetry")
+    assert symmetry is not None
+    assert score is not None
+    assert symmetry.by_seed[1] == pytest.approx(score.gain)
+    assert "drtune decide --report many/2/report --seeds many/result" in ran.output
+
+    kept = Path("many/0/report/manifest.json").stat().st_mtime_ns
+    shutil.rmtree("many/2/report")
+    again = CliRunner().invoke(main, [*command, "--seeds=2,0"])
+    assert again.exit_code == 0, again.output
+    assert Path("many/0/report/manifest.json").stat().st_mtime_ns == kept
+    assert SeedsResult.load("many/result").gains == result.gains

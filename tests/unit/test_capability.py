@@ -22,12 +22,15 @@ from drtune.errors import UserError
 from drtune.evaluation.capability.asked import AskedJudge
 from drtune.evaluation.capability.exam import Exam, open_exam
 from drtune.evaluation.capability.result import ANSWERS, capability_of
-from drtune.evaluation.capability.shares import score_of
+from drtune.evaluation.capability.shares import pooled, score_of
 from drtune.evaluation.capability.world import CATEGORIES, WorldJudge
+from drtune.evaluation.report.pages import headline_numbers
+from drtune.evaluation.report.signs import signs
 from drtune.evaluation.statistics import paired_shares
 from drtune.files.images import to_pil, to_tensor
 from drtune.models.miniature.world import draw
 from drtune.prompts.compositional import Task, composed, read_tasks
+from tests.reports import report_of, score
 from tests.unit.test_report import HOSTILE, page_of
 from tests.words import picture
 
@@ -255,3 +258,16 @@ def test_what_it_can_still_draw_is_told_with_what_was_lost(tmp_path: Path) -> No
     assert f"Not found: {HOSTILE}." in page.text
     assert "40 90 % 70 % \N{MINUS SIGN}0.200\N{MINUS SIGN}0.342 to \N{MINUS SIGN}0.039" in words
     assert "| all | 40 | 90" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+def test_categories_of_which_fewer_are_right_are_signs_of_a_hacked_reward_and_dashboards_get_the_share() -> None:
+    lost = score_of("position", 40, base=1.0, gained=0, lost=30)
+    kept = score_of("colors", 40, base=0.9, gained=2, lost=3)
+    found = Capability(judge="probe", provenance="", scores=(pooled([lost, kept]), lost, kept), lost=())
+    report = report_of(score(), capability=found)
+    told = "position: of 40 compositional prompts 25 % are right, of the base's 100 %"
+    assert signs(report) == [("capability", told)]
+    numbers = headline_numbers(report)
+    assert (numbers["capability"], numbers["capability_gain_over_base"]) == pytest.approx((0.5625, -31 / 80))
+    alone = Capability(judge="probe", provenance="", scores=(lost.model_copy(update={"category": None}),), lost=())
+    assert [sign.text for sign in signs(report_of(score(), capability=alone))] == [told.removeprefix("position: ")]

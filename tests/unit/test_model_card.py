@@ -10,8 +10,9 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from drtune.config import Config, MethodConfig, RewardTerm, load_config
-from drtune.contracts import Check, DataSource, Decision, EvaluationReport, PromptSet, TunedModel
+from drtune.contracts import Capability, Check, DataSource, Decision, EvaluationReport, PromptSet, TunedModel
 from drtune.errors import UserError
+from drtune.evaluation.capability.shares import score_of
 from drtune.models.loading import BASES
 from drtune.publishing.model_card import KINDS, LICENSES, METHODS, PICTURE, draw_picture, render_model_card
 from tests.folders import Folders, make_folders, with_highlights
@@ -93,7 +94,9 @@ def test_no_name_path_or_reason_breaks_a_table_or_becomes_markup(one: str, other
     model = tuned_model().model_copy(
         update={"base_model": one, "base_revision": other, "prompts": prompts, "code_revision": one}
     )
-    report = report_of(score(one), score(other + "x"), model=model)
+    asked = [score_of(category, 40, base=0.9, gained=1, lost=2) for category in (None, other)]
+    found = Capability(judge=one, provenance="", scores=tuple(asked), lost=())
+    report = report_of(score(one), score(other + "x"), model=model, capability=found)
     checks = (Check(passed=True, reason=one), Check(passed=True, reason=other))
     decision = Decision(publish=True, checks=checks, report_sha256=one, policy_sha256=other)
     config = Config().model_copy(update={"rewards": {one: RewardTerm(), other + "x": RewardTerm()}})
@@ -101,8 +104,8 @@ def test_no_name_path_or_reason_breaks_a_table_or_becomes_markup(one: str, other
     tokens = MarkdownIt("commonmark").enable("table").parse(card.split("---\n", 2)[2])
     compile(next(token.content for token in tokens if token.type == "fence"), "snippet", "exec")
     kinds = [token.type for token in tokens]
-    assert kinds.count("table_open") == 3
-    assert kinds.count("td_open") == 6 * len({one, other + "x"}) + 2 * (len(config.rewards) + 6 + 10)
+    assert kinds.count("table_open") == 4
+    assert kinds.count("td_open") == 6 * len({one, other + "x"}) + 5 * len(asked) + 2 * (len(config.rewards) + 6 + 10)
     assert kinds.count("heading_open") == 7
     assert kinds.count("bullet_list_open") == 2 if any(map(str.strip, (one, other))) else 1
     assert "html_block" not in kinds

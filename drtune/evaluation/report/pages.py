@@ -96,6 +96,9 @@ def headline_numbers(report: EvaluationReport) -> dict[str, float]:
         if score.category is None and score.measure in rewards:
             numbers[f"{score.measure}_gain_over_{score.opponent}"] = score.gain
             numbers[f"{score.measure}_win_rate_over_{score.opponent}"] = score.win_rate
+    if report.capability:
+        numbers["capability"] = report.capability.scores[0].candidate
+        numbers["capability_gain_over_base"] = report.capability.scores[0].difference
     return numbers
 
 

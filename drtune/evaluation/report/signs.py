@@ -28,7 +28,7 @@ def signs(report: EvaluationReport) -> list[Sign]:
 
     Nothing on too few prompts, where chance cannot be told.
     """
-    return list(_signs(report))
+    return [*_signs(report), *_less_capable(report)]
 
 
 def _signs(report: EvaluationReport) -> Iterator[Sign]:
@@ -45,6 +45,19 @@ def _signs(report: EvaluationReport) -> Iterator[Sign]:
         elif measure.kind == "look" and abs(score.effect) > LARGE_EFFECT:
             yield Sign(
                 measure.name, f"{measure.name} {'rose' if score.gain > 0 else 'fell'} {_by(score, score.effect)}"
+            )
+
+
+def _less_capable(report: EvaluationReport) -> Iterator[Sign]:
+    """Categories of compositional prompts of which fewer are right; without categories, all together."""
+    every = report.capability.scores if report.capability else ()
+    for score in every[1:] or every:
+        if score.high is not None and score.high < 0:
+            what = f"{score.category}: of" if score.category else "of"
+            yield Sign(
+                "capability",
+                f"{what} {score.num_prompts} compositional prompts {100 * score.candidate:.0f} % are right, of the "
+                f"base's {100 * score.base:.0f} %",
             )
 
 

@@ -1,4 +1,5 @@
-"""A small stand-in of the Hugging Face hub: as much of its HTTP API as the client of huggingface_hub 2.4 calls to push.
+"""A small stand-in of the Hugging Face hub: as much of its HTTP API as the client of huggingface_hub 2.4 calls to
+push, and to read data sets.
 
 Each answer cites the line of the client that reads it. What is not asked for by that client is not here.
 """
@@ -9,10 +10,13 @@ import base64
 import hashlib
 import json
 import threading
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
+from urllib.parse import unquote
 
 TOKEN = "hf_stand-in"
+COMMIT = "4a1b" * 10
 
 
 class Hub(ThreadingHTTPServer):
@@ -28,6 +32,10 @@ class Hub(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         """By sha256, as git LFS keeps them."""
         self.commits: list[str] = []
+        self.datasets: dict[str, dict[str, bytes]] = {}
+        """Files by their paths, of each data set; all are at COMMIT."""
+        self.sizes: dict[str, int] = {}
+        """Of files that are said to be larger than they are."""
 
     def __enter__(self) -> Hub:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -119,7 +127,43 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """hf_api.py, repo_info: asked for where there was nothing new to commit."""
+        if "/datasets/" in self.path:
+            self._dataset(cast(Hub, self.server))
+            return
         self._answer(200, {"id": self.path.removeprefix("/api/models/"), "sha": "0" * 40})
+
+    do_HEAD = do_GET
+
+    def _dataset(self, hub: Hub) -> None:
+        """hf_api.py, dataset_info: reads `sha` and the siblings' `rfilename` and, asked with `blobs`, `size`.
+
+        file_download.py, get_hf_file_metadata: reads X-Repo-Commit, ETag and Content-Length of a HEAD;
+        utils/_http.py, hf_raise_for_status: X-Error-Code, where something is not there.
+        """
+        path = unquote(self.path.partition("?")[0])
+        asked, _, revision = path.removeprefix("/api").removeprefix("/datasets/").partition("/revision/")
+        repository, _, file = asked.partition("/resolve/")
+        if repository not in hub.datasets:
+            self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
+            return
+        if revision not in ("", "main", COMMIT):
+            self._answer(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
+            return
+        files = hub.datasets[repository]
+        if not file:
+            siblings = [
+                {"rfilename": name, "size": hub.sizes.get(name, len(content))} for name, content in files.items()
+            ]
+            self._answer(200, {"id": repository, "sha": COMMIT, "siblings": siblings})
+            return
+        content = files[file.removeprefix(f"{COMMIT}/")]
+        self.send_response(200)
+        etag = hashlib.sha256(content).hexdigest()
+        for name, value in {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "Content-Length": len(content)}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -131,9 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _answer(self, status: int, value: dict[str, Any]) -> None:
+    def _answer(self, status: int, value: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
         body = json.dumps(value).encode()
         self.send_response(status)
+        for name, given in (headers or {}).items():
+            self.send_header(name, given)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()

@@ -20,8 +20,9 @@ from components.monitor.sources import read_prompts
 from drtune.config import load_config
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.given import is_on_s3, is_text_itself, shown_place
+from drtune.files.given import is_on_hub, is_on_s3, is_text_itself, shown_place
 from drtune.files.local import is_text, sha256_bytes, sha256_file
+from drtune.prompts.datasets import read_dataset
 from drtune.prompts.prepare import Gathered, parse, prepare
 from drtune.publishing.policy import Policy
 
@@ -37,8 +38,9 @@ def prepare_prompts(prompts: str, data_revision: str, out: Path, incoming: str =
     is never replaced. A repository that cannot be written to, as in an image, is cloned first, since DVC writes to it.
 
     Args:
-        prompts: Path of the file; a relative one starts at the working directory. Or its address on S3, or lines with a
-            prompt each; or a PromptSet, whose prompts stay on their sides, or a folder of files, here or on S3.
+        prompts: Path of the file; a relative one starts at the working directory. Or its address on S3, a data set of
+            the hub (`drtune.prompts.datasets`), or lines with a prompt each; or a PromptSet, whose prompts stay on
+            their sides, or a folder of files, here or on S3.
         data_revision: Git revision (commit, branch, tag) whose data.dvc is taken, into a folder of its own: the working
             tree stays as it is. "" takes the working tree's.
         out: Folder of the PromptSet.
@@ -74,7 +76,7 @@ def refuse_absent(prompts: str) -> None:
     Raises:
         UserError: it is not.
     """
-    if is_text_itself(prompts) or is_on_s3(prompts):
+    if is_text_itself(prompts) or is_on_s3(prompts) or is_on_hub(prompts):
         return
     if not is_text(prompts):
         raise UserError(f"prompts {prompts!a}: no file can have such a name; give the path of a file")
@@ -116,11 +118,13 @@ def _tracked(prompts: str) -> _Tracked | None:
 
 
 def _gather(what: Literal["prompts", "incoming"], given: str) -> Gathered:
-    """What is on S3, or here as a PromptSet or a folder of files, or lines of prompts as they are."""
+    """What is on S3, on the hub, or here as a PromptSet or a folder of files, or lines of prompts as they are."""
     if is_text_itself(given):
         content = given.encode()
         data = DataSource(path="given as prompts.txt", sha256=sha256_bytes(content))
         return Gathered(*parse(content, data.path), data)
+    if is_on_hub(given):
+        return read_dataset(given)
     read = read_prompts(what, given)
     return Gathered(read.prompts, read.refused, DataSource(path=given, sha256=read.observed.sha256))
 
@@ -129,7 +133,8 @@ def _prepare(prompts: str, data_revision: str, out: Path, added: Gathered | None
     if prompts.startswith("file:"):
         prompts = unquote(urlsplit(prompts).path)
     refuse_absent(prompts)
-    file = None if is_text_itself(prompts) or is_on_s3(prompts) else _tracked(prompts)
+    elsewhere = is_text_itself(prompts) or is_on_s3(prompts) or is_on_hub(prompts)
+    file = None if elsewhere else _tracked(prompts)
     if file is None:
         if data_revision:
             raise UserError(f"data_revision={data_revision!r}: {shown_place(prompts)} is not under DVC; {EMPTY}")

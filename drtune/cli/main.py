@@ -44,15 +44,22 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("source", type=PATH)
+@click.argument("source")
 @click.option("--out", type=PATH, required=True, help="Folder for the prompt set.")
 @click.option("--held-out", is_flag=True, help="Take them all to evaluate on, as those of a benchmark.")
 @OVERWRITE
-def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
-    """Check, de-duplicate and split prompts. SOURCE is .txt, .csv, .tsv, .json, .jsonl or .parquet."""
+def prompts(source: str, out: Path, held_out: bool, overwrite: bool) -> None:
+    """Check, de-duplicate and split prompts. SOURCE is .txt, .csv, .tsv, .json, .jsonl or .parquet.
+
+    Or a data set of the hub: hf://datasets/OWNER/NAME, with ?split=SPLIT&column=COLUMN if need be.
+    """
+    from drtune.files.given import is_on_hub
+    from drtune.prompts.datasets import read_dataset
     from drtune.prompts.prepare import NEAR_DUPLICATES, prepare
 
-    prepared = prepare(source, out, held_out=held_out, overwrite=overwrite)
+    prepared = prepare(
+        read_dataset(source) if is_on_hub(source) else source, out, held_out=held_out, overwrite=overwrite
+    )
     click.echo(prepared.told)
     for line in (out / NEAR_DUPLICATES).read_text(encoding="utf-8").splitlines()[:NAMED_AT_MOST]:
         pair = json.loads(line)

@@ -21,6 +21,11 @@ def is_on_s3(given: str | Path) -> bool:
     return str(given).startswith("s3://")
 
 
+def is_on_hub(given: str | Path) -> bool:
+    """Whether it is the address of something on the Hugging Face hub."""
+    return str(given).startswith("hf://")
+
+
 def shown_place(given: str | Path) -> str:
     """How messages call it, in one line."""
     if not is_text_itself(given):

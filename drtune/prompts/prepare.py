@@ -208,21 +208,23 @@ def split_of(text: str) -> Split:
     return "eval" if int.from_bytes(digest[:8], "big") < EVAL_FRACTION * 2**64 else "train"
 
 
-def parse(content: bytes, name: str) -> tuple[list[StatedPrompt], list[Problem]]:
+def parse(content: bytes, name: str, *, column: str | None = None) -> tuple[list[StatedPrompt], list[Problem]]:
     """Take or refuse each record of a prompts file: the two lists add up to its records.
 
     Args:
         content: The whole file.
         name: What the file is called in errors; its suffix decides how the content is read.
+        column: The field that holds the prompt, in any case; None: the first of TEXT_FIELDS that is filled.
 
     Raises:
         UserError: the file as a whole cannot be read as what its suffix says, or has no column with prompts.
     """
+    texts = (field_name(column),) if column else TEXT_FIELDS
     prompts: dict[str, StatedPrompt] = {}
     problems = []
-    for record in read_records(content, name):
+    for record in read_records(content, name, texts):
         try:
-            prompt = _taken(record)
+            prompt = _taken(record, texts)
             if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
                 raise _RefusedError("duplicate")
         except _RefusedError as refused:
@@ -286,20 +288,20 @@ def parse_pictures(content: bytes, name: str) -> list[PicturePrompt]:
     return pictures
 
 
-def _taken(record: Record) -> StatedPrompt:
+def _taken(record: Record, texts: Sequence[str] = TEXT_FIELDS) -> StatedPrompt:
     if record.refused:
         raise _RefusedError(record.refused)
-    return _to_prompt(record.value)
+    return _to_prompt(record.value, texts)
 
 
-def _to_prompt(value: object) -> StatedPrompt:
+def _to_prompt(value: object, texts: Sequence[str]) -> StatedPrompt:
     """Check one record: a string, or a mapping of fields whose names count in any case."""
     if isinstance(value, str):
-        value = {TEXT_FIELDS[0]: value}
+        value = {texts[0]: value}
     if not isinstance(value, Mapping):
         raise _RefusedError("wrong type")
     fields = _fields(value)
-    if (text := _first(fields, TEXT_FIELDS)) is None:
+    if (text := _first(fields, texts)) is None:
         raise _RefusedError("no text field")
     if not (text := _clean(text)):
         raise _RefusedError("empty")

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -40,8 +40,8 @@ class Record:
     """Why it is none of its format, if so; `value` is then its raw text."""
 
 
-def read_records(content: bytes, name: str) -> Iterator[Record]:
-    """The records of a file, in their order.
+def read_records(content: bytes, name: str, texts: Sequence[str] = TEXT_FIELDS) -> Iterator[Record]:
+    """The records of a file, in their order; of a table, one of its columns must be one of `texts`.
 
     Raises:
         UserError: it cannot be read as what its suffix says, or has no column with prompts; while it is read, too.
@@ -50,15 +50,15 @@ def read_records(content: bytes, name: str) -> Iterator[Record]:
         case ".txt":
             return (Record(f"line {number}", line) for number, line in _lines(content, name))
         case ".csv":
-            return _read_table(_quoted_rows(content, name, ","), name)
+            return _read_table(_quoted_rows(content, name, ","), name, texts)
         case ".tsv":
-            return _read_table(_tsv_rows(content, name), name)
+            return _read_table(_tsv_rows(content, name), name, texts)
         case ".json":
             return _read_json(content, name)
         case ".jsonl":
             return (_read_json_line(number, line) for number, line in _lines(content, name))
         case ".parquet":
-            return _read_parquet(content, name)
+            return _read_parquet(content, name, texts)
     raise UserError(f"prompts {name}: unknown suffix {suffix!r}; give a file that ends in {', '.join(SUFFIXES)}")
 
 
@@ -114,10 +114,10 @@ def _unquoted(field: str) -> str:
     return quoted[1].replace('""', '"') if quoted else field
 
 
-def _read_table(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[Record]:
+def _read_table(rows: Iterator[tuple[int, list[str]]], name: str, texts: Sequence[str]) -> Iterator[Record]:
     """Read a table whose first row names the columns; every row comes with the number of its first line."""
     _, header = next(rows, (1, []))
-    _check_columns(header, name)
+    _check_columns(header, name, texts)
     for number, row in rows:
         where = f"line {number}"
         if len(row) > len(header):
@@ -126,16 +126,14 @@ def _read_table(rows: Iterator[tuple[int, list[str]]], name: str) -> Iterator[Re
             yield Record(where, dict(zip(header, row, strict=False)) if any(row) else "")
 
 
-def _check_columns(columns: list[str], name: str) -> None:
+def _check_columns(columns: list[str], name: str, texts: Sequence[str]) -> None:
     names = [field_name(column) for column in columns]
-    for known in KNOWN_FIELDS:
+    for known in {*KNOWN_FIELDS, *texts}:
         if names.count(known) > 1:
             raise UserError(f"prompts {name}: {names.count(known)} columns {known!r}; rename those that do not count")
-    if not set(names).intersection(TEXT_FIELDS):
+    if not set(names).intersection(texts):
         found = shorten(ascii(", ".join(columns)), 100, placeholder=" ...")
-        raise UserError(
-            f"prompts {name}: no column {', '.join(TEXT_FIELDS[:3])} (columns: {found}); name the column so"
-        )
+        raise UserError(f"prompts {name}: no column {', '.join(texts[:3])} (columns: {found}); name the column so")
 
 
 def _read_json(content: bytes, name: str) -> Iterator[Record]:
@@ -192,7 +190,7 @@ def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _read_parquet(content: bytes, name: str) -> Iterator[Record]:
+def _read_parquet(content: bytes, name: str, texts: Sequence[str]) -> Iterator[Record]:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -201,9 +199,9 @@ def _read_parquet(content: bytes, name: str) -> Iterator[Record]:
         if file.metadata.num_rows > MOST_RECORDS:  # a few bytes can say so many
             raise UserError(f"prompts {name}: holds more than {MOST_RECORDS} records; give fewer")
         schema = file.schema_arrow
-        _check_columns(schema.names, name)
+        _check_columns(schema.names, name, texts)
         # Data sets come with columns of images, which are not to be read; any column of text may hold their names.
-        wanted = {*TEXT_FIELDS, *CATEGORY_FIELDS, *SPLIT_FIELDS}
+        wanted = {*texts, *CATEGORY_FIELDS, *SPLIT_FIELDS}
         columns = [
             field.name
             for field in schema

@@ -23,5 +23,6 @@ def run_first_step(prompts: str, registry: Path, made: dsl.Dataset) -> None:
         policy="configs/gate.yaml",
         registry=str(registry),
         name="some-model",
+        model_registry="",
         prompt_set=made,
     )

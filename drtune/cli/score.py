@@ -27,7 +27,10 @@ NAMED_AT_MOST = 20
 @click.option("--out", type=PATH, default="runs/scores.csv", show_default=True, help="The table, .csv or .parquet.")
 @click.option("--by-order", is_flag=True, help="No field names the pictures: their order is that of the prompts.")
 @click.option(
-    "--antialias/--no-antialias", default=True, show_default=True, help="Of hps and preference; Pillow's is always on."
+    "--antialias/--no-antialias",
+    default=True,
+    show_default=True,
+    help="Of hps, arniqa and preference; Pillow's is always on.",
 )
 @click.option(
     "--checkpoint",

@@ -11,9 +11,9 @@ from drtune.config.sections import Section
 
 NON_DIFFERENTIABLE = ("jpeg_kilobytes",)
 """Rewards without a gradient: they can be evaluated, and not tuned on."""
-PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aesthetic", *NON_DIFFERENTIABLE)
+PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aesthetic", "arniqa", *NON_DIFFERENTIABLE)
 """Rewards that do not read the prompt."""
-PUBLISHED = ("aesthetic", "hps", "hps_v2", "hpsv3", "pickscore", "clipscore", "imagereward", "vqascore")
+PUBLISHED = ("aesthetic", "arniqa", "hps", "hps_v2", "hpsv3", "pickscore", "clipscore", "imagereward", "vqascore")
 """Rewards of large networks, whose weights are published."""
 REWARDS = tuple(dict.fromkeys((*PROMPTLESS, "preference", *PUBLISHED)))
 """The rewards that drtune brings; a reward of your own is named `file.py:function` (docs/rewards.md)."""

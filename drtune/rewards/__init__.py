@@ -53,7 +53,7 @@ def load_reward(
     Raises:
         UserError: its weights or its file cannot be loaded, or your own function is no reward.
     """
-    from drtune.rewards import files, hpsv3, imagereward, openai, own, pixels, preference, vqascore
+    from drtune.rewards import arniqa, files, hpsv3, imagereward, openai, own, pixels, preference, vqascore
 
     if checkpoint is not None and name not in PUBLISHED:
         raise UserError(f"reward {name}: takes no checkpoint {checkpoint}; those that do: {', '.join(PUBLISHED)}")
@@ -81,6 +81,8 @@ def load_reward(
             return preference.PickScore.load(antialias=antialias, checkpoint=given)
         case "clipscore":
             return openai.CLIPScore.load(antialias=antialias, checkpoint=given)
+        case "arniqa":
+            return arniqa.Arniqa.load(antialias=antialias, checkpoint=given)
         case "aesthetic":
             return openai.Aesthetic.load(antialias=antialias, checkpoint=given)
         case "imagereward":

@@ -1,8 +1,8 @@
 """What a network sees of a picture: of one that is being made, with a gradient to its pixels, or of a finished one.
 
-Each original reads 8-bit files, and all but HPS resize in 8 bits, by Pillow. Rounding has no gradient, so there are
-two executors of the same description: finished pictures are seen bit for bit as the original sees them, and tuning
-sees them in floating point, within 1.25 grey levels of that. Scores of the two are not to be compared.
+Each original reads 8-bit files, and all but HPS and ARNIQA resize in 8 bits, by Pillow. Rounding has no gradient, so
+there are two executors of the same description: finished pictures are seen bit for bit as the original sees them, and
+tuning sees them in floating point, within 1.25 grey levels of that. Scores of the two are not to be compared.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Squeeze(Preprocessing):
         """As `Preprocessing`."""
         if images_BCHW.shape[-2:] != (self.side, self.side):
             images_BCHW = resize(images_BCHW, self.side, self.side, antialias=self.antialias, mode="bilinear")
-        return images_BCHW.to(_exact(images_BCHW)) * 2 - 1
+        return images_BCHW.to(exact(images_BCHW)) * 2 - 1
 
 
 class Crop(Preprocessing):
@@ -210,14 +210,17 @@ def letterboxed(images_BCHW: Tensor, side: int, *, antialias: bool) -> Tensor:
 
 def resize(images_BCHW: Tensor, height: int, width: int, *, antialias: bool, mode: str = "bicubic") -> Tensor:
     """Images (B, 3, height, width), in at least single precision: torch has no kernel for half of it."""
-    return F.interpolate(images_BCHW.to(_exact(images_BCHW)), (height, width), mode=mode, antialias=antialias)
+    return F.interpolate(images_BCHW.to(exact(images_BCHW)), (height, width), mode=mode, antialias=antialias)
 
 
-def normalised(images_BCHW: Tensor) -> Tensor:
-    """Images with the mean and deviation of each colour channel of CLIP's training set taken off."""
-    mean, deviation = (images_BCHW.new_tensor(values)[:, None, None] for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+def normalised(
+    images_BCHW: Tensor, means: Sequence[float] = OPENAI_CLIP_MEAN, deviations: Sequence[float] = OPENAI_CLIP_STD
+) -> Tensor:
+    """Images with mean and deviation of each colour channel of a training set, by default CLIP's, taken off."""
+    mean, deviation = (images_BCHW.new_tensor(values)[:, None, None] for values in (means, deviations))
     return (images_BCHW - mean) / deviation
 
 
-def _exact(images_BCHW: Tensor) -> torch.dtype:
+def exact(images_BCHW: Tensor) -> torch.dtype:
+    """The precision of the images, but at least single."""
     return torch.promote_types(images_BCHW.dtype, torch.float32)

@@ -16,13 +16,13 @@ from drtune.config import NON_DIFFERENTIABLE, REWARDS
 from drtune.files.images import to_pil, to_tensor
 from drtune.models.miniature.world import draw, scenes
 from drtune.rewards import Reward, load_reward, score_finished
-from tests.unit import test_hpsv3, test_imagereward, test_vqascore
+from tests.unit import test_arniqa, test_hpsv3, test_imagereward, test_vqascore
 from tests.unit.test_openai_rewards import mirror as openai_mirror  # noqa: F401 a fixture
 from tests.unit.test_preference_scores import mirror as openclip_mirror  # noqa: F401 a fixture
 from tests.words import PROMPTS, random_images
 
 DRAWN = scenes(seed=123, count=8)
-IN_FLOATS = {"preference", "hps", "hps_v2"}
+IN_FLOATS = {"preference", "hps", "hps_v2", "arniqa"}
 IN_8_BITS = {"pickscore", "clipscore", "aesthetic", "imagereward", "hpsv3", "vqascore"}
 
 
@@ -61,6 +61,7 @@ CASES = {
     "imagereward": replace(
         OF_NOISE, prompts=test_imagereward.PROMPTS, step=1e-5, error=1e-5, steepest=1e-6, apart=(1e-4, 1e-5)
     ),
+    "arniqa": OF_NOISE,
     # The norms of these compute in single precision, whatever they are.
     "vqascore": replace(OF_NOISE, step=5e-4, error=2e-3),
     "hpsv3": replace(OF_NOISE, step=5e-4, error=2e-3),
@@ -75,10 +76,13 @@ def weights(openclip_mirror: Path, openai_mirror: Path, tmp_path_factory: pytest
     qwen = tmp_path_factory.mktemp("qwen")
     test_vqascore.write_mirror(qwen)
     test_hpsv3.write_mirror(qwen)
+    resnet = tmp_path_factory.mktemp("resnet")
+    test_arniqa.write_mirror(resnet)
     return {
         **dict.fromkeys(("hps", "hps_v2", "pickscore"), openclip_mirror),
         **dict.fromkeys(("clipscore", "aesthetic"), openai_mirror),
         "imagereward": blip,
+        "arniqa": resnet,
         **dict.fromkeys(("hpsv3", "vqascore"), qwen),
     }
 

@@ -185,6 +185,7 @@ def test_every_published_architecture_has_as_many_parameters_as_the_published_we
         ("clipscore", 427.6),
         ("aesthetic", 304.9),
         ("imagereward", 446.4),
+        ("arniqa", 23.5),
         ("hpsv3", 7748.6),
         ("vqascore", 8292.2),
     ],

@@ -19,6 +19,7 @@ from drtune.rewards import WeightedSum, load_reward
 from tests.unit.test_every_reward import CASES, openai_mirror, openclip_mirror, weights  # noqa: F401 fixtures
 
 WHERE = {
+    "arniqa": "chaofengc/IQA-PyTorch-Weights/ARNIQA.pth",
     "aesthetic": "camenduru/improved-aesthetic-predictor/sac+logos+ava1-l14-linearMSE.pth",
     "hps": "xswu/HPSv2/HPS_v2.1_compressed.pt",
     "hps_v2": "xswu/HPSv2/HPS_v2_compressed.pt",
@@ -28,7 +29,7 @@ WHERE = {
     "imagereward": "THUDM/ImageReward/ImageReward.pt",
     "vqascore": "Qwen/Qwen2.5-VL-7B-Instruct/model.safetensors.index.json",
 }
-RENAMED = ("aesthetic", "hps", "hpsv3", "pickscore", "imagereward")
+RENAMED = ("aesthetic", "arniqa", "hps", "hpsv3", "pickscore", "imagereward")
 """Those whose file may have any name, each by another way in the code."""
 
 

@@ -18,9 +18,12 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLModel,
+    ResNetConfig,
+    ResNetModel,
 )
 
 from drtune.rewards import Reward, load_reward
+from drtune.rewards.arniqa import Arniqa
 from drtune.rewards.clip import Towers
 from drtune.rewards.head import Head
 from drtune.rewards.hpsv3 import new_head
@@ -30,7 +33,7 @@ from drtune.rewards.preference import HumanPreferenceScore, HumanPreferenceScore
 from drtune.training.plan.architectures import Ruler
 from drtune.training.plan.published import published
 
-HEAD_WIDTH = 768
+HEAD_WIDTH, RESNET_WIDTH = 768, 2048
 VISION_LANGUAGE = frozenset({"hpsv3", "vqascore"})
 """Rewards of a vision-language model."""
 
@@ -64,6 +67,10 @@ def reward_shell(name: str, *, antialias: bool) -> Reward:
         case "aesthetic":
             with torch.device("meta"):
                 return Aesthetic(_clip("vit_l_14"), Head(HEAD_WIDTH), told, antialias=antialias)
+        case "arniqa":
+            with torch.device("meta"):
+                encoder = ResNetModel(ResNetConfig())
+                return Arniqa(encoder, nn.Linear(2 * RESNET_WIDTH, 1), told, antialias=antialias)
         case "imagereward":
             return ImageReward(_blip(), Ruler(TOKENS), told, antialias=antialias)
         case "hpsv3":
@@ -101,6 +108,8 @@ def _networks_of(reward: Reward) -> list[Any]:
             return [reward.towers.model]
         case Aesthetic():
             return [reward.vision, reward.projection, reward.head]
+        case Arniqa():
+            return [reward.encoder, reward.rating]
         case ImageReward():
             return [reward.network.vision, reward.network.text, reward.network.head]
     return []

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kfp import dsl
 
+from components.decide.gains import gains_line
 from components.endings import refused
 from components.metadata import describe
 from drtune.contracts import EvaluationReport
@@ -39,4 +40,5 @@ def decide_report(
     rules = [check.reason for check in decided.checks if not check.passed]
     passed = [reason for check, reason in zip(decided.checks, decided.reasons, strict=True) if check.passed]
     print("publish" if decided.publish else refused(rules), *passed, sep="\n  ")
+    print(gains_line(evaluated))
     return decided.publish

@@ -36,6 +36,7 @@ KINDS = frozenset(
         "SeedsResult",
         "Study",
         "StudyResult",
+        "Sweep",
         "TrainingRun",
         "TunedModel",
     }

@@ -13,8 +13,9 @@ from drtune.files.local import write_text
 from drtune.files.output import claimed
 from pipelines.cli import server
 from pipelines.cli.monitor import monitor
-from pipelines.cli.options import arguments_of
+from pipelines.cli.options import arguments_of, tuning
 from pipelines.cli.register import register
+from pipelines.cli.sweep import sweep
 
 PACKAGE = Path(__file__).parents[1] / "tune.yaml"
 
@@ -30,22 +31,7 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--prompts", help="Prompts file, here or on s3://, or lines of prompts.  [default: data/miniature.jsonl]")
-@click.option("--data-revision", help="Commit, branch or tag whose version of the data is taken.")
-@click.option(
-    "--config",
-    help="What differs from the defaults: YAML in a file, here or on s3://, or as text.  "
-    "[default: configs/miniature.yaml]",
-)
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change one key of it. Repeatable.")
-@click.option(
-    "--reference",
-    "references",
-    metavar="NAME=PLACE",
-    multiple=True,
-    help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv. Repeatable.",
-)
-@click.option("--policy", help="What must be achieved to be published, likewise.  [default: configs/gate.yaml]")
+@tuning
 @click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")
 @click.option("--name", help="Name under which the model is published.  [default: miniature-symmetry]")
 @click.option("--model-registry", help="Address of Kubeflow's model registry, where it is registered, too.")
@@ -129,7 +115,7 @@ def compile(ctx: click.Context, check: bool) -> None:
             ctx.exit(1)
 
 
-for command in (monitor, register, *server.COMMANDS):
+for command in (sweep, monitor, register, *server.COMMANDS):
     main.add_command(command)
 
 

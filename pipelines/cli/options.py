@@ -87,6 +87,36 @@ def on_server(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+TUNING = (
+    click.option(
+        "--prompts", help="Prompts file, here or on s3://, or lines of prompts.  [default: data/miniature.jsonl]"
+    ),
+    click.option("--data-revision", help="Commit, branch or tag whose version of the data is taken."),
+    click.option(
+        "--config",
+        help="What differs from the defaults: YAML in a file, here or on s3://, or as text.  "
+        "[default: configs/miniature.yaml]",
+    ),
+    click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change one key of it. Repeatable."),
+    click.option(
+        "--reference",
+        "references",
+        metavar="NAME=PLACE",
+        multiple=True,
+        help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv. Repeatable.",
+    ),
+    click.option("--policy", help="What must be achieved to be published, likewise.  [default: configs/gate.yaml]"),
+)
+"""What a run on this machine tunes with."""
+
+
+def tuning(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a tuning on this machine."""
+    for option in reversed(TUNING):
+        command = option(command)
+    return command
+
+
 def arguments_of(pipeline: str, given: Mapping[str, Any], *, files: Collection[str]) -> Json:
     """The arguments of a run on this machine: what is given, and for what is None the defaults.
 

@@ -23,6 +23,7 @@ from pipelines.cli.options import (
     prepared,
 )
 from pipelines.cli.schedule import schedule
+from pipelines.cli.sweep import VARY, submit_each
 
 if TYPE_CHECKING:
     from pipelines.server.client import Client
@@ -81,6 +82,7 @@ def upload(server: Server, packages: tuple[Path, ...], version: str | None) -> N
 @INLINE
 @EXPERIMENT
 @click.option("-r", "--run-name", "name", help="Name of the run.  [default: pipeline, model and time]")
+@click.option("--vary", "varied", **VARY)
 @SERVICE_ACCOUNT
 @WAIT
 @TIMEOUT
@@ -93,28 +95,39 @@ def submit(
     /,
     server: Server,
     name: str | None,
+    varied: tuple[str, ...],
     wait: bool,
     timeout_seconds: int | None,
     pending_seconds: int,
     **job: Any,
 ) -> None:
-    """Start one run with these parameters of the pipeline.
+    """Start one run with these parameters of the pipeline, or with --vary a run for each combination of settings.
 
     KEY=VALUE sets a parameter; a list is JSON, as in overrides='["steps=20", "batch_size=4"]'. Parameters and
     configuration are checked before anything is sent; with --wait also the cluster that a kubeconfig file leads to, in
     short, as `doctor` does at length. The run is one of the version of the code, which is uploaded if
     it is not there yet; files that differ from their commit are sent along without a version.
 
+    Runs of --vary start all at once, and publish under names of their own; with --wait what came of each is shown in
+    the end, with the gains over the base and their intervals.
+
     Exit codes: 0 started, with --wait published or refused by the policy; 1 with --wait: failed, cancelled or not over
     in time; 2 something given cannot be used, or the server refuses it.
     """
     _check_waiting(wait, timeout_seconds)
+    from pipelines.sweeps import cells_of
+
+    cells = cells_of(varied) if varied else []
     with prepared(server, **job) as (client, wanted):
         if wait:
             refuse_unready(client, wanted, ctx.params["namespace"])
         from pipelines.server.runs import submit
 
         name = name or _name_of(wanted)
+        if cells:
+            limits = {"timeout_seconds": timeout_seconds, "pending_seconds": pending_seconds}
+            submit_each(ctx, client, wanted, cells, name, limits if wait else None)
+            return
         run = submit(client, wanted, name, click.echo)
         click.echo(f"run {name}: {run.run_id}")
         click.echo(client.page(f"runs/details/{run.run_id}"))

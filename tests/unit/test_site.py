@@ -52,3 +52,6 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     commands.build(config)
     assert "learning_rate" in (tmp_path / "settings" / "index.html").read_text(encoding="utf-8")
+    reference = (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
+    assert reference.count("&gt;&gt;&gt;") > 3
+    assert "<blockquote>" not in reference  # which is what Markdown makes of an example's prompt

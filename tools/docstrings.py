@@ -10,7 +10,7 @@ from typing import Any
 from griffe import Extension
 
 
-class Examples(Extension):
+class Examples(Extension):  # type: ignore[misc]  # whose types are read where the extra `docs` is installed
     """Fences the examples of every docstring."""
 
     def on_instance(self, *, obj: Any, **_: Any) -> None:

@@ -53,6 +53,7 @@ def run(folder: Path, command: str, *overrides: str) -> int:
     else:
         places += [f"--model={folder / 'model'}", f"--out={folder / 'report'}"]
         overrides = (*overrides, "evaluation.sampler={steps: 1, guidance_scale: 1}", f"evaluation.rewards={REWARDS}")
+        overrides += ("evaluation.capability.prompts=0", "evaluation.scale_curve.prompts=0")
     options = [f"--set={override}" for override in overrides]
     process = subprocess.Popen(
         [sys.executable, "-m", "drtune.cli.main", command, *places, *options],

@@ -38,6 +38,7 @@ SMALL = (
         "processes=1",
     ),
     *("evaluation.max_prompts=8", "evaluation.sampler.steps=1", "evaluation.rewards=[brightness]"),
+    "evaluation.capability.prompts=4",
 )
 SETTINGS = [f"--set={setting}" for setting in SMALL]
 TEXTS = (

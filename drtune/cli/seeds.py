@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH
-from drtune.errors import UserError
+from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH, seeds_of
 
 
 @click.group()
@@ -21,16 +21,22 @@ def seeds() -> None:
 @OVERRIDES
 @click.option(
     "--seeds",
-    "wanted",
+    "numbers",
     metavar="N or A,B,...",
+    callback=seeds_of,
     default="3",
     show_default=True,
-    help="So many, from the configuration's on; or these. The first is the candidate, unless a policy names another.",
+    help="So many, from 0 on, or these. The first is the candidate, unless a policy names another.",
 )
 @click.option("--out", type=PATH, default="runs/seeds", show_default=True, help="Folder for all of them.")
 @click.pass_context
 def run(
-    ctx: click.Context, config: Path | None, prompts: Path | None, overrides: tuple[str, ...], wanted: str, out: Path
+    ctx: click.Context,
+    config: Path | None,
+    prompts: Path | None,
+    overrides: tuple[str, ...],
+    numbers: list[int],
+    out: Path,
 ) -> None:
     """Train and evaluate the same with several seeds. One after the other, into OUT/<seed>/model and /report; then
     they are compared.
@@ -43,7 +49,6 @@ def run(
     from drtune.contracts import MANIFEST, EvaluationReport, TunedModel
 
     settings = load_config(config, overrides)
-    numbers = seeds_of(wanted, settings.seed)
     place = prompt_set(prompts, out / "prompts", settings, goes_on=True, overwrite=False)
     for number in numbers:
         model, report = out / str(number) / "model", out / str(number) / "report"
@@ -59,11 +64,11 @@ def run(
 
 
 @seeds.command()
-@click.argument("reports", type=PATH, nargs=-1, required=True)
+@click.argument("reports", nargs=-1, required=True)
 @click.option("--out", type=PATH, default="runs/seeds/result", show_default=True, help="Folder for the result.")
 @AS_JSON
 @OVERWRITE
-def compare(reports: tuple[Path, ...], out: Path, in_json: bool, overwrite: bool) -> None:
+def compare(reports: tuple[str, ...], out: Path, in_json: bool, overwrite: bool) -> None:
     """Compare trainings that differ in their seed alone. REPORTS are of their evaluations, wherever they ran.
 
     Their order counts: a policy names the candidate by its place in it.
@@ -71,7 +76,7 @@ def compare(reports: tuple[Path, ...], out: Path, in_json: bool, overwrite: bool
     _compare(reports, out, overwrite=overwrite, in_json=in_json)
 
 
-def _compare(reports: tuple[Path, ...] | list[Path], out: Path, *, overwrite: bool, in_json: bool) -> None:
+def _compare(reports: Sequence[str | Path], out: Path, *, overwrite: bool, in_json: bool) -> None:
     from drtune.evaluation.seeds import SUMMARY, as_markdown, compare_seeds
 
     result = compare_seeds(reports, out, overwrite=overwrite)
@@ -80,23 +85,3 @@ def _compare(reports: tuple[Path, ...] | list[Path], out: Path, *, overwrite: bo
     else:
         click.echo(as_markdown(result), nl=False)
         click.echo(f"result: {out / SUMMARY}")
-
-
-def seeds_of(given: str, first: int) -> list[int]:
-    """The seeds that are asked for: so many from the first on, or those that are named.
-
-    Raises:
-        UserError: it is neither, or names one twice.
-
-    >>> seeds_of("3", 7), seeds_of("0,1,5", 7)
-    ([7, 8, 9], [0, 1, 5])
-    """
-    parts = [part.strip() for part in given.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UserError(f"--seeds {given!r}: wanted how many, as in 3, or which, as in 0,1,2")
-    numbers = [int(part) for part in parts]
-    if len(numbers) == 1:
-        numbers = list(range(first, first + numbers[0]))
-    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
-        raise UserError(f"--seeds {given!r}: wanted two different seeds or more")
-    return numbers

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from drtune.config import Config, differences, load_config
 from drtune.contracts import (
     CONFIG,
+    MANIFEST,
     MIN_PROMPTS,
     MIN_SEEDS,
     SCORES,
@@ -26,14 +28,21 @@ from drtune.contracts import (
 from drtune.errors import UserError
 from drtune.evaluation.comparison import BASE, CANDIDATE
 from drtune.evaluation.statistics import Floats, crossed_interval
+from drtune.files.given import is_on_s3
 from drtune.files.local import replacing, sha256_bytes, write_text
 from drtune.files.output import claimed
+from drtune.files.storage import open_storage
 
 SUMMARY = "result.md"
 
 
 def compare_seeds(reports: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> SeedsResult:
     """Write the SeedsResult of evaluations of trainings that differ in their seed alone, in the order of the reports.
+
+    Args:
+        reports: folders, here or on s3://.
+        out: folder of the result.
+        overwrite: replace the result that stands at `out`.
 
     Raises:
         UserError: fewer than two reports, one that cannot be read, two of one seed, or two that differ in more than it.
@@ -42,8 +51,9 @@ def compare_seeds(reports: Sequence[str | Path], out: str | Path, *, overwrite: 
     """
     if len(reports) < 2:
         raise UserError(f"seeds: {len(reports)} report given; give those of two seeds or more")
-    with claimed(out, "SeedsResult", overwrite=overwrite, inputs=reports) as place:
-        opened = [(Path(folder), EvaluationReport.load(folder)) for folder in reports]
+    with claimed(out, "SeedsResult", overwrite=overwrite, inputs=reports) as place, TemporaryDirectory() as scratch:
+        folders = [_at_hand(str(given), Path(scratch) / str(number)) for number, given in enumerate(reports)]
+        opened = [(folder, EvaluationReport.load(folder)) for folder in folders]
         configs = [load_config(folder / CONFIG) for folder, _ in opened]
         _check_alike(opened, configs)
         tables = [_gains(folder, report) for folder, report in opened]
@@ -64,6 +74,20 @@ def compare_seeds(reports: Sequence[str | Path], out: str | Path, *, overwrite: 
             write_text(folder / SUMMARY, as_markdown(result))
             result.save(folder)
         return result
+
+
+def _at_hand(place: str, scratch: Path) -> Path:
+    """The folder of a report; of one on S3 what is needed is fetched to `scratch`."""
+    if not is_on_s3(place):
+        return Path(place)
+    storage = open_storage(place)
+    scratch.mkdir()
+    for name in (MANIFEST, CONFIG, SCORES):
+        try:
+            (scratch / name).write_bytes(storage.read(name))
+        except FileNotFoundError:
+            raise UserError(f"{place}/{name}: is not there; give the folder of an evaluation report") from None
+    return scratch
 
 
 def as_markdown(result: SeedsResult) -> str:

@@ -11,7 +11,12 @@ from click.testing import CliRunner
 from drtune.cli.main import main
 from drtune.config import load_config
 from drtune.contracts import EvaluationReport, SeedsResult, TunedModel
+from drtune.errors import UserError
+from drtune.evaluation.seeds import compare_seeds
 from drtune.models.miniature.world import scenes
+from tests.s3 import S3Server
+from tests.stores import store_on
+from tests.unit.test_seeds import write_report
 
 SHORT = [
     "steps=1",
@@ -56,3 +61,21 @@ def test_seeds_are_trained_one_after_the_other_on_the_same_prompts_and_finished_
     assert again.exit_code == 0, again.output
     assert Path("many/0/report/manifest.json").stat().st_mtime_ns == kept
     assert SeedsResult.load("many/result").gains == result.gains
+
+
+def test_reports_are_compared_where_they_lie_on_s3(
+    s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    store = store_on(s3_server)
+    for seed in (0, 1):
+        write_report(tmp_path / str(seed), seed, [0.1 + 0.01 * place for place in range(8)])
+        for name in ("manifest.json", "config.yaml", "scores.parquet"):
+            store.write(f"{seed}/report/{name}", (tmp_path / str(seed) / name).read_bytes())
+    places = [f"{store.uri}/{seed}/report" for seed in (0, 1)]
+    compared = CliRunner().invoke(main, ["seeds", "compare", *places, f"--out={tmp_path / 'result'}"])
+    assert compared.exit_code == 0, compared.output
+    assert [gain.by_seed for gain in SeedsResult.load(tmp_path / "result").gains] == [pytest.approx((0.135, 0.135))]
+    with pytest.raises(UserError, match=r"/2/report/manifest\.json: is not there; give the folder of an evaluation"):
+        compare_seeds([places[0], f"{store.uri}/2/report"], tmp_path / "other")

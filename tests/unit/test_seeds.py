@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.coverage import coverage_of_seeds
+from drtune.cli.console import seeds_of
 from drtune.cli.main import main
-from drtune.cli.seeds import seeds_of
 from drtune.config import load_config
 from drtune.contracts import Decision, EvaluationReport, SeedGain, SeedRun, SeedsResult
 from drtune.errors import UserError
@@ -130,11 +130,12 @@ def test_what_differs_in_more_than_its_seed_is_refused(
 
 
 def test_seeds_are_counted_or_named() -> None:
-    assert seeds_of("3", 7) == [7, 8, 9]
-    assert seeds_of("5, 0", 7) == [5, 0]
-    for given_text in ("1", "0,0", "", "a", "2,-1", "1.5"):
-        with pytest.raises(UserError, match="--seeds"):
-            seeds_of(given_text, 0)
+    assert seeds_of(None, None, "3") == [0, 1, 2]
+    assert seeds_of(None, None, "5, 0") == [5, 0]
+    for text, message in (("1", "two different"), ("0,0", "two different"), ("a", "neither"), ("2,-1", "neither")):
+        refused = CliRunner().invoke(main, ["seeds", "run", f"--seeds={text}"])
+        assert (refused.exit_code, f"Invalid value for '--seeds': '{text}'" in refused.output) == (2, True)
+        assert message in refused.output
 
 
 def result_of(low: float | None, *reports: EvaluationReport) -> SeedsResult:

@@ -17,6 +17,8 @@ from drtune.files.local import read_given
 METRICS = "metrics.jsonl"
 WINDOW = 10
 """Updates over which a reward is averaged."""
+RECENT = 20
+"""Updates whose pace tells the time left."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,14 @@ class UpdateMetrics:
         """What is plotted, by name."""
         scalars = {f"train/{name}": getattr(self, name) for name in ("reward", "grad_norm", "learning_rate", "seconds")}
         return scalars | {f"reward/{name}": value for name, value in self.rewards.items()}
+
+
+def pace_of(updates: Sequence[UpdateMetrics]) -> float:
+    """Seconds from one update to the next of late, with the samples and checkpoints between them."""
+    recent = updates[-RECENT - 1 :]
+    if len(recent) < 2 or not recent[0].at:
+        return updates[-1].seconds
+    return (recent[-1].at - recent[0].at) / (len(recent) - 1)
 
 
 def read_metrics(folder: Path) -> list[UpdateMetrics]:

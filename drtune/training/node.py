@@ -23,6 +23,7 @@ from pathlib import Path
 
 import click
 
+from drtune.config import load_config
 from drtune.contracts import CONFIG
 from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.storage import Storage, open_storage
@@ -30,6 +31,7 @@ from drtune.lifetime import as_command
 from drtune.prompts.prepare import open_prompts
 from drtune.training.mirror import LAUNCHER, MODEL, REQUEST, Mirror
 from drtune.training.torchrun import ProcessesFailedError, run_workers
+from drtune.training.trainer_status import shown_in_trainer
 
 ALONE = 3
 """Exit code when the launcher is gone."""
@@ -74,8 +76,10 @@ def _run(
         f"--shutdown-timeout={max(1, grace_seconds - SAVING_SECONDS)}",
         f"--rdzv-conf=join_timeout={join_seconds},timeout={join_seconds}",  # with Workers only, and with a Master
     ]
+    steps = load_config(request / CONFIG).steps
     try:
-        run_workers(processes, [*arguments, f"--mirror={uri}/{MODEL}"], options=options)
+        with shown_in_trainer(work / MODEL, steps):
+            run_workers(processes, [*arguments, f"--mirror={uri}/{MODEL}"], options=options)
     except (ProcessesFailedError, InterruptionError) as ended:
         print(ended, file=sys.stderr)
         sys.exit(ALONE if is_alone.is_set() else ended.exit_code)

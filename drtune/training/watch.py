@@ -22,11 +22,9 @@ from drtune.contracts import CONFIG, MANIFEST, read_curve
 from drtune.errors import UserError
 from drtune.files.output import MARK
 from drtune.files.progress import spell
-from drtune.training.history import METRICS, UpdateMetrics, read_metrics, tuning_charts
+from drtune.training.history import METRICS, RECENT, UpdateMetrics, pace_of, read_metrics, tuning_charts
 
 SAMPLE = re.compile(r"step-\d{6,}\.png")
-RECENT = 20
-"""Updates whose pace tells the time left."""
 SILENT_SECONDS = 120.0
 """Without an update for so long, and for five times the usual, a run is said to be silent."""
 
@@ -52,7 +50,7 @@ def state_of(folder: Path, now: float) -> dict[str, Any]:
         return {"title": str(folder), "status": "before its first update", "facts": [], "charts": "", "samples": []}
     config = load_config(folder / CONFIG)
     done, is_finished = updates[-1].step, (folder / MANIFEST).exists()
-    pace = _pace(updates)
+    pace = pace_of(updates)
     silence = now - updates[-1].at
     is_silent = not is_finished and silence > max(SILENT_SECONDS, 5 * pace)
     return {
@@ -79,14 +77,6 @@ def _facts(updates: Sequence[UpdateMetrics], config: Config, pace: float | None)
     if last.memory:
         facts.append(("memory, at most", f"{last.memory / 2**30:.3g} GiB"))
     return facts
-
-
-def _pace(updates: Sequence[UpdateMetrics]) -> float:
-    """Seconds from one update to the next of late, with the samples and checkpoints between them."""
-    recent = updates[-RECENT - 1 :]
-    if len(recent) < 2 or not recent[0].at:
-        return updates[-1].seconds
-    return (recent[-1].at - recent[0].at) / (len(recent) - 1)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ import jsonschema
 
 Json = dict[str, Any]
 ROOT = re.compile(r"/api/model_registry/v1(alpha3)?/")
-"""API/13; clients from 0.3.10 on ask for v1, and send the same."""
+"""API/13; clients from 0.3.12 on ask for v1, and send the same."""
 IDENTITY = {"type": "string", "pattern": "^[1-9][0-9]{0,8}$"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 LEFT_HALF = "science/layout.py:left_half"
@@ -137,13 +137,13 @@ class Scale:
     updates: int = 100
     checks: tuple[int, ...] = (25, 50, 75, 100)
     """Updates after which the tuned model is examined, the last one included."""
-    rates: tuple[float, ...] = (8e-4, 1.6e-3, 3.2e-3)
+    rates: tuple[float, ...] = (4e-4, 8e-4, 1.6e-3, 3.2e-3)
     """Learning rates."""
     seeds: int = 8
+    choosing_seeds: int = 2
+    """The first so many train at every learning rate; the others at the one that was chosen."""
     prompts: int = 128
     """Held-out prompts of a seed, the same for all its cells: the first half chooses, the second reports."""
-    costs: tuple[int, ...] = (STEPS, LONG)
-    """T, where the cost of an update is measured."""
 
     @property
     def choosing(self) -> slice:
@@ -157,13 +157,23 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(updates=24, checks=(8, 16, 24), rates=(1.6e-3, 3.2e-3), seeds=2, prompts=32, costs=(STEPS,))
+QUICK = Scale(updates=24, checks=(8, 16, 24), rates=(1.6e-3, 3.2e-3), seeds=3, choosing_seeds=1, prompts=32)
 
 
-def cells_of(arms: Sequence[Arm], scale: Scale) -> list[Cell]:
-    """The cells of some arms, by seed and T: what cells share is then made once.
+def choosing_cells(arms: Iterable[Arm], scale: Scale) -> list[Cell]:
+    """The cells that choose a learning rate for each arm.
 
-    The first seed of everything comes first, so that an early look sees the whole.
+    They are in the order of seed and T, by which cells share what is made once; so an early look sees the whole.
     """
-    cells = [Cell(arm, rate, seed) for arm in arms for rate in scale.rates for seed in range(scale.seeds)]
+    seeds = range(min(scale.choosing_seeds, scale.seeds))
+    return _ordered(Cell(arm, rate, seed) for arm in arms for rate in scale.rates for seed in seeds)
+
+
+def further_cells(chosen: Iterable[tuple[Arm, float]], scale: Scale) -> list[Cell]:
+    """The cells of the other seeds, at the learning rates that were chosen for each arm."""
+    seeds = range(scale.choosing_seeds, scale.seeds)
+    return _ordered(Cell(arm, rate, seed) for arm, rate in dict.fromkeys(chosen) for seed in seeds)
+
+
+def _ordered(cells: Iterable[Cell]) -> list[Cell]:
     return sorted(cells, key=lambda cell: (cell.seed, cell.arm.steps))

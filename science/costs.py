@@ -17,8 +17,18 @@ from benchmarks.workbench import Workbench, peak_bytes, seconds
 from drtune.files.local import write_text
 from drtune.methods.plans import Plan
 from drtune.methods.supervision import supervise
-from science.design import BOTH_KINDS, METHODS, REWARDS, STEPS, Scale
+from science.arms import DRTUNE, STEPS, WAYS
 
+COSTED = (DRTUNE, "full", "DRaFT-4", "AlignProp", "ReFL", "DRaFT-1", "DRaFT-LV")
+"""Ways whose updates are measured."""
+BOTH_KINDS = ("symmetry", "preference")
+"""A low-level reward and the preference, whose gradients are looked at."""
+CHAINS = (6, 12, 25, 50)
+"""T, where costs and gradients are held against it."""
+REPEATS = 4
+"""Updates that are timed."""
+BATCHES = 6
+"""Whose gradients are taken; even."""
 ALPHAS = (0.0, 0.5, 1.0)
 KEEPING = "graphs kept"
 """Every trained step's graph is kept until the backward pass, as plain autograd does."""
@@ -73,12 +83,12 @@ class UpdateCosts(Measurement):
         return {way: {"seconds": times[way], "bytes": peak_bytes(ways[way].update)} for way in ways}
 
     def _ways(self) -> dict[str, tuple[str, ...]]:
-        ways: dict[str, tuple[str, ...]] = {**METHODS}
-        for method in ("DRTune", "full"):
-            ways[f"{method}, {KEEPING}"] = (*METHODS[method], f"compute.keep_graphs={self.steps}")
+        ways = {way: WAYS[way].settings for way in COSTED}
+        for way in (DRTUNE, "full"):
+            ways[f"{way}, {KEEPING}"] = (*WAYS[way].settings, f"compute.keep_graphs={self.steps}")
         if self.steps == STEPS:
-            for method, alpha in (("DRTune", 1), ("full", 0)):
-                ways[f"{method}, alpha = {alpha}"] = (*METHODS[method], f"method.alpha={alpha}")
+            for way, alpha in ((DRTUNE, 1), ("full", 0)):
+                ways[f"{way}, alpha = {alpha}"] = (*WAYS[way].settings, f"method.alpha={alpha}")
         return ways
 
     def _bench(self, way: str, settings: tuple[str, ...]) -> Workbench:
@@ -93,7 +103,6 @@ class Gradients(Measurement):
     reward: str
     steps: int
     batches: int
-    """Even."""
 
     @property
     def name(self) -> str:
@@ -104,7 +113,7 @@ class Gradients(Measurement):
         """For each alpha the norm of every batch, and the cosine of every two batches, none of them taken twice."""
         found: dict[float, list[Tensor]] = {alpha: [] for alpha in ALPHAS}
         for batch in range(self.batches):
-            overrides = [f"rewards={{{REWARDS[self.reward]}: 1.0}}", f"sampler.steps={self.steps}", "method.name=full"]
+            overrides = [f"rewards={{{self.reward}: 1.0}}", f"sampler.steps={self.steps}", "method.name=full"]
             bench = Workbench(overrides, seed=batch)
             for alpha in ALPHAS:
                 found[alpha].append(_gradient(bench, alpha))
@@ -117,13 +126,12 @@ class Gradients(Measurement):
         }
 
 
-def costs_of(scale: Scale) -> list[UpdateCosts | Gradients]:
-    """All measurements of the study, the long ones first."""
-    made: list[UpdateCosts | Gradients] = []
-    for steps in sorted(scale.chains, reverse=True):
-        made += [UpdateCosts(steps, scale.repeats)]
-        made += [Gradients(reward, steps, scale.batches) for reward in BOTH_KINDS]
-    return made
+MEASUREMENTS: list[Measurement] = [
+    measurement
+    for steps in sorted(CHAINS, reverse=True)
+    for measurement in (UpdateCosts(steps, REPEATS), *(Gradients(reward, steps, BATCHES) for reward in BOTH_KINDS))
+]
+"""All, the long ones first."""
 
 
 def _update(bench: Workbench, numbers: Iterator[int]) -> None:

@@ -71,9 +71,9 @@ class Hypothesis:
     """What would change our mind."""
 
     @property
-    def arms(self) -> list[Arm]:
-        """All that it needs, each once."""
-        return list(dict.fromkeys(arm for inequality in self.inequalities for _, arm in inequality.terms))
+    def budgeted(self) -> list[tuple[Arm, float]]:
+        """All arms that it needs, each with its budget of drift."""
+        return [(arm, inequality.budget) for inequality in self.inequalities for _, arm in inequality.terms]
 
 
 def _less(
@@ -227,7 +227,12 @@ def asked(names: Iterable[str]) -> tuple[Hypothesis, ...]:
 
 def arms_of(hypotheses: Iterable[Hypothesis]) -> list[Arm]:
     """The arms of some hypotheses, each once."""
-    return list(dict.fromkeys(arm for hypothesis in hypotheses for arm in hypothesis.arms))
+    return list(dict.fromkeys(arm for arm, _ in budgeted(hypotheses)))
+
+
+def budgeted(hypotheses: Iterable[Hypothesis]) -> list[tuple[Arm, float]]:
+    """The arms of some hypotheses with each budget of drift within which they are asked about, each pair once."""
+    return list(dict.fromkeys(pair for hypothesis in hypotheses for pair in hypothesis.budgeted))
 
 
 def _term(weight: float, arm: Arm, *, first: bool) -> str:

@@ -1,177 +1,155 @@
-"""The page that tells what came out: claims, tables, plots and pictures, all from the records."""
+"""The page of claims: what was predicted, what came, how sure, and what would change our mind; all from the records."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
-from scipy.stats import t as student
 
 from drtune.files.local import replacing, write_text
-from science.cell import config_of
-from science.claims import MARGIN, claims
-from science.costs import ALPHAS
-from science.design import (
-    ABLATIONS,
-    BOTH_KINDS,
-    FULL,
-    REWARDS,
-    STEPS,
-    WINDOWS,
-    Cell,
-    Scale,
-    ablations,
-    alphas,
-    cells_of,
-    methods,
-    windows,
-)
-from science.figures import INKS, draw_all
-from science.results import DRIFT, ENDED, NEAR, WAYS, Records, Results
-from science.statistics import estimate
+from science.arms import FULL, STEPS, Arm, Cell
+from science.cell import SHOWN
+from science.figures import INKS, save, slug, study_plots
+from science.hypotheses import ANY, HYPOTHESES, NEAR, SYMMETRY, Hypothesis
+from science.records import Study
+from science.results import Finding, Results, verdict_of
+from science.simultaneous import multiple_of, simultaneous
+from science.statistics import Estimate
 
 TEMPLATE = Path(__file__).with_name("page.md.jinja")
 READING = Path(__file__).with_name("reading.md")
-"""What a person makes of the full study."""
+"""What a person makes of the records that are committed, told where it is of them."""
 SIDE = 32
 """Pixels of a picture in the records."""
-SHOWN = 10
-"""Pictures of each model on the page."""
 
 
-def write_page(scale: Scale, records: Records, page: Path, command: str) -> None:
-    """Write the page and, in a folder of its name beside it, its plots; its pictures are cut by `cut_pictures`."""
-    results = Results(scale, records)
-    draw_all(results, page.with_suffix(""))
+@dataclass(frozen=True)
+class Told:
+    """A claim on the page."""
+
+    number: int
+    hypothesis: Hypothesis
+    findings: Sequence[Finding]
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds."""
+        return verdict_of(self.findings) if self.findings else "not run"
+
+    @property
+    def by_objective(self) -> dict[str, list[Finding]]:
+        """Its findings, by what was trained on."""
+        found: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            found.setdefault(finding.inequality.objective, []).append(finding)
+        return found
+
+
+def render(template: Path, **contents: Any) -> str:
+    """A page of a template."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    write_text(page, template.render(contents(results, page, command)).rstrip() + "\n")
+    return environment.from_string(template.read_text(encoding="utf-8")).render(contents).rstrip() + "\n"
 
 
-def contents(results: Results, page: Path, command: str) -> dict[str, Any]:
-    """What the template shows."""
-    scale = results.scale
-    config = config_of(cells_of(scale)[0], scale)
-    return {
-        "command": command,
-        "reading": READING.read_text(encoding="utf-8").strip() if scale == FULL else "",
-        "trainings": len(cells_of(scale)),
-        "scale": scale,
-        "batch": config.batch_size,
-        "steps": STEPS,
-        "guidance": (config.sampler.guidance_scale, config.evaluation.sampler.guidance_scale),
-        "rates": ", ".join(f"{rate:g}" for rate in scale.learning_rates),
-        "checks": ", ".join(map(str, scale.checks)),
-        "student": student.ppf(0.975, scale.seeds - 1),
-        "diverged": sum("diverged" in record for record in results.records.values()),
-        "claims": claims(results),
-        "margin": MARGIN,
-        "drift": DRIFT,
-        "ways": WAYS,
-        "window_ways": (ENDED, NEAR),
-        "k": len(WINDOWS["earliest"]),
-        "rewards": [_reward(results, reward) for reward in scale.rewards],
-        "windows": list(_windows(results)),
-        "gradients": list(_gradients(results)),
-        "alphas": list(_alphas(results)),
-        "ablations": list(_ablations(results)),
-        "costs": list(_costs(results)),
-        "equal": [_equal(results, reward) for reward in scale.rewards],
-        "pictures": pictures(results),
-        "folder": page.stem,
-        "plot": partial(_plot, page.stem),
-    }
+def write_page(study: Study, page: Path, command: str) -> None:
+    """Write the page and, in a folder of its name beside it, its plots; its pictures are cut by `cut_pictures`."""
+    results = Results(study)
+    complete = [hypothesis for hypothesis in HYPOTHESES if results.is_complete(hypothesis)]
+    findings = results.findings(complete)
+    save(study_plots(results, complete, findings), page.with_suffix(""))
+    scale, family = study.scale, [one for found in findings.values() for one in found]
+    write_text(
+        page,
+        render(
+            TEMPLATE,
+            command=command,
+            reading=reading_of(study),
+            trainings=len(study.records),
+            scale=scale,
+            rates=", ".join(f"{rate:g}" for rate in scale.rates),
+            near=NEAR,
+            diverged=len(results.diverged()),
+            lacks=list(_lacks(study, complete)),
+            family=len(family),
+            multiple=multiple_of(results.sums(complete)) if scale.seeds > 1 else 0,
+            claims=[
+                Told(number, hypothesis, findings.get(hypothesis.name, ()))
+                for number, hypothesis in enumerate(HYPOTHESES, start=1)
+            ],
+            groups=[_group(results, *named, arms) for named, arms in results.groups(complete).items()],
+            pictures=shown(results),
+            told=told,
+            folder=page.stem,
+            plot=partial(plot, page.stem),
+        ),
+    )
 
 
-def _plot(folder: str, name: str, says: str) -> str:
+def reading_of(study: Study) -> str:
+    """The text for these very records; none if they are others than it was written for."""
+    first, text = READING.read_text(encoding="utf-8").split("\n", maxsplit=1)
+    return text.strip() if study.digest() in first else ""
+
+
+def told(estimate: Estimate) -> str:
+    """A number with its interval, if there is one."""
+    return str(estimate) if np.isfinite(estimate.low) else f"{estimate.mean:+.3f}"
+
+
+def plot(folder: str, name: str, says: str) -> str:
     """A plot in the ink that the reader's surroundings ask for."""
     light, dark = (f"{folder}/{name}-{ink}.svg" for ink in INKS)
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img alt="{says}" src="{light}"></picture>\n'
+        f'<img alt="{says}" src="{light}"></picture>'
     )
 
 
-def _reward(results: Results, reward: str) -> dict[str, Any]:
-    bases = [results.records[_first(results, seed, reward).name]["checks"][0] for seed in range(results.scale.seeds)]
-    ended = {label: results.ended(methods, label, reward) for label in results.labels(reward)}
-    rows = [
-        {
-            "label": label,
-            "gains": [estimate(results.gains(methods, label, reward, way)) for way in WAYS],
-            "drift": own[:, 1].mean(),
-            "difference": "" if label == "DRTune" else estimate(ended["DRTune"][:, 0] - own[:, 0]),
+def _lacks(study: Study, complete: Sequence[Hypothesis]) -> Iterator[str]:
+    """What the whole design has beyond this."""
+    scale, missing = study.scale, [one for one in HYPOTHESES if one not in complete]
+    if scale.seeds < FULL.seeds:
+        yield f"{FULL.seeds - scale.seeds} of {FULL.seeds} seeds"
+    if rates := sorted(set(FULL.rates) - set(scale.rates)):
+        yield f"learning rates {', '.join(f'{rate:g}' for rate in rates)}"
+    if scale.updates < FULL.updates:
+        yield f"{FULL.updates - scale.updates} of {FULL.updates} updates"
+    if missing:
+        yield f"{len(missing)} of {len(HYPOTHESES)} claims: {', '.join(one.name for one in missing)}"
+
+
+def _group(results: Results, objective: str, steps: int, budget: float, arms: Sequence[Arm]) -> dict[str, Any]:
+    title = f"Trained on {objective}" + (f", T = {steps}" if steps != STEPS else "")
+    within = f"within a drift of {budget:g}" if budget < ANY else "however far it drifts"
+    rows = list(_rows(results, arms, budget))
+    return {"title": f"{title}, {within}", "slug": slug(objective, steps, budget), "near": budget == NEAR, "rows": rows}
+
+
+def _rows(results: Results, arms: Sequence[Arm], budget: float) -> Iterator[dict[str, Any]]:
+    gains = simultaneous(np.stack([results.values(arm, budget) for arm in arms]))
+    for arm, gain in zip(arms, gains, strict=True):
+        choice, updates = results.choice(arm, budget), results.updates(arm, budget)
+        tera = updates * results.study.flops[arm] / 1e12
+        records = results.records(arm, choice.rate)
+        seconds = updates * float(np.mean([record.seconds / record.checks_C[-1] for record in records]))
+        yield {
+            "way": arm.way,
+            "gain": gain,
+            "drift": results.values(arm, budget, "drift").mean(),
+            "preference": results.values(arm, budget, "preference").mean(),
+            "rate": choice.rate,
+            "edge": results.at_edge(arm, budget),
+            "updates": updates,
+            "tera": tera,
+            "tera_per": 0.1 * tera / gain.mean if gain.mean > 0 else None,
+            "seconds_per": 0.1 * seconds / gain.mean if gain.mean > 0 else None,
         }
-        for label, own in ended.items()
-    ]
-    base = estimate([check["measures"][REWARDS[reward]] for check in bases])
-    return {"name": reward, "base": base, "rows": rows}
-
-
-def _first(results: Results, seed: int, reward: str) -> Cell:
-    return results.trainings(methods, "DRTune", seed, reward)[0]
-
-
-def _windows(results: Results) -> Iterator[dict[str, Any]]:
-    for reward in results.scale.rewards:
-        for label in WINDOWS:
-            gains = [estimate(results.gains(windows, label, reward, way)) for way in (ENDED, NEAR)]
-            yield {"reward": reward, "label": label, "gains": gains}
-
-
-def _gradients(results: Results) -> Iterator[dict[str, Any]]:
-    for reward, steps in product(BOTH_KINDS, results.scale.chains):
-        found = results.gradients(reward, steps)
-        shown = [(what, str(alpha)) for what in ("norm", "agreement") for alpha in ALPHAS]
-        yield {"reward": reward, "steps": steps, "found": [estimate(found[alpha][what]) for what, alpha in shown]}
-
-
-def _alphas(results: Results) -> Iterator[dict[str, Any]]:
-    for reward in BOTH_KINDS:
-        for label in dict.fromkeys(label for label, _ in alphas(results.scale, 0)):
-            cells = [results.trainings(alphas, label, seed, reward)[0] for seed in range(results.scale.seeds)]
-            found = np.array([results.path(cell, "reward", "drift", "preference")[-1] for cell in cells])
-            yield {"reward": reward, "label": label, "found": [estimate(column) for column in found.T]}
-
-
-def _ablations(results: Results) -> Iterator[dict[str, Any]]:
-    for letter, (_, default, values) in ABLATIONS.items():
-        for value in values:
-            label = f"{letter} = {value}"
-            gain, near = (estimate(results.gains(ablations, label, "symmetry", way)) for way in (ENDED, NEAR))
-            yield {"label": f"{label} (default)" if value == default else label, "gain": gain, "near": near}
-
-
-def _costs(results: Results) -> Iterator[dict[str, Any]]:
-    shortest, longest = (results.costs(steps) for steps in (results.scale.chains[0], results.scale.chains[-1]))
-    for way, cost in results.costs(STEPS).items():
-        growth = f"{longest[way]['bytes'] / shortest[way]['bytes']:.2f}" if way in longest else ""
-        yield {"way": way, "seconds": estimate(cost["seconds"]), "mib": cost["bytes"] / 2**20, "growth": growth}
-
-
-def level_of(results: Results, reward: str) -> float:
-    """The highest gain that every method reached for every seed."""
-    labels = results.labels(reward)
-    return min(
-        float(results.best(methods, label, reward, "updates", [results.scale.updates]).min()) for label in labels
-    )
-
-
-def _equal(results: Results, reward: str) -> dict[str, Any]:
-    level = level_of(results, reward)
-    told = [name for name in ("preference", "diversity_across") if name != reward]  # its own gain is the level
-    rows = []
-    for label in results.labels(reward) if level > 0 else []:
-        found = results.at_reward(label, reward, level, told)
-        rows.append({"label": label, "found": [str(estimate(column)) for column in found.T]})
-    return {"name": reward, "level": level, "told": [name.partition("_")[0] for name in told], "rows": rows}
 
 
 @dataclass(frozen=True)
@@ -181,8 +159,7 @@ class Row:
     label: str
     cell: Cell
     check: int
-    gain: float
-    drift: float
+    """Which examination, from the base's."""
 
     @property
     def file(self) -> str:
@@ -190,34 +167,18 @@ class Row:
         return f"pictures-{self.label.replace(', ', '-').replace(' ', '-')}.png"
 
 
-def pictures(results: Results) -> list[Row]:
-    """The base's, every method's of least drift at a level, and two at the end of the highest rate; all of one seed."""
-    level = level_of(results, "symmetry")
-    first = _first(results, 0, "symmetry")
-    rows = [Row("base", first, 0, 0.0, 0.0)]
-    for label in results.labels("symmetry"):
-        examined = _rows(results, label, results.trainings(methods, label, 0, "symmetry"))
-        rows.append(min((row for row in examined if row.gain >= level), key=lambda row: row.drift))
-    for label in ("DRTune", "ReFL"):
-        cells = results.trainings(methods, label, 0, "symmetry")
-        rows.append(_rows(results, f"{label}, at the end", cells[-1:])[-1])
-    return rows
+def shown(results: Results) -> list[Row]:
+    """The base's pictures, and those of each way to train on symmetry with preference at its end."""
+    arms = [arm for arm in results.study.arms if (arm.objective, arm.steps) == (SYMMETRY, STEPS)]
+    cells = [Cell(arm, results.choice(arm, NEAR).rate, 0) for arm in arms]
+    rows = [Row(cell.arm.way, cell, len(results.study.records[cell].checks_C) - 1) for cell in cells]
+    return [Row("base", cells[0], 0), *rows] if rows else []
 
 
-def _rows(results: Results, label: str, cells: list[Cell]) -> list[Row]:
-    """All examinations of trainings but those of the base."""
-    return [
-        Row(label, cell, check, gain, drift)
-        for cell in cells
-        for check, (gain, drift) in enumerate(results.path(cell, "reward", "drift"))
-        if check
-    ]
-
-
-def cut_pictures(results: Results, cells: Path, folder: Path) -> None:
+def cut_pictures(study: Study, cells: Path, folder: Path) -> None:
     """Write the page's pictures, each cut from the sheet of its training."""
-    width = min(SHOWN, results.scale.prompts) * SIDE
-    for row in pictures(results):
+    width = min(SHOWN, study.scale.prompts // 2) * SIDE
+    for row in shown(Results(study)):
         with Image.open(cells / f"{row.cell.name}.png") as sheet:
             cut = sheet.crop((0, row.check * SIDE, width, (row.check + 1) * SIDE))
         with replacing(folder / row.file) as written:

@@ -6,23 +6,26 @@ python -m science.plan [FILE]
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
 from drtune.files.local import write_text
-from science.arms import FULL, OBJECTIVES, cells_of, short
-from science.hypotheses import HYPOTHESES, NEAR, arms_of, asked
+from science.arms import FULL, LONG, OBJECTIVES, QUICK, STEPS, Scale, short
+from science.hypotheses import HYPOTHESES, NEAR, Hypothesis, arms_of, asked, budgeted
+from science.page import render
 from science.power import DECIDING, FIRST_PROMPTS, WANTED, tables
 
 TEMPLATE = Path(__file__).with_name("plan.md.jinja")
+SECONDS = {STEPS: 112, LONG: 430}
+"""Of one core, a training: at T = 12 the mean of six, and at T = 50 as many times longer as updates measured there."""
+CORES = 2
 PAGE = Path(__file__).parents[1] / "docs" / "science-design.md"
 
 
 def page() -> str:
     """The page, in Markdown."""
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    text = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return render(
+        TEMPLATE,
         first={"updates": 20, "prompts": FIRST_PROMPTS},
         objectives=OBJECTIVES,
         short=short,
@@ -32,10 +35,23 @@ def page() -> str:
         wanted=WANTED,
         deciding=DECIDING,
         tables=tables(),
-        cells=len(cells_of(arms_of(HYPOTHESES), FULL)),
-        depth=len(cells_of(arms_of(asked(["depth"])), FULL)),
+        trainings=_trainings(HYPOTHESES, FULL),
+        hours=round(_seconds(HYPOTHESES) / CORES / 3600),
+        depth=_trainings(asked(["depth"]), FULL),
+        depth_minutes=round(_seconds(asked(["depth"])) / CORES / 60),
+        quick=_trainings(asked(["depth"]), QUICK),
     )
-    return text.rstrip() + "\n"
+
+
+def _trainings(hypotheses: Sequence[Hypothesis], scale: Scale, steps: Sequence[int] = (STEPS, LONG)) -> int:
+    """How many there are, at most: an arm that is asked about within two budgets may choose one rate for both."""
+    first = [arm for arm in arms_of(hypotheses) if arm.steps in steps]
+    later = [arm for arm, _ in budgeted(hypotheses) if arm.steps in steps]
+    return len(first) * len(scale.rates) * scale.choosing_seeds + len(later) * (scale.seeds - scale.choosing_seeds)
+
+
+def _seconds(hypotheses: Sequence[Hypothesis]) -> float:
+    return sum(_trainings(hypotheses, FULL, [steps]) * each for steps, each in SECONDS.items())
 
 
 if __name__ == "__main__":

@@ -1,139 +1,184 @@
-"""The records of a study, and what the page asks of them."""
+"""What the page asks of a study: which learning rate and time a method was chosen at, and what it gained there."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
-from science.costs import Gradients, UpdateCosts, costs_of
-from science.design import METHODS, REWARDS, STEPS, Cell, Experiment, Scale, cells_of, methods
-from science.statistics import Floats, at_level, best_within, highest_mean
+from science.arms import OBJECTIVES, Arm, Cell, further_cells
+from science.exam import MEASURES
+from science.hypotheses import Hypothesis, Inequality, arms_of, budgeted
+from science.records import Record, Study
+from science.simultaneous import simultaneous
+from science.statistics import Estimate, Floats
 
-AXES = {"updates": "updates", "seconds": "seconds of training", "drift": "drift from the base"}
-"""What reward is held against."""
-DRIFT = 0.1
-"""The budget of drift of the tables: the pictures are still much as the base draws them."""
-ENDED, IN_TIME, NEAR, DEPLOYED = WAYS = (
-    "after all updates",
-    "in equal time",
-    f"within a drift of {DRIFT}",
-    "with the guidance of deployment",
-)
-"""How a gain is counted, always at the learning rate that gains most so over the seeds."""
-KEPT = (*REWARDS.values(), "drift", "diversity_within", "diversity_across")
-"""Measures that go into the records of the page, to five decimals."""
-Records = dict[str, dict[str, Any]]
-"""What trainings and measurements found, by their names."""
+DRIFT = MEASURES.index("drift")
 
 
-def collect(scale: Scale, out: Path) -> Records:
-    """All records of a study, with what the page needs of them."""
-    made: Records = {}
-    for cell in cells_of(scale):
-        record = json.loads((out / "cells" / f"{cell.name}.json").read_text(encoding="utf-8"))
-        checks = [
-            check | {"measures": {name: round(check["measures"][name], 5) for name in KEPT}}
-            for check in record["checks"]
-        ]
-        made[cell.name] = {"checks": checks} | {name: record[name] for name in ("diverged",) if name in record}
-    for cost in costs_of(scale):
-        made[cost.name] = cost.found(out / "costs")
-    return made
+@dataclass(frozen=True)
+class Choice:
+    """A learning rate, and a time on the way: the examination before it, and the share of the way to the next."""
+
+    rate: float
+    before: int
+    share: float
+
+    def at(self, path_CX: Floats) -> Floats:
+        """A path there, straight between examinations."""
+        there: Floats = np.array(path_CX[self.before], dtype=float)
+        if self.share:
+            there += self.share * (path_CX[self.before + 1] - there)
+        return there
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one inequality."""
+
+    inequality: Inequality
+    estimate: Estimate
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds."""
+        low, high = self.estimate.low, self.estimate.high
+        if low > self.inequality.above and high < self.inequality.below:
+            return "holds"
+        return "does not hold" if high <= self.inequality.above or low >= self.inequality.below else "undecided"
+
+
+def verdict_of(findings: Iterable[Finding]) -> str:
+    """Whether a claim holds: all of its inequalities must."""
+    verdicts = {finding.verdict for finding in findings}
+    return next(one for one in ("does not hold", "undecided", "holds") if one in verdicts)
 
 
 class Results:
-    """What the page asks of the records of a study."""
+    """The answers of a study."""
 
-    def __init__(self, scale: Scale, records: Records) -> None:
-        self.scale, self.records = scale, records
+    def __init__(self, study: Study) -> None:
+        self.study, self.scale = study, study.scale
+        self.choice = lru_cache(maxsize=None)(self._choice)
 
-    @cached_property
-    def seconds(self) -> dict[str, float]:
-        """Mean seconds of an update of each method."""
-        return {label: float(np.mean(cost["seconds"])) for label, cost in self.costs(STEPS).items()}
+    def records(self, arm: Arm, rate: float) -> list[Record]:
+        """Those of all seeds that were trained at a learning rate."""
+        cells = (Cell(arm, rate, seed) for seed in range(self.scale.seeds))
+        return [self.study.records[cell] for cell in cells if cell in self.study.records]
 
-    def costs(self, steps: int) -> dict[str, Any]:
-        """Seconds and bytes by way, at one T."""
-        return self.records[UpdateCosts(steps, self.scale.repeats).name]
+    def diverged(self) -> list[Cell]:
+        """The trainings that did."""
+        return [cell for cell, record in self.study.records.items() if record.checks_C[-1] < self.scale.updates]
 
-    def gradients(self, reward: str, steps: int) -> dict[str, Any]:
-        """Norms and agreement by alpha."""
-        return self.records[Gradients(reward, steps, self.scale.batches).name]
+    def mean_path(self, arm: Arm, rate: float, *columns: str, choosing: bool = False) -> Floats:
+        """The mean over seeds and prompts (C, N) of some measures' changes from the base, at every examination.
 
-    # ------------------------------------------------------------------------------------------------------------------
-
-    def path(self, cell: Cell, *columns: str, deployed: bool = False) -> Floats:
-        """The examinations of a training (N, M): each column a measure's change from the base, or an axis.
-
-        They are those with the guidance scale of training; or, of deployment, the base's and the last.
+        Of the prompts that report and all seeds; or, `choosing`, of the others and the seeds that choose.
         """
-        checks = self.records[cell.name]["checks"]
-        guidance = checks[1 if deployed else 0]["guidance"]
-        own = [check for check in checks if check["guidance"] == guidance]
-        return np.array([[self._column(cell, column, check, own[0]) for column in columns] for check in own])
+        if choosing:
+            first = self.records(arm, rate)[: self.scale.choosing_seeds]
+            paths = [_changes(record.choosing_CM) for record in first]
+        else:
+            paths = [_changes(record.reporting_CPM.mean(axis=1)) for record in self.records(arm, rate)]
+        shortest = min(map(len, paths))
+        mean_CM = np.mean([path[:shortest] for path in paths], axis=0)
+        named = {name: mean_CM[:, place] for place, name in enumerate(MEASURES)}
+        weights = OBJECTIVES[arm.objective].weights
+        named["objective"] = sum((weight * named[name] for name, weight in weights.items()), np.zeros(shortest))
+        named["updates"] = np.array([0, *self.scale.checks][:shortest], dtype=float)
+        named["judged"] = named[OBJECTIVES[arm.objective].judged]
+        return np.column_stack([named[name] for name in columns])
 
-    def _column(self, cell: Cell, column: str, check: dict[str, Any], base: dict[str, Any]) -> float:
-        match column:
-            case "updates":
-                return float(check["update"])
-            case "seconds":
-                (label,) = [label for label, settings in METHODS.items() if settings == cell.settings]
-                return self.seconds[label] * float(check["update"])
-            case "reward":
-                column = REWARDS[cell.reward]
-        return float(check["measures"][column] - base["measures"][column])
+    def seed_paths(self, arm: Arm, rate: float, axis: str) -> list[Floats]:
+        """An axis, updates or drift, and the gain (C, 2) of each training, in the mean over the prompts that report."""
+        place = MEASURES.index(OBJECTIVES[arm.objective].judged)
+        paths = []
+        for record in self.records(arm, rate):
+            changes_CM = _changes(record.reporting_CPM).mean(axis=1)
+            x_C = record.checks_C if axis == "updates" else changes_CM[:, DRIFT]
+            paths.append(np.column_stack([x_C, changes_CM[:, place]]))
+        return paths
 
-    def trainings(self, experiment: Experiment, label: str, seed: int, reward: str) -> list[Cell]:
-        """Those of one label, at all learning rates."""
-        return [cell for name, cell in experiment(self.scale, seed) if name == label and cell.reward == reward]
+    def groups(self, hypotheses: Iterable[Hypothesis]) -> dict[tuple[str, int, float], list[Arm]]:
+        """The arms that are shown side by side: those of one objective, T and budget of drift."""
+        found: dict[tuple[str, int, float], list[Arm]] = {}
+        for arm, budget in budgeted(hypotheses):
+            found.setdefault((arm.objective, arm.steps, budget), []).append(arm)
+        return found
 
-    def labels(self, reward: str) -> list[str]:
-        """Methods that were trained on a reward."""
-        return [label for label in METHODS if self.trainings(methods, label, 0, reward)]
+    def further(self, hypotheses: Iterable[Hypothesis]) -> list[Cell]:
+        """The cells of the other seeds, now that the first ones have chosen."""
+        chosen = ((arm, self.choice(arm, budget).rate) for arm, budget in budgeted(hypotheses))
+        return further_cells(chosen, self.scale)
 
-    def _by_rate(self, experiment: Experiment, label: str, reward: str) -> Iterator[tuple[Cell, ...]]:
-        """The trainings of one label, for each learning rate those of all seeds."""
-        seeds = range(self.scale.seeds)
-        return zip(*(self.trainings(experiment, label, seed, reward) for seed in seeds), strict=True)
-
-    def best(self, experiment: Experiment, label: str, reward: str, axis: str, budgets: Sequence[float]) -> Floats:
-        """The best gain (seeds, B) within budgets of an axis, each at the learning rate that is best over the seeds."""
-        rates = self._by_rate(experiment, label, reward)
-        gains = [[best_within(self.path(cell, axis, "reward"), budgets) for cell in cells] for cells in rates]
-        return highest_mean(np.array(gains))
-
-    def ended(self, experiment: Experiment, label: str, reward: str, *, deployed: bool = False) -> Floats:
-        """Gain and drift (seeds, 2) after all updates, at the learning rate that gains most over the seeds."""
-        rates = self._by_rate(experiment, label, reward)
-        ends = np.array(
-            [[self.path(cell, "reward", "drift", deployed=deployed)[-1] for cell in cells] for cells in rates]
+    def is_complete(self, hypothesis: Hypothesis) -> bool:
+        """Whether all that it needs was trained, with all seeds."""
+        return set(arms_of([hypothesis])) <= set(self.study.arms) and set(self.further([hypothesis])) <= set(
+            self.study.records
         )
-        best: Floats = ends[ends[..., 0].mean(axis=1).argmax()]
-        return best
 
-    def gains(self, experiment: Experiment, label: str, reward: str, way: str) -> Floats:
-        """The gain (seeds,) counted in one of `WAYS`; equal time is what the cheapest method takes for all updates."""
-        if way == IN_TIME:
-            budget = min(self.seconds[method] for method in METHODS) * self.scale.updates
-            return self.best(experiment, label, reward, "seconds", [budget])[:, 0]
-        if way == NEAR:
-            return self.best(experiment, label, reward, "drift", [DRIFT])[:, 0]
-        return self.ended(experiment, label, reward, deployed=way == DEPLOYED)[:, 0]
+    def _choice(self, arm: Arm, budget: float) -> Choice:
+        """Where the objective had risen most within a budget of drift, on the prompts that choose."""
+        found = []
+        for rate in self.scale.rates:
+            path = self.mean_path(arm, rate, "objective", "drift", choosing=True)
+            found += [(gain, Choice(rate, before, share)) for gain, before, share in highest_within(path, budget)]
+        return max(found, key=lambda one: one[0])[1]
 
-    def at_reward(self, label: str, reward: str, level: float, columns: Iterable[str]) -> Floats:
-        """Drift and other changes (seeds, 1 + M) of a method when its gain first reached a level.
+    def at_edge(self, arm: Arm, budget: float) -> bool:
+        """Whether the chosen rate is the lowest or highest that was tried."""
+        return self.choice(arm, budget).rate in (min(self.scale.rates), max(self.scale.rates))
 
-        They are those at the learning rate that drifted least until then. Every seed must have reached it.
-        """
-        rows = []
-        for seed in range(self.scale.seeds):
-            cells = self.trainings(methods, label, seed, reward)
-            points = [at_level(self.path(cell, "reward", "drift", *columns), level) for cell in cells]
-            reached = [point for point in points if point is not None]
-            rows.append(min(reached, key=lambda point: float(point[1]))[1:])
-        return np.array(rows)
+    def updates(self, arm: Arm, budget: float) -> float:
+        """How many updates were chosen."""
+        return float(self.choice(arm, budget).at(np.array([0, *self.scale.checks], dtype=float)))
+
+    def values(self, arm: Arm, budget: float, measure: str | None = None) -> Floats:
+        """The gain (S, P) of each seed and reporting prompt where the others chose; None: of the judged reward."""
+        choice, place = self.choice(arm, budget), MEASURES.index(measure or OBJECTIVES[arm.objective].judged)
+        return np.stack(
+            [choice.at(_changes(record.reporting_CPM)[..., place]) for record in self.records(arm, choice.rate)]
+        )
+
+    def findings(self, hypotheses: Sequence[Hypothesis]) -> dict[str, list[Finding]]:
+        """What came of all inequalities, as one family, by the names of their claims."""
+        family = [inequality for hypothesis in hypotheses for inequality in hypothesis.inequalities]
+        found = iter(zip(family, simultaneous(self.sums(hypotheses)), strict=True))
+        return {hypothesis.name: [Finding(*next(found)) for _ in hypothesis.inequalities] for hypothesis in hypotheses}
+
+    def sums(self, hypotheses: Sequence[Hypothesis]) -> Floats:
+        """What all of their inequalities bound (K, S, P), by seed and prompt."""
+        nothing = np.zeros((self.scale.seeds, self.scale.prompts // 2))
+        return np.stack(
+            [
+                sum((weight * self.values(arm, one.budget, one.measure) for weight, arm in one.terms), nothing)
+                for hypothesis in hypotheses
+                for one in hypothesis.inequalities
+            ]
+        )
+
+
+def highest_within(path_C2: Floats, budget: float) -> list[tuple[float, int, float]]:
+    """Where a path (gain, drift) may be highest within a budget of drift: (gain, examination before, share of the way).
+
+    Straight between examinations, it is so at an examination or where the budget is crossed.
+
+    >>> highest_within(np.array([[0.0, 0.0], [4.0, 0.2]]), 0.1)
+    [(0.0, 0, 0.0), (2.0, 0, 0.5)]
+    """
+    found = [(float(gain), place, 0.0) for place, (gain, drift) in enumerate(path_C2) if drift <= budget]
+    for place, ((gain, drift), (next_gain, next_drift)) in enumerate(pairwise(path_C2)):
+        if (drift - budget) * (next_drift - budget) < 0:
+            share = float((budget - drift) / (next_drift - drift))
+            found.append((float(gain + share * (next_gain - gain)), place, share))
+    return found
+
+
+def _changes(readings: Floats) -> Floats:
+    """Changes from the base, the first; drift, which is one already, as it is."""
+    changes = readings - readings[:1]
+    changes[..., DRIFT] = readings[..., DRIFT]
+    return changes

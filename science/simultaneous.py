@@ -32,13 +32,18 @@ def simultaneous(values_KSP: Floats, draws: int = DRAWS) -> list[Estimate]:
     if seeds == 1:
         return [Estimate(float(mean), -math.inf, math.inf) for mean in means_SK[0]]
     errors_K = means_SK.std(axis=0, ddof=1) / math.sqrt(seeds)
-    largest_N = np.abs(_family(correlation(values_KSP), seeds, draws)).max(axis=1)
-    halves_K = np.quantile(largest_N, COVERAGE) * errors_K
+    halves_K = multiple_of(values_KSP, draws) * errors_K
     means_K = means_SK.mean(axis=0)
     return [
         Estimate(float(mean), float(mean - half), float(mean + half))
         for mean, half in zip(means_K, halves_K, strict=True)
     ]
+
+
+def multiple_of(values_KSP: Floats, draws: int = DRAWS) -> float:
+    """How many standard errors an interval of the family reaches to each side."""
+    largest_N = np.abs(_family(correlation(values_KSP), values_KSP.shape[1], draws)).max(axis=1)
+    return float(np.quantile(largest_N, COVERAGE))
 
 
 def correlation(values_KSP: Floats) -> Floats:

@@ -1,11 +1,10 @@
-"""What can be said from a few seeds: estimates with their intervals, and the best reward within a budget."""
+"""Estimates with their intervals, each for itself; science/simultaneous.py has those that hold together."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its 95 % interval."""
+    """A mean with its 95 % interval."""
 
     mean: float
     low: float
@@ -24,11 +23,6 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the whole interval is on that side of 0, else 0: undecided."""
-        return (self.low > 0) - (self.high < 0)
 
 
 def estimate(values: Sequence[float] | Floats) -> Estimate:
@@ -42,40 +36,17 @@ def estimate(values: Sequence[float] | Floats) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def best_within(path: Floats, budgets: Sequence[float]) -> Floats:
-    """The highest y that a training reaches at an x within each budget, its start at (0, 0) included.
+def of_positive(values: Sequence[float] | Floats) -> Estimate:
+    """The geometric mean of values above 0, with Student's interval of their logarithms: never below 0.
 
-    Args:
-        path: (N, 2), its points x, y in their order; between two points it is taken as straight.
-        budgets: (B,), not below 0.
-
-    >>> best_within(np.array([[0, 0], [2, 4]]), [1, 5])
-    array([2., 4.])
+    >>> str(of_positive([1, 10, 100]))
+    '+10.000 [+0.033, +3050.302]'
     """
-    within = np.asarray(budgets, dtype=float)
-    best = np.zeros_like(within)
-    for one, other in pairwise(path):
-        (near, near_y), (far, far_y) = sorted([tuple(one), tuple(other)])
-        reached = np.interp(within, [near, far], [near_y, far_y]) if far > near else max(near_y, far_y)
-        best = np.where(within >= near, np.maximum(best, np.maximum(near_y, reached)), best)
-    return best
+    found = estimate(np.log(values))
+    return Estimate(math.exp(found.mean), math.exp(found.low), math.exp(found.high))
 
 
-def highest_mean(values: Floats) -> Floats:
-    """Of values (R, S, ...) by rate and seed, those (S, ...) of the rate whose mean over seeds is highest.
-
-    >>> highest_mean(np.array([[1.0, 4.0], [3.0, 3.0]]))
-    array([3., 3.])
-    """
-    chosen = np.expand_dims(values.mean(axis=1).argmax(axis=0), (0, 1))
-    picked: Floats = np.take_along_axis(values, chosen, axis=0)[0]
-    return picked
-
-
-def at_level(path: Floats, level: float) -> Floats | None:
-    """The point (M,) of a path (N, M) at which its first column first reaches a level, if it does; straight between."""
-    for before, after in pairwise(path):
-        if before[0] < level <= after[0]:
-            point: Floats = before + (after - before) * (level - before[0]) / (after[0] - before[0])
-            return point
-    return None
+def of_cosines(values: Sequence[float] | Floats) -> Estimate:
+    """The mean of values between -1 and 1, with its interval, by Fisher's transformation (1915): never beyond them."""
+    found = estimate(np.arctanh(values))
+    return Estimate(math.tanh(found.mean), math.tanh(found.low), math.tanh(found.high))

@@ -10,43 +10,45 @@ import pytest
 from PIL import Image
 
 from drtune.methods.plans import Plan
+from science.arms import WAYS, Arm, Cell, Scale
 from science.cell import WindowTrainer, config_of, is_done, run_cell
 from science.costs import Gradients
-from science.design import LEFT_HALF, WINDOWS, Cell, Scale
+from science.exam import MEASURES
+from science.flops import Flops
+from science.records import collect
 
-SCALE = Scale(updates=2, checks=(1, 2), prompts=2, pictures=2)
+SCALE = Scale(updates=2, checks=(1, 2), rates=(1e-3,), seeds=1, prompts=2)
 
 
 def test_a_training_leaves_a_record_by_which_it_is_not_run_again(prompts: Path, tmp_path: Path) -> None:
-    cell = Cell("left half", ("method.name=refl",), 1e-3, 1, deployed=True)
-    assert not is_done(cell, SCALE, tmp_path)
-    run_cell(cell, SCALE, prompts, tmp_path)
-    assert is_done(cell, SCALE, tmp_path)
-    assert not is_done(cell, replace(SCALE, checks=(1, 2, 3), updates=3), tmp_path)
+    arm = Arm("left half + preference", "ReFL")
+    cell, cells = Cell(arm, 1e-3, 0), tmp_path / "cells"
+    cells.mkdir()
+    assert not is_done(cell, SCALE, cells)
+    run_cell(cell, SCALE, prompts, cells)
+    assert is_done(cell, SCALE, cells)
+    assert not is_done(cell, replace(SCALE, checks=(1, 2, 3), updates=3), cells)
+    with Image.open(cells / f"{cell.name}.png") as sheet:
+        assert sheet.size == (32, 3 * 32)  # the one prompt that reports
 
-    record = json.loads((tmp_path / f"{cell.name}.json").read_text())
-    assert [(check["update"], check["guidance"]) for check in record["checks"]] == [
-        (0, 1),
-        (0, 3),
-        (1, 1),
-        (2, 1),
-        (2, 3),
-    ]
-    base, _, first, last, _ = (check["measures"] for check in record["checks"])
-    assert base["drift"] == pytest.approx(0, abs=1e-6)
-    assert 0 < first["drift"] < last["drift"]
-    assert last[LEFT_HALF] > base[LEFT_HALF]
-    with Image.open(tmp_path / f"{cell.name}.png") as sheet:
-        assert sheet.size == (2 * 32, 3 * 32)
+    costs = tmp_path / "costs"
+    costs.mkdir()
+    (costs / f"{Flops.of(arm).name}.json").write_text(json.dumps({"found": {"flops": 1e9}}))
+    study = collect([arm], SCALE, tmp_path)
+    record = study.records[cell.name]
+    assert record.checks_C.tolist() == [0, 1, 2]
+    assert record.reporting_CPM.shape == (3, 1, len(MEASURES))
+    drift = record.choosing_CM[:, MEASURES.index("drift")]
+    assert drift[0] == pytest.approx(0, abs=1e-6)
+    assert 0 < drift[1] < drift[2]
+    assert record.seconds > 0
 
 
-@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
-def test_a_window_trains_only_its_steps_in_a_whole_chain(
-    window: tuple[int, ...], prompts: Path, tmp_path: Path
-) -> None:
-    config = config_of(Cell("symmetry", (), 1e-3, 1), SCALE)
-    trainer = WindowTrainer(window, config, prompts, tmp_path)
-    assert trainer.plan(1) == Plan(stop=11, trained=window, alpha=0.0)
+@pytest.mark.parametrize("way", ["earliest steps", "latest steps"])
+def test_a_window_trains_only_its_steps_in_a_whole_chain(way: str, prompts: Path, tmp_path: Path) -> None:
+    config = config_of(Cell(Arm("symmetry", way), 1e-3, 1), SCALE)
+    trainer = WindowTrainer(WAYS[way].window, config, prompts, tmp_path)
+    assert trainer.plan(1) == Plan(stop=11, trained=WAYS[way].window, alpha=0.0)
     assert trainer.update(1).grad_norm > 0
 
 
@@ -63,3 +65,9 @@ def test_a_measurement_is_done_until_it_is_another(tmp_path: Path) -> None:
         assert [len(alpha["norm"]), len(alpha["agreement"])] == [2, 1]
         assert min(alpha["norm"]) > 0
         assert abs(alpha["agreement"][0]) < 1
+
+
+@pytest.mark.slow
+def test_operations_grow_with_what_trains() -> None:
+    counts = [Flops.of(Arm("symmetry", way)).measure()["flops"] for way in ("DRaFT-1", "DRaFT-4", "full")]
+    assert 1e9 < counts[0] < counts[1] < counts[2]

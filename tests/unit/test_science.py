@@ -1,26 +1,30 @@
-"""The study: its reward, its design, what is said from a few seeds, and that the page is what its records say."""
+"""The study: its reward, what is said from its records, and that its pages are what those say."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from science.claims import claims
-from science.costs import costs_of
-from science.design import FULL, METHODS, QUICK, WINDOWS, Cell, Scale, ablations, alphas, cells_of, methods, windows
+from science.__main__ import main
+from science.arms import DRTUNE, SHALLOW, Arm, Scale, choosing_cells, further_cells
+from science.costs_page import write_costs_page
+from science.exam import MEASURES
+from science.hypotheses import ANY, NEAR, SYMMETRY, Inequality, asked
 from science.layout import left_half
 from science.page import write_page
-from science.results import KEPT, Results
-from science.statistics import at_level, best_within, estimate, highest_mean
+from science.records import Record, Study
+from science.results import Choice, Finding, Results, highest_within, verdict_of
+from science.statistics import Estimate, estimate, of_cosines, of_positive
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -50,87 +54,139 @@ def test_erasing_brings_left_half_nearer_to_zero_from_either_side(column: int, s
     assert side * left_half(0.25 * picture(column), [""]).item() < side * left_half(image, [""]).item()
 
 
-@pytest.mark.parametrize(("scale", "trainings"), [(FULL, 333), (QUICK, 70)])
-def test_every_training_is_made_once_and_has_a_name_of_its_own(scale: Scale, trainings: int) -> None:
-    cells = cells_of(scale)
-    assert len(cells) == trainings == len({cell.name for cell in cells})
-    assert Counter(cell.seed for cell in cells) == dict.fromkeys(range(scale.seeds), trainings // scale.seeds)
-    names = [cost.name for cost in costs_of(scale)]
-    assert len(names) == len(set(names)) == 3 * len(scale.chains)
-
-
-@pytest.mark.parametrize("scale", [FULL, QUICK])
-def test_experiments_share_trainings_and_hold_only_one_thing_apart(scale: Scale) -> None:
-    for experiment in (methods, windows, alphas, ablations):
-        cells = [cell for _, cell in experiment(scale, 0)]
-        assert len({(label, cell.reward, cell.learning_rate) for label, cell in experiment(scale, 0)}) == len(cells)
-    default = Cell("symmetry", METHODS["DRTune"], scale.middle_rate, 0, deployed=True)
-    assert [label for label, cell in ablations(scale, 0) if cell == default] == ["K = 4", "m = 3", "T = 12"]
-
-
-def test_an_estimate_has_students_interval() -> None:
-    found = estimate([1.0, 2.0, 3.0])
-    assert found.mean == 2
+def test_an_estimate_has_students_interval_and_stays_where_its_values_can_be() -> None:
     half = 4.302653 / 3**0.5  # t of 2 degrees of freedom at 97.5 %, deviation 1
-    assert [found.low, found.high] == pytest.approx([2 - half, 2 + half])
-    assert [estimate([1, 1.1]).sign, estimate([-1, -1.1]).sign, estimate([-1, 1]).sign] == [1, -1, 0]
+    assert estimate([1.0, 2.0, 3.0]) == Estimate(2, pytest.approx(2 - half), pytest.approx(2 + half))
+    assert of_positive([0.1, 1, 10]) == Estimate(
+        pytest.approx(1), pytest.approx(0.1**2.484, rel=1e-3), pytest.approx(10**2.484, rel=1e-3)
+    )
+    found = of_cosines([0.9, -0.5, 0.99])
+    assert -1 < found.low < found.mean < found.high < 1
 
 
-def test_the_best_within_a_budget_is_on_the_way_too() -> None:
-    assert best_within(np.array([[0, 0], [1, 2], [3, 1]]), [0, 0.5, 1, 2, 4]).tolist() == [0, 1, 2, 2, 2]
-    assert best_within(np.array([[0, 0], [2, -4], [1, 8], [4, 8]]), [0.5, 1, 1.5, 2]).tolist() == [0, 8, 8, 8]
-    assert best_within(np.array([[0, 0], [4, -1]]), [4]).tolist() == [0]
+paths = st.lists(st.tuples(st.floats(-3, 3), st.floats(0, 1)), min_size=1, max_size=6)
 
 
-points = st.lists(st.tuples(st.floats(0, 5), st.floats(-3, 3)), min_size=1, max_size=5)
+@given(path=paths, budget=st.floats(0.01, 1))
+def test_no_point_within_the_budget_is_higher_than_those_that_are_found(
+    path: list[tuple[float, float]], budget: float
+) -> None:
+    path_C2 = np.array([(0.0, 0.0), *path])
+    found = highest_within(path_C2, budget)
+    for gain, before, share in found:
+        there = Choice(1e-3, before, share).at(path_C2)
+        assert there[0] == pytest.approx(gain, abs=1e-9)
+        assert there[1] <= budget + 1e-9
+    best = max(gain for gain, _, _ in found)
+    for place, share in np.ndindex(len(path), 21):
+        gain, drift = Choice(1e-3, place, share / 20).at(path_C2)
+        assert drift > budget or gain <= best + 1e-9
 
 
-@given(path=points, budgets=st.lists(st.floats(0, 6), min_size=2, max_size=5))
-def test_a_larger_budget_never_brings_less(path: list[tuple[float, float]], budgets: list[float]) -> None:
-    found = best_within(np.array([(0, 0), *path]), sorted(budgets))
-    assert (np.diff(found) >= -1e-9).all()
-    assert found.max() <= max(0, *(y for _, y in path)) + 1e-9
+ARMS = tuple(Arm(SYMMETRY, way) for way in (DRTUNE, *SHALLOW))
+SCALE = Scale(updates=2, checks=(1, 2), rates=(8e-4, 1.6e-3), seeds=4, prompts=6)
 
 
-def test_a_rate_is_chosen_once_for_all_seeds() -> None:
-    rates_by_seeds = np.array([[1.0, 4.0], [3.0, 3.0]])
-    assert highest_mean(rates_by_seeds).tolist() == [3, 3]
-    by_budget = np.stack([rates_by_seeds, rates_by_seeds[::-1] + 10], axis=-1)
-    assert highest_mean(by_budget).tolist() == [[3, 13], [3, 13]]
+def study(gains: dict[str, float]) -> Study:
+    """One in which an arm gains so much by its end at a drift of 0.04, and twice as much of both at the higher rate."""
+    draws = np.random.default_rng(0)
+    records = {}
+    for cell in choosing_cells(ARMS, SCALE) + further_cells([(arm, 1.6e-3) for arm in ARMS], SCALE):
+        end = np.zeros((3, len(MEASURES)))
+        end[:, MEASURES.index("symmetry")] = gains.get(cell.arm.way, 0.1)
+        end[:, MEASURES.index("drift")] = 0.04
+        readings = np.array([0, 0.5, 1])[:, None, None] * end * (cell.learning_rate / 8e-4)
+        readings[1:, :, 0] += draws.normal(0, 0.002, (2, 3))
+        records[cell] = Record(np.array([0, 1, 2]), readings.mean(axis=1), readings, seconds=1.0)
+    return Study(SCALE, records, dict.fromkeys(ARMS, 1e10))
 
 
-def gains(first: float, second: float) -> dict[str, list[dict[str, object]]]:
-    """The record of a training that gained and drifted so much by its two examinations."""
-    measures = [dict.fromkeys(KEPT, 0.0)] + [
-        dict.fromkeys(KEPT, gain) | {"drift": abs(gain)} for gain in (first, second)
-    ]
-    checks = [{"update": update, "guidance": 1.0, "measures": found} for update, found in enumerate(measures)]
-    return {"checks": [checks[0], checks[0] | {"guidance": 3.0}, *checks[1:], checks[2] | {"guidance": 3.0}]}
+def test_a_gain_is_where_the_other_prompts_chose_within_the_budget() -> None:
+    results = Results(study({}))
+    arm = ARMS[0]
+    assert results.choice(arm, NEAR) == Choice(1.6e-3, 1, pytest.approx(0.25))  # of drifts 0, 0.04 and 0.08
+    assert results.updates(arm, NEAR) == pytest.approx(1.25)
+    assert results.values(arm, NEAR).shape == (4, 3)
+    assert results.values(arm, NEAR).mean() == pytest.approx(0.125, abs=0.003)
+    assert results.values(arm, NEAR, "drift").mean() == pytest.approx(NEAR)
+    assert results.choice(arm, ANY) == Choice(1.6e-3, 2, 0)
+    assert results.at_edge(arm, ANY)
 
 
 def test_claims_are_answered_by_their_intervals() -> None:
-    scale = Scale(updates=2, checks=(1, 2), learning_rates=(1e-3,), middle_rate=1e-3, seeds=2)
-    results = Results(scale, {cell.name: gains(0.05, 0.1 + 0.001 * cell.seed) for cell in cells_of(scale)})
-    for cell in cells_of(scale):
-        if cell.reward == "symmetry" and "method.name=drtune" in cell.settings:
-            results.records[cell.name] = gains(0.05, 0.5 + 0.01 * cell.seed)
-        if cell.window == WINDOWS["latest"] and cell.reward == "left half":
-            results.records[cell.name] = gains(0.3, 0.9 + 0.01 * cell.seed)
-        if "method.alpha=1" in cell.settings and cell.reward == "preference":
-            results.records[cell.name] = gains(0.05, 0.2 + 0.001 * cell.seed)
-    depth, early, stopped, close = ([finding.verdict for finding in claim.findings] for claim in claims(results))
-    assert depth == ["holds", "undecided", "undecided", "undecided", "undecided", "undecided"]
-    assert early == ["undecided", "undecided", "undecided", "undecided", "does not hold", "undecided"]
-    assert stopped == ["holds", "holds", "does not hold", "holds"]
-    assert close == ["holds"] * 6
+    depth = asked(["depth", "failing"])
+    clear = Results(study({DRTUNE: 0.5}))
+    verdicts = {name: [one.verdict for one in found] for name, found in clear.findings(depth).items()}
+    assert verdicts == {"depth": ["holds"] * 3, "failing": ["holds"] * 3}
+    equal = Results(study({DRTUNE: 0.1, "ReFL": 0.14}))
+    verdicts = {name: [one.verdict for one in found] for name, found in equal.findings(depth).items()}
+    assert verdicts == {"depth": ["does not hold"] * 3, "failing": ["does not hold"] * 3}
+    assert [one.name for one in asked([]) if clear.is_complete(one)] == ["depth", "failing"]
+    cell = next(iter(clear.further(depth)))
+    assert (cell.seed, cell.learning_rate) == (2, 1.6e-3)
+    del clear.study.records[cell]
+    assert not clear.is_complete(depth[0])
 
 
-def test_a_level_is_met_where_it_is_first_reached() -> None:
-    path = np.array([[0.0, 10.0], [2.0, 20.0], [1.0, 0.0], [4.0, 50.0]])
-    met = at_level(path, 1.0)
-    assert met is not None
-    assert met.tolist() == [1, 15]
-    assert at_level(path, 4.5) is None
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.1, 0.2, "holds"),
+        (-0.1, 0.2, "undecided"),
+        (0.1, 0.5, "undecided"),
+        (0.3, 0.5, "does not hold"),
+        (-1, 0, "does not hold"),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(low: float, high: float, verdict: str) -> None:
+    inequality = Inequality(((1, ARMS[0]),), above=0, below=0.3)
+    assert Finding(inequality, Estimate((low + high) / 2, low, high)).verdict == verdict
+
+
+def test_a_claim_holds_where_all_of_it_does() -> None:
+    inequality = Inequality(((1, ARMS[0]),), above=0)
+    holds, open_, fails = (Finding(inequality, Estimate(0, *ends)) for ends in ((1, 2), (-1, 1), (-2, -1)))
+    assert verdict_of([holds, holds]) == "holds"
+    assert verdict_of([holds, open_]) == "undecided"
+    assert verdict_of([holds, open_, fails]) == "does not hold"
+
+
+def test_a_study_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    made = study({})
+    made.save(tmp_path)
+    read = Study.load(tmp_path)
+    assert (read.scale, read.flops, read.digest()) == (SCALE, made.flops, made.digest())
+    assert list(read.records) == list(made.records)
+    for cell, record in made.records.items():
+        assert read.records[cell].reporting_CPM == pytest.approx(record.reporting_CPM, abs=1.01e-4)
+        assert read.records[cell].choosing_CM == pytest.approx(record.choosing_CM, abs=1e-6)
+
+
+def test_a_page_of_a_part_says_what_it_lacks(tmp_path: Path) -> None:
+    part = study({DRTUNE: 0.5})
+    write_page(part, tmp_path / "part.md", "make science CLAIMS=depth")
+    text = (tmp_path / "part.md").read_text(encoding="utf-8")
+    assert "- 4 of 8 seeds\n" in text
+    assert "| 3 | So it is on compressibility and on layout. | not run |" in text
+    assert re.search(r"DRTune less ReFL is above \+0.05 \| \+0\.\d{3} \[\+0", text)
+    one = replace(part, scale=replace(SCALE, seeds=1))
+    write_page(one, tmp_path / "one.md", "make science CLAIMS=depth SEEDS=1")
+    assert "With one seed there are none, and nothing is decided." in (tmp_path / "one.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--claims", "depth,dept"], "no claim 'dept'; there are depth, failing,"),
+        (["--rates", "0.1"], "0.1 is not in the design, which has 0.0004, 0.0008, 0.0016, 0.0032"),
+        (["--rates", "fast"], "'fast' are no numbers joined by commas"),
+        (["--seeds", "9"], "9 is not in the range 1<=x<=8"),
+    ],
+)
+def test_what_the_design_does_not_have_is_refused(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", "").split())
 
 
 def drawn(plot: Path) -> tuple[str, list[float]]:
@@ -140,15 +196,24 @@ def drawn(plot: Path) -> tuple[str, list[float]]:
     return re.sub(number, "", text), [float(found) for found in re.findall(number, text)]
 
 
-@pytest.mark.slow
-def test_the_page_is_what_its_records_say(tmp_path: Path) -> None:
-    records = json.loads((DOCS / "science" / "records.json").read_text(encoding="utf-8"))
-    page = tmp_path / "science.md"
-    write_page(FULL, records, page, "make science")
-    assert page.read_text(encoding="utf-8") == (DOCS / "science.md").read_text(encoding="utf-8")
-    plots = sorted(page.with_suffix("").iterdir())
-    assert [plot.name for plot in plots] == sorted(plot.name for plot in (DOCS / "science").glob("*.svg"))
+def same(page: Path, committed: Path) -> None:
+    """That a page and its plots are those that are committed."""
+    assert page.read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")
+    plots = sorted(page.with_suffix("").glob("*.svg"))
+    assert [plot.name for plot in plots] == sorted(plot.name for plot in committed.with_suffix("").glob("*.svg"))
     for plot in plots:
-        (text, numbers), (committed, theirs) = drawn(plot), drawn(DOCS / "science" / plot.name)
-        assert text == committed, plot.name
-        assert numbers == pytest.approx(theirs, abs=0.05), plot.name
+        (text, numbers), (theirs, their_numbers) = drawn(plot), drawn(committed.with_suffix("") / plot.name)
+        assert text == theirs, plot.name
+        assert numbers == pytest.approx(their_numbers, abs=0.05), plot.name
+
+
+@pytest.mark.slow
+def test_the_pages_are_what_their_records_say(tmp_path: Path) -> None:
+    command = re.search(r"Written by `([^`]+)`", (DOCS / "science.md").read_text(encoding="utf-8"))
+    assert command
+    write_page(Study.load(DOCS / "science"), tmp_path / "science.md", command[1])
+    same(tmp_path / "science.md", DOCS / "science.md")
+
+    costs = json.loads((DOCS / "science-costs" / "records.json").read_text(encoding="utf-8"))
+    write_costs_page(costs, tmp_path / "science-costs.md", "make science CLAIMS=costs")
+    same(tmp_path / "science-costs.md", DOCS / "science-costs.md")

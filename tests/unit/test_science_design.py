@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import t as student
 
 from drtune.config import load_config
-from science.arms import FULL, OBJECTIVES, QUICK, WAYS, Arm, Cell, Scale, cells_of
+from science.arms import FULL, OBJECTIVES, QUICK, WAYS, Arm, Cell, Scale, choosing_cells, further_cells
 from science.hypotheses import HYPOTHESES, Inequality, arms_of, asked
 from science.plan import PAGE, page
 from science.power import Spread, first_spreads, power, smallest, spread_of
@@ -33,11 +33,13 @@ def test_every_way_and_objective_is_asked_about() -> None:
 
 @pytest.mark.parametrize("scale", [FULL, QUICK])
 def test_every_training_is_made_once_and_has_a_name_of_its_own(scale: Scale) -> None:
-    cells = cells_of(EVERY_ARM, scale)
-    assert len(cells) == len({cell.name for cell in cells}) == len(EVERY_ARM) * len(scale.rates) * scale.seeds
-    seeds = [cell.seed for cell in cells]
-    assert seeds == sorted(seeds)
+    first, later = choosing_cells(EVERY_ARM, scale), further_cells([(arm, scale.rates[0]) for arm in EVERY_ARM], scale)
+    assert len(first) == len(EVERY_ARM) * len(scale.rates) * scale.choosing_seeds
+    assert len(later) == len(EVERY_ARM) * (scale.seeds - scale.choosing_seeds)
+    assert len({cell.name for cell in first + later}) == len(first + later)
+    assert [cell.seed for cell in first + later] == sorted(cell.seed for cell in first + later)
     assert scale.checks[-1] == scale.updates
+    assert further_cells([(EVERY_ARM[0], 1e-3)] * 2, scale) == further_cells([(EVERY_ARM[0], 1e-3)], scale)
 
 
 def test_terms_of_an_inequality_are_pairs_but_for_what_is_kept() -> None:

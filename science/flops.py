@@ -14,9 +14,6 @@ from drtune.methods.supervision import supervise
 from science.arms import Arm, Cell
 from science.costs import Measurement
 
-UPDATES = 8
-"""Each with a plan of its own, over which operations are averaged."""
-
 
 @dataclass(frozen=True)
 class Flops(Measurement):
@@ -25,6 +22,8 @@ class Flops(Measurement):
     objective: str
     way: str
     steps: int
+    updates: int = 2
+    """Each with a plan of its own, over which operations are averaged. To count takes many times as long as to run."""
 
     @classmethod
     def of(cls, arm: Arm) -> Flops:
@@ -42,7 +41,7 @@ class Flops(Measurement):
         bench = Workbench([*cell.overrides, f"compute.keep_graphs={self.steps}"])
         last = self.steps - 1
         with FlopCounterMode(display=False) as counter:
-            for step in range(1, UPDATES + 1):
+            for step in range(1, self.updates + 1):
                 plan = (
                     Plan(stop=last, trained=cell.way.window, alpha=0.0)
                     if cell.way.window
@@ -50,4 +49,4 @@ class Flops(Measurement):
                 )
                 supervise(bench.task(), bench.config.method, plan)
                 bench.optimizer.zero_grad()
-        return {"flops": counter.get_total_flops() / UPDATES}
+        return {"flops": counter.get_total_flops() / self.updates}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from science.arms import ALONE, DRTUNE, KEEPING, LONG, OBJECTIVES, SHALLOW, STEPS, Arm
 
-NEAR = 0.05
+NEAR = 0.1
 """The budget of drift within which deep and shallow are compared: pictures are still much as the base draws them."""
 ANY = math.inf
 """No budget of drift."""

@@ -88,13 +88,13 @@ SCALE = Scale(updates=2, checks=(1, 2), rates=(8e-4, 1.6e-3), seeds=4, prompts=6
 
 
 def study(gains: dict[str, float]) -> Study:
-    """One in which an arm gains so much by its end at a drift of 0.04, and twice as much of both at the higher rate."""
+    """One in which an arm gains so much by its end at a drift of 0.08, and twice as much of both at the higher rate."""
     draws = np.random.default_rng(0)
     records = {}
     for cell in choosing_cells(ARMS, SCALE) + further_cells([(arm, 1.6e-3) for arm in ARMS], SCALE):
         end = np.zeros((3, len(MEASURES)))
         end[:, MEASURES.index("symmetry")] = gains.get(cell.arm.way, 0.1)
-        end[:, MEASURES.index("drift")] = 0.04
+        end[:, MEASURES.index("drift")] = 0.08
         readings = np.array([0, 0.5, 1])[:, None, None] * end * (cell.learning_rate / 8e-4)
         readings[1:, :, 0] += draws.normal(0, 0.002, (2, 3))
         records[cell] = Record(np.array([0, 1, 2]), readings.mean(axis=1), readings, seconds=1.0)
@@ -104,7 +104,7 @@ def study(gains: dict[str, float]) -> Study:
 def test_a_gain_is_where_the_other_prompts_chose_within_the_budget() -> None:
     results = Results(study({}))
     arm = ARMS[0]
-    assert results.choice(arm, NEAR) == Choice(1.6e-3, 1, pytest.approx(0.25))  # of drifts 0, 0.04 and 0.08
+    assert results.choice(arm, NEAR) == Choice(1.6e-3, 1, pytest.approx(0.25))  # of drifts 0, 0.08 and 0.16
     assert results.updates(arm, NEAR) == pytest.approx(1.25)
     assert results.values(arm, NEAR).shape == (4, 3)
     assert results.values(arm, NEAR).mean() == pytest.approx(0.125, abs=0.003)

@@ -58,14 +58,7 @@ def fetch(
         UserError: a file is not to be had, or is not the published one.
     """
     if checkpoint is not None:
-        folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-        for file in files:
-            if not (folder / file).is_file():
-                raise UserError(
-                    f"reward {reward}: checkpoint {checkpoint}: {folder / file} is not there; give a file with weights "
-                    f"as {repository} of the hub has them, or a folder, with {' and '.join(files)} in it"
-                )
-        return folder
+        return _given(reward, repository, files, checkpoint)
     pinned = f" --revision {revision}" if revision else ""
     if mirror := os.environ.get(MIRROR):
         folder = Path(mirror) / repository
@@ -85,6 +78,22 @@ def fetch(
         found = digest_of(paths[file], kind)
         check_digest(f"reward {reward}: {paths[file]}", found, wanted, owner="its publisher", fix=fix)
     return next(iter(paths.values())).parent
+
+
+def _given(reward: str, repository: str, files: Iterable[str], checkpoint: Path) -> Path:
+    if not checkpoint.exists():
+        raise UserError(
+            f"reward {reward}: checkpoint {checkpoint} is not there; give a file, or a folder with files, as "
+            f"{repository} of the hub has them"
+        )
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    for file in files:
+        if not (folder / file).is_file():
+            raise UserError(
+                f"reward {reward}: checkpoint {checkpoint} needs {folder / file}, which is not there; get it from "
+                f"{repository} of the hub"
+            )
+    return folder
 
 
 def _downloaded(reward: str, repository: str, file: str, revision: str | None) -> Path:

@@ -101,7 +101,7 @@ def submit(
     pending_seconds: int,
     **job: Any,
 ) -> None:
-    """Start one run with these parameters of the pipeline, or with --vary a run for each combination of settings.
+    """Start a run with these parameters, or with --vary several.
 
     KEY=VALUE sets a parameter; a list is JSON, as in overrides='["steps=20", "batch_size=4"]'. Parameters and
     configuration are checked before anything is sent; with --wait also the cluster that a kubeconfig file leads to, in

@@ -43,7 +43,9 @@ def sweep(
     references: tuple[str, ...],
     **given: Any,
 ) -> None:
-    """Run the pipeline with every combination of some settings, and show what came of each in one table.
+    """Run the pipeline with several settings, and compare them.
+
+    Every combination of the settings is a run, and one table shows what came of each.
 
     OUT/sweep.md has a row for each run: its settings, the gains over the base with their intervals, and what the policy
     decides; OUT/sweep.csv has the numbers. Runs are made one after the other, each as `run` makes it, into a folder of

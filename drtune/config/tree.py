@@ -263,6 +263,8 @@ class Config(Section):
     """Which are drawn on the way, from the same noise each time; null: the evaluation's first 16."""
     wandb_project: str | None = None
     """Log to this project of Weights & Biases as well, which must be installed."""
+    mlflow_experiment: str | None = None
+    """Log to this experiment of MLflow as well, at MLFLOW_TRACKING_URI; it must be installed."""
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")

@@ -235,7 +235,7 @@ def _delete(path: Path) -> None:
 def _where_it_matters(saved: Config, config: Config) -> Config:
     """`saved` with every key taken from `config` that changes no bit of an update, and which may so differ."""
     # Processes only change the order of a sum, and a cluster may not give as many again.
-    free = ["processes", "checkpoint_every", "keep_checkpoints", "wandb_project"]
+    free = ["processes", "checkpoint_every", "keep_checkpoints", "wandb_project", "mlflow_experiment"]
     if config.optimizer.schedule == "constant":
         free.append("steps")
     if config.held_out is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from drtune.config import Config
@@ -21,15 +22,19 @@ def check_start(config: Config) -> None:
     if file := config.evaluation.capability.file:
         read_tasks(file)
     if config.wandb_project:
-        _installed("wandb", f"wandb_project={config.wandb_project}: Weights & Biases")
+        _installed(f"wandb_project={config.wandb_project}: Weights & Biases", "wandb")
+    if config.mlflow_experiment:
+        _installed(f"mlflow_experiment={config.mlflow_experiment}: MLflow", "mlflow", "mlflow-skinny")
     if config.optimizer.eight_bit:
-        _installed("bitsandbytes", "optimizer.eight_bit=true: bitsandbytes")
+        _installed("optimizer.eight_bit=true: bitsandbytes", "bitsandbytes")
     if config.compute.quantization:
-        _installed("bitsandbytes", f"compute.quantization={config.compute.quantization}: bitsandbytes")
+        _installed(f"compute.quantization={config.compute.quantization}: bitsandbytes", "bitsandbytes")
 
 
-def _installed(package: str, told: str) -> None:
-    try:
-        version(package)  # the package itself: a folder of its name could be imported too
-    except PackageNotFoundError:
-        raise UserError(f"{told} is not installed: pip install {package}") from None
+def _installed(told: str, *packages: str) -> None:
+    """Refuse if none of the packages is, the last of which is the least that does."""
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            version(package)  # the package itself: a folder of its name could be imported too
+            return
+    raise UserError(f"{told} is not installed: pip install {packages[-1]}")

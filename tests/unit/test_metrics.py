@@ -116,11 +116,39 @@ def test_tensorboard_has_every_number_and_the_samples(tmp_path: Path) -> None:
     assert board.Tags()["images"] == ["samples"]
 
 
+def test_mlflow_has_one_run_that_goes_on_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database, as servers have, is no part of it
+    for start, steps in ((0, 6), (1, 9)):  # MLflow refuses to change what it has
+        config = load_config(None, [f"steps={steps}", "mlflow_experiment=mine"])
+        with MetricLog(tmp_path, start, config, Progress("train", config.steps, "update", done=start)) as log:
+            point = CurvePoint(step=start, rewards={"symmetry": 0.75, "my.py:warm": 0.5})
+            log.samples(point, [Image.new("RGB", (8, 8), "red")] * 3, ["a circle"] * 3)
+            log.write(update(start + 1))
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("mine")
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == (tmp_path / "mlflow-id.txt").read_text()
+    rewards = client.get_metric_history(run.info.run_id, "train/reward")
+    assert [(one.step, one.value) for one in rewards] == [(1, 0.1), (2, 0.2)]
+    assert run.data.metrics["samples/symmetry"] == 0.75
+    assert run.data.params["steps"] == "6"
+    shown = [artifact.path for artifact in client.list_artifacts(run.info.run_id, "samples")]
+    assert shown == ["samples/step-000000.png", "samples/step-000001.png"]
+
+
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="Weights & Biases is installed here")
 def test_a_log_that_cannot_be_written_is_refused_at_once() -> None:
     check_start(CONFIG)
     with pytest.raises(UserError, match=r"wandb_project=mine: .* not installed: pip install wandb"):
         check_start(load_config(None, ["wandb_project=mine"]))
+
+
+@pytest.mark.skipif(find_spec("mlflow") is not None, reason="MLflow is installed here")
+def test_mlflow_that_is_not_installed_is_told_at_once() -> None:
+    with pytest.raises(UserError, match=r"mlflow_experiment=mine: MLflow is not installed: pip install mlflow-skinny"):
+        check_start(load_config(None, ["mlflow_experiment=mine"]))
 
 
 def test_the_mean_reward_is_that_of_the_last_ten_updates() -> None:

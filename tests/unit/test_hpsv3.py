@@ -123,6 +123,24 @@ def test_the_score_is_what_the_original_makes_of_a_batch_of_files(mirror: Path) 
     assert reward.provenance == f"HPSv3.safetensors sha256 {digest}, resized by Pillow in 8 bits"
 
 
+def test_it_computes_in_the_precision_that_is_published_and_its_head_in_single(mirror: Path) -> None:
+    halves = {
+        key: weight.float() if "rm_head" in key else weight.bfloat16()
+        for key, weight in load_file(mirror / FILE).items()
+    }
+    save_file(halves, mirror / FILE)
+    image = picture(60, 40)
+    reward = load_reward("hpsv3", antialias=True)
+    pixels = to_tensor([image]).requires_grad_()
+    score = reward(pixels, ["nothing"])
+    assert score.dtype == torch.float32
+    assert score.item() == pytest.approx(original([image], ["nothing"])[0, 0].item(), abs=5e-3)
+    score.sum().backward()
+    assert pixels.grad is not None
+    assert pixels.grad.isfinite().all()
+    assert (pixels.grad != 0).float().mean() > 0.99
+
+
 def test_the_mark_in_a_prompt_is_a_part_of_the_prompt(mirror: Path) -> None:
     assert mirror.is_dir()
     image = picture(40, 40)

@@ -10,6 +10,7 @@ from drtune.contracts import CONFIG, PromptSet, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference
 from drtune.files.output import claimed
+from drtune.prompts.compositional import read_tasks
 from drtune.rewards.files import check_own
 
 
@@ -42,7 +43,8 @@ def overridden(model_folder: str | Path, overrides: Sequence[str]) -> Config:
     """The configuration of a tuned model with overrides of its evaluation, and of where rewards' weights are.
 
     Raises:
-        UserError: an override is wrong, changes something else, or names a reward whose file is not there.
+        UserError: an override is wrong, changes something else, or names a reward or compositional prompts whose file
+            cannot be used.
     """
     path = Path(model_folder) / CONFIG
     tuned, config = load_config(path), load_config(path, overrides)
@@ -51,4 +53,6 @@ def overridden(model_folder: str | Path, overrides: Sequence[str]) -> Config:
         told = " and ".join(f"{key}.*" for key in settable)
         raise UserError(f"--set {elsewhere[0]}: the model is tuned already; only {told} can be set now")
     check_own([*config.rewards, *config.evaluation.rewards], Path(model_folder))
+    if file := config.evaluation.capability.file:
+        read_tasks(file)
     return config

@@ -13,7 +13,7 @@ import pandas as pd
 
 from drtune.config import Config
 from drtune.contracts import CONFIG, Capability, CurvePoint, EvaluationReport, read_curve, write_curve
-from drtune.evaluation.capability.exam import Exam, open_exam
+from drtune.evaluation.capability.exam import Exam, open_exam, partial_judge
 from drtune.evaluation.capability.result import capability_of
 from drtune.evaluation.checks import check_inputs, overridden
 from drtune.evaluation.comparison import BASE, CANDIDATE
@@ -118,7 +118,7 @@ def evaluate(
             **pipeline,
             capability=_capability(contestants, exam, folder),
             scale_curve=curve_of(table, others, gauges.measures, config.scale_prompts, folder),
-            notes=(*gauges.notes, *no_curve(config, model)),
+            notes=(*gauges.notes, *no_curve(config, model), *partial_judge(exam, config)),
             **findings(table[table["contestant"].isin(names)], contestants, gauges, config, folder),
         )
         _publish(report, config, curve, folder, out)

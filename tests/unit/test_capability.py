@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from benchmarks.coverage import coverage_of_shares
-from drtune.config import load_config
+from drtune.config import RewardTerm, load_config
 from drtune.contracts import Capability, LostPrompt
 from drtune.errors import UserError
 from drtune.evaluation.capability.asked import AskedJudge
-from drtune.evaluation.capability.exam import Exam, open_exam
+from drtune.evaluation.capability.exam import Exam, open_exam, partial_judge
 from drtune.evaluation.capability.result import ANSWERS, capability_of
 from drtune.evaluation.capability.shares import pooled, score_of
 from drtune.evaluation.capability.world import CATEGORIES, WorldJudge
@@ -235,6 +235,15 @@ def test_a_prompt_more_that_is_right_never_lowers_the_interval(count: int, data:
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     for lost, gained in ((0.08, 0.03), (0.3, 0.05)):
         assert 0.94 <= coverage_of_shares(lost, gained, 64, 4000) <= 0.985
+
+
+def test_a_judge_that_was_tuned_on_is_told_to_be_none() -> None:
+    exam = Exam(AskedJudge(Believer(), []), 0)
+    config = load_config(None, [])
+    assert partial_judge(exam, config) == partial_judge(None, config) == ()
+    tuned_on_it = config.model_copy(update={"rewards": {"believer": RewardTerm()}})
+    [told] = partial_judge(exam, tuned_on_it)
+    assert told.startswith("compositional prompts are judged by believer, which was tuned on")
 
 
 def test_only_the_miniature_has_an_exam_by_itself() -> None:

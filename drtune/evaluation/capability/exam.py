@@ -64,6 +64,13 @@ class Exam:
         ]
 
 
+def partial_judge(exam: Exam | None, config: Config) -> tuple[str, ...]:
+    """That the judge is no judge, where it was what was tuned on."""
+    if exam and exam.judge.name in config.rewards:
+        return (f"compositional prompts are judged by {exam.judge.name}, which was tuned on: their share says little",)
+    return ()
+
+
 def open_exam(config: Config) -> Exam | None:
     """The exam that the configuration asks for, its judge's weights loaded; None where it asks for none.
 

@@ -19,7 +19,7 @@ import click
 from drtune.cli import evaluation, registry, score, seeds, study, watch
 from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH, CommandGroup, Number, echo_json
 from drtune.errors import InterruptionError, UserError
-from drtune.files.local import read_given, sha256_file, write_text
+from drtune.files.local import read_given, write_text
 from drtune.files.output import claimed
 from drtune.files.webhook import check_address, telling
 
@@ -44,22 +44,19 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("source")
+@click.argument("source", type=PATH)
 @click.option("--out", type=PATH, required=True, help="Folder for the prompt set.")
 @click.option("--held-out", is_flag=True, help="Take them all to evaluate on, as those of a benchmark.")
 @OVERWRITE
-def prompts(source: str, out: Path, held_out: bool, overwrite: bool) -> None:
+def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
     """Check, de-duplicate and split prompts. SOURCE is .txt, .csv, .tsv, .json, .jsonl or .parquet.
 
     Or a data set of the hub: hf://datasets/OWNER/NAME, with ?split=SPLIT&column=COLUMN if need be.
     """
-    from drtune.files.given import is_on_hub
-    from drtune.prompts.datasets import read_dataset
+    from drtune.prompts.datasets import source_of
     from drtune.prompts.prepare import NEAR_DUPLICATES, prepare
 
-    prepared = prepare(
-        read_dataset(source) if is_on_hub(source) else source, out, held_out=held_out, overwrite=overwrite
-    )
+    prepared = prepare(source_of(source), out, held_out=held_out, overwrite=overwrite)
     click.echo(prepared.told)
     for line in (out / NEAR_DUPLICATES).read_text(encoding="utf-8").splitlines()[:NAMED_AT_MOST]:
         pair = json.loads(line)
@@ -74,7 +71,7 @@ def prompts(source: str, out: Path, held_out: bool, overwrite: bool) -> None:
 @click.option(
     "--prompts",
     type=PATH,
-    help="A prompt set, or a raw prompts file, which is prepared into OUT.prompts first. "
+    help="A prompt set, or a raw prompts file or hf://datasets/OWNER/NAME, which is prepared into OUT.prompts first. "
     "[default: captions of the miniature's world]",
 )
 @click.option(
@@ -165,6 +162,7 @@ def _reward_term(given: str) -> tuple[str, dict[str, str]]:
 def prompt_set(given: Path | None, out: Path, settings: Config, *, goes_on: bool, overwrite: bool) -> Path:
     """The folder of the prompt set to train on; a raw file is prepared into `out`, where a run that goes on has one."""
     from drtune.contracts import MANIFEST, PromptSet
+    from drtune.prompts.datasets import is_from, source_of
     from drtune.prompts.prepare import prepare
 
     if given is None:
@@ -180,14 +178,14 @@ def prompt_set(given: Path | None, out: Path, settings: Config, *, goes_on: bool
             raise UserError(f"{given}: holds something else than the captions to be written there; give another --out")
     if (given / MANIFEST).exists():
         return given
-    if (out / MANIFEST).exists() and given.is_file() and PromptSet.load(out).source.sha256 == sha256_file(given):
+    if (out / MANIFEST).exists() and is_from(PromptSet.load(out), given):
         return out  # the same prompts, prepared before
     if goes_on and given.exists() and (out / MANIFEST).exists():
         raise UserError(
             f"prompts {given}: not those that the run began with, which are in {out}; go on with --prompts={out}, or "
             "start again with --overwrite instead of --resume"
         )
-    prepare(given, out, overwrite=overwrite)
+    prepare(source_of(given), out, overwrite=overwrite)
     return out
 
 

@@ -22,8 +22,8 @@ def is_on_s3(given: str | Path) -> bool:
 
 
 def is_on_hub(given: str | Path) -> bool:
-    """Whether it is the address of something on the Hugging Face hub."""
-    return str(given).startswith("hf://")
+    """Whether it is the address of something on the Hugging Face hub; a Path has one slash in the place of its two."""
+    return str(given).startswith("hf:/")
 
 
 def shown_place(given: str | Path) -> str:

@@ -11,9 +11,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from drtune.contracts import DataSource
+from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import LARGEST_READ, read_given, sha256_bytes
+from drtune.files.given import is_on_hub
+from drtune.files.local import LARGEST_READ, read_given, sha256_bytes, sha256_file
 from drtune.prompts.prepare import Gathered, Problem, StatedPrompt, parse
 from drtune.prompts.records import SUFFIXES
 
@@ -58,6 +59,22 @@ class Address:
         return cls(repository, revision, path or "", asked.get("split") or None, asked.get("column") or None)
 
 
+def source_of(given: str | Path) -> str | Path | Gathered:
+    """What `prepare` takes: a file as it is, a data set of the hub as it was read.
+
+    Raises:
+        UserError, OSError: as `read_dataset`.
+    """
+    return read_dataset(str(given)) if is_on_hub(given) else given
+
+
+def is_from(prompt_set: PromptSet, given: str | Path) -> bool:
+    """Whether it was prepared from what is given; of a data set by its address, so that a run keeps its commit."""
+    if is_on_hub(given):
+        return prompt_set.source.path == _spelt_out(str(given))
+    return Path(given).is_file() and prompt_set.source.sha256 == sha256_file(given)
+
+
 def read_dataset(given: str, api: HfApi | None = None) -> Gathered:
     """The prompts in the files of a data set, at the commit that its revision is now, which the source names.
 
@@ -74,6 +91,7 @@ def read_dataset(given: str, api: HfApi | None = None) -> Gathered:
             read as what its suffix says, or huggingface_hub is not installed.
         OSError: the hub does not answer.
     """
+    given = _spelt_out(given)
     address = Address.read(given)
     try:
         from huggingface_hub import HfApi
@@ -99,6 +117,11 @@ def read_dataset(given: str, api: HfApi | None = None) -> Gathered:
                     problems.append(Problem(name, "duplicate", prompt.text[:100]))
     source = DataSource(path=given, sha256=sha256_bytes("".join(digests).encode()), git_revision=found.sha)
     return Gathered(list(prompts.values()), problems, source)
+
+
+def _spelt_out(given: str) -> str:
+    """The address with both of its slashes, of which a Path has lost one."""
+    return re.sub("^hf:/+", "hf://", given)
 
 
 def _files(given: str, address: Address, siblings: Sequence[RepoSibling]) -> list[str]:

@@ -19,8 +19,9 @@ from diffusers import DiffusionPipeline
 from drtune.config import load_config
 from drtune.contracts import MANIFEST, PromptSet
 from drtune.errors import UserError
-from drtune.files.local import read_given, sha256_file, write_text
+from drtune.files.local import read_given, write_text
 from drtune.files.output import claimed
+from drtune.prompts.datasets import is_from, source_of
 from drtune.prompts.prepare import PROBLEMS, prepare
 from drtune.python.functions import reward_file
 from drtune.python.pipelines import base_name
@@ -48,7 +49,8 @@ def tune(
 
     Args:
         base: a pipeline of diffusers, or its name: a hub id, a folder, or "miniature".
-        prompts: to tune on: texts, or mappings with `text`, `category` and `split`; or a prompts file, or a PromptSet.
+        prompts: to tune on: texts, or mappings with `text`, `category` and `split`; or a prompts file, a
+            PromptSet, or a data set of the hub by its name, "hf://datasets/owner/name".
         reward: a reward's name, "file.py:function", or a function `(images_BCHW, prompts) -> (B,)`; several by their
             weights: {"preference": 1.0, my_reward: 0.5}. None: as the configuration has it.
         eval_prompts: held out, to look at and to evaluate on; None: about one in six of `prompts`.
@@ -116,16 +118,16 @@ def _prompt_set(
             raise UserError("eval_prompts: go with a list of prompts; a file says by its field split what is held out")
         if (Path(given) / MANIFEST).exists():
             return Path(given)
-        source = Path(given)
+        source: str | Path = given
     else:
         source = Path(f"{place}.prompts.jsonl")
         records = _sides(given, held_out)
         write(source, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
     folder = Path(f"{place}.prompts")
-    if (folder / MANIFEST).exists() and PromptSet.load(folder).source.sha256 == sha256_file(source):
+    if (folder / MANIFEST).exists() and is_from(PromptSet.load(folder), source):
         return folder
     try:
-        prompt_set = prepare(source, folder, overwrite=overwrite)
+        prompt_set = prepare(source_of(source), folder, overwrite=overwrite)
     except UserError as error:
         short = held_out is None and not isinstance(given, str | Path)
         raise UserError(f"{error}; or give eval_prompts" if short and "is for eval" in str(error) else error) from None

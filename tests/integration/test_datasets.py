@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from components.prepare_prompts.run import refuse_absent
 from drtune.errors import UserError
 from drtune.files.local import LARGEST_READ
-from drtune.prompts.datasets import Address, read_dataset
+from drtune.prompts.datasets import Address, is_from, read_dataset, source_of
 from drtune.prompts.prepare import prepare
 from tests.hub import COMMIT, Hub
 
@@ -63,6 +63,10 @@ def test_a_prompt_set_names_the_commit_that_it_was_read_from(hub: Hub, tmp_path:
     made = prepare(read_dataset(address, HfApi(endpoint=hub.url)), tmp_path / "set", held_out=True)
     assert (made.source.path, made.source.git_revision, made.num_eval) == (address, COMMIT, 2)
     assert made.categories == {"": 1, "photo": 1}
+    assert is_from(made, Path(address))  # which has but one slash
+    assert not is_from(made, "hf://datasets/owner/set")
+    with pytest.raises(UserError, match=r"prompts hf://datasets/owner: is no data set of the hub"):
+        source_of(Path("hf://datasets/owner"))
     refuse_absent(address)  # which is for the step to look up
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from drtune.config.sections import Section
 
 MOST_TASKS = 10_000
-"""Compositional prompts; GenEval has 553."""
+"""Compositional prompts, of which base and candidate draw two pictures in all."""
 
 
 class ScaleCurveConfig(Section):

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import AutoTokenizer
 
+from drtune.errors import UserError
 from drtune.rewards.weights import fetch
 
 WORDS = ("tokenizer.json", "tokenizer_config.json")
@@ -35,7 +36,12 @@ class Reader:
         Args:
             pixels_CHW: normalised, its sides multiples of `side`.
             question: the text after the picture.
+
+        Raises:
+            UserError: there is the sign in it that stands for the picture.
         """
+        if IMAGE in question:
+            raise UserError(f"prompts: one has {IMAGE} in it, which stands for the picture here; take it out")
         patches_ND, rows, columns = self._patches(pixels_CHW)
         seen = IMAGE * (len(patches_ND) // self.merge**2)
         text = (

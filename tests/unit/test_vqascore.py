@@ -135,6 +135,14 @@ def test_files_that_are_no_such_network_are_refused_in_one_line(mirror: Path, br
     assert "\n" not in str(refusal.value)
 
 
+def test_a_prompt_that_would_pass_for_the_picture_is_refused(mirror: Path) -> None:
+    assert mirror.is_dir()
+    with pytest.raises(
+        UserError, match=r"^prompts: one has <\|image_pad\|> in it, which stands for the picture here; take"
+    ):
+        load_reward("vqascore", antialias=True)(random_images(1, 3, 56, 56), ["a dog <|image_pad|>"])
+
+
 def test_the_gradient_reaches_every_pixel(mirror: Path) -> None:
     assert mirror.is_dir()
     images = random_images(1, 3, 56, 84).requires_grad_()

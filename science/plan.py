@@ -11,14 +11,16 @@ from pathlib import Path
 
 from drtune.files.local import write_text
 from science.arms import FULL, LONG, OBJECTIVES, QUICK, STEPS, Scale, short
-from science.hypotheses import HYPOTHESES, NEAR, Hypothesis, arms_of, asked, budgeted
+from science.hypotheses import HYPOTHESES, NEAR, SYMMETRY, Hypothesis, arms_of, asked, budgeted
 from science.page import render
-from science.power import DECIDING, FIRST_PROMPTS, WANTED, tables
+from science.power import DECIDING, FIRST_PROMPTS, WANTED, Spread, power, tables
 
 TEMPLATE = Path(__file__).with_name("plan.md.jinja")
 SECONDS = {STEPS: 112, LONG: 430}
 """Of one core, a training: at T = 12 the mean of six, and at T = 50 as many times longer as updates measured there."""
 CORES = 2
+PILOT = Spread(seeds=0.022**2, prompts=0.107**2)
+"""Of DRTune's lead over a shallow method in symmetry, as far as a pilot of one seed and the first study tell."""
 PAGE = Path(__file__).parents[1] / "docs" / "science-design.md"
 
 
@@ -35,6 +37,8 @@ def page() -> str:
         wanted=WANTED,
         deciding=DECIDING,
         tables=tables(),
+        pilot=PILOT,
+        pilot_power=power(OBJECTIVES[SYMMETRY].margin, PILOT, FULL.seeds, FULL.prompts // 2, DECIDING),
         trainings=_trainings(HYPOTHESES, FULL),
         hours=round(_seconds(HYPOTHESES) / CORES / 3600),
         depth=_trainings(asked(["depth"]), FULL),

@@ -13,12 +13,15 @@ import torch
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
 from science.__main__ import main
-from science.arms import DRTUNE, SHALLOW, Arm, Scale, choosing_cells, further_cells
+from science.arms import DRTUNE, QUICK, SHALLOW, Arm, Scale, choosing_cells, further_cells
+from science.cell import identity
 from science.costs_page import write_costs_page
 from science.exam import MEASURES
+from science.flops import Flops
 from science.hypotheses import ANY, NEAR, SYMMETRY, Inequality, asked
 from science.layout import left_half
 from science.page import write_page
@@ -172,6 +175,33 @@ def test_a_page_of_a_part_says_what_it_lacks(tmp_path: Path) -> None:
     one = replace(part, scale=replace(SCALE, seeds=1))
     write_page(one, tmp_path / "one.md", "make science CLAIMS=depth SEEDS=1")
     assert "With one seed there are none, and nothing is decided." in (tmp_path / "one.md").read_text(encoding="utf-8")
+
+
+def test_what_has_a_record_is_not_run_again_and_the_first_seeds_choose_for_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / "quick"
+    for name in ("prompts", "cells", "costs"):
+        (folder / name).mkdir(parents=True)
+    for arm in ARMS:
+        flops = Flops.of(arm)
+        record = {"what": vars(flops), "found": {"flops": 1e10}}
+        (folder / "costs" / f"{flops.name}.json").write_text(json.dumps(record))
+    best = [(arm, max(QUICK.rates) if arm.way == DRTUNE else min(QUICK.rates)) for arm in ARMS]
+    for cell in choosing_cells(ARMS, QUICK) + further_cells(best, QUICK):
+        readings = np.zeros((1 + len(QUICK.checks), QUICK.prompts, len(MEASURES)))
+        readings[-1, :, 0] = 0.2 if (cell.arm, cell.learning_rate) in best else 0.1
+        np.savez(folder / "cells" / f"{cell.name}.npz", readings=readings)
+        done = {"identity": identity(cell, QUICK), "checks": [0, *QUICK.checks], "training_seconds": 9.0}
+        (folder / "cells" / f"{cell.name}.json").write_text(json.dumps(done))
+        Image.new("RGB", (320, 32 * len(readings))).save(folder / "cells" / f"{cell.name}.png")
+
+    result = CliRunner().invoke(main, ["--quick", "--out", str(tmp_path)])
+    assert (result.exit_code, result.exception) == (0, None)
+    text = (folder / "science.md").read_text(encoding="utf-8")
+    assert "Written by `make science QUICK=1` from the records of 16 trainings" in text
+    assert f"| {DRTUNE} | {max(QUICK.rates):g}* | {QUICK.updates}* |" in text
+    assert f"| ReFL | {min(QUICK.rates):g}* | {QUICK.updates}* |" in text
+    for picture_file in re.findall(r"science/pictures-[\w-]+\.png", text):
+        assert (folder / picture_file).is_file()
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,9 @@ def test_pictures_are_those_of_plain_diffusers_without_the_text_encoders(
 def test_the_first_steps_are_the_bases_as_in_plain_diffusers(kind: str, folder_of: FolderOf) -> None:
     base = open_base(folder_of(kind))
     weights = add_adapter(base, LoraSection(rank=2), seed=0)
+    rng = torch.Generator().manual_seed(3)
     for weight in weights.values():
-        torch.nn.init.normal_(weight, std=0.2)
+        torch.nn.init.normal_(weight, std=0.2, generator=rng)
     conditions, negative = base.encode(PROMPTS), base.encode_negative("")
     with_it, late, without = (draw(base, conditions, negative, SEEDS, steps=4, base_steps=n) for n in (0, 2, 4))
 
@@ -87,7 +88,7 @@ def test_the_first_steps_are_the_bases_as_in_plain_diffusers(kind: str, folder_o
         callback_on_step_end=put_on,
     ).images
     assert (late - theirs).abs().max() <= 2e-6
-    assert 1e-3 < (late - without).abs().max() < (with_it - without).abs().max()
+    assert 1e-3 < (late - without).square().sum() < (with_it - without).square().sum()
     assert all(weight.requires_grad for weight in weights.values())
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from drtune.config import load_config
 from drtune.contracts import MANIFEST, TunedModel, read_curve
@@ -24,20 +23,12 @@ from drtune.models.loading import load_base
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import open_prompts, prepare
 from drtune.training.history import UpdateMetrics, read_metrics
-from drtune.training.optimization import DivergenceError, learning_rate
+from drtune.training.optimization import learning_rate
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
 from drtune.training.trainer import train
+from tests.trainings import SHORT, trainer_of
 
-SHORT = [
-    "batch_size=2",
-    "sampler.steps=4",
-    "method.trained_steps=2",
-    "method.early_stop=2",
-    "checkpoint_every=2",
-    "evaluation.sampler.steps=2",
-    "evaluation.sampler.guidance_scale=1",
-]
 DARKER = [
     *SHORT,
     "steps=6",
@@ -65,11 +56,6 @@ def few_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "few.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     prepare(folder / "few.jsonl", folder / "set")
     return folder / "set"
-
-
-def trainer_of(overrides: list[str], prompts: Path, out: Path) -> Trainer:
-    out.mkdir(exist_ok=True)
-    return Trainer(load_config(None, overrides), open_prompts(prompts), out, Processes())
 
 
 class InterruptedTrainer(Trainer):
@@ -272,35 +258,6 @@ def test_the_adapter_gives_the_tuned_model_to_plain_diffusers(prompts: Path, tmp
     assert (after - before).abs().max() > 0.05
 
 
-def test_a_training_that_diverges_keeps_its_last_good_state(prompts: Path, tmp_path: Path) -> None:
-    trainer = trainer_of([*SHORT, "steps=9", "checkpoint_every=9", "optimizer.learning_rate=1e12"], prompts, tmp_path)
-    with pytest.raises(DivergenceError, match=r"update 2: .*nan.* after update 1: .*learning_rate than 1e\+12"):
-        trainer.run()
-    assert list(trainer.checkpoints.files()) == [1]
-    assert trainer.checkpoints.restore(trainer.state) == 1
-    assert all(weight.isfinite().all() for weight in trainer.state.weights.values())
-    assert len(logged(tmp_path)) == 1
-
-
-def test_weights_or_pictures_that_are_not_finite_are_never_saved(prompts: Path, tmp_path: Path) -> None:
-    """Clamped and rounded, such pictures are black, and very symmetric."""
-    for rate, refused in ("1e300", "update 1: the weights have the norm"), ("1e12", "pixels are infinite"):
-        out = tmp_path / rate
-        trainer = trainer_of([*SHORT, "steps=1", f"optimizer.learning_rate={rate}"], prompts, out)
-        with pytest.raises(UserError, match=refused):
-            trainer.run()
-        assert not list(out.rglob("*.safetensors"))
-        assert not (out / MANIFEST).exists()
-
-
-def test_an_exploding_gradient_stops_before_the_weights_move(prompts: Path, tmp_path: Path) -> None:
-    trainer = trainer_of([*SHORT, "optimizer.refused_grad_norm=1e-9"], prompts, tmp_path)
-    before = {name: weight.detach().clone() for name, weight in trainer.state.weights.items()}
-    with pytest.raises(DivergenceError, match=r"update 1: .*optimizer\.refused_grad_norm=1e-09"):
-        trainer.update(1)
-    assert all(torch.equal(weight, before[name]) for name, weight in trainer.state.weights.items())
-
-
 @pytest.mark.slow
 def test_the_run_ends_early_with_the_last_state_that_passed_the_held_out_check(prompts: Path, tmp_path: Path) -> None:
     overrides = [*DARKER, "held_out={reward: brightness, max_drop: 0.1}"]
@@ -339,69 +296,6 @@ def test_a_mirror_that_cannot_be_written_to_is_refused_before_the_training(promp
     with pytest.raises(UserError, match=r"file/mirror.*Not a directory"):
         train(load_config(None, SHORT), prompts, tmp_path / "out", mirror=str(tmp_path / "file" / "mirror"))
     assert not (tmp_path / "out").exists()
-
-
-def test_the_running_mean_of_the_weights_is_what_is_saved(prompts: Path, tmp_path: Path) -> None:
-    trainer = trainer_of([*SHORT, "steps=2", "ema_decay=0.75"], prompts, tmp_path)
-    states = [{name: weight.detach().clone() for name, weight in trainer.state.weights.items()}]
-    for step in (1, 2):
-        trainer.update(step)
-        states.append({name: weight.detach().clone() for name, weight in trainer.state.weights.items()})
-    for name, average in trainer.state.average.items():
-        w0, w1, w2 = (state[name] for state in states)
-        torch.testing.assert_close(average, (0.2 * w0 + 1.8 * w1 + 9 * w2) / 11)  # decays 1/10 and 2/11
-    saved = train(load_config(None, [*SHORT, "steps=2", "ema_decay=0.75"]), prompts, tmp_path / "whole")
-    weights = load_file(tmp_path / "whole" / saved.weights_file)
-    total = sum(float(weight.double().sum()) for weight in weights.values())
-    assert total == pytest.approx(sum(float(average.double().sum()) for average in trainer.state.average.values()))
-
-
-def test_with_moved_weights_an_update_is_of_the_gradient_there(prompts: Path, tmp_path: Path) -> None:
-    sharp, plain, by_hand = (
-        trainer_of([*SHORT, *rho], prompts, tmp_path) for rho in (["method.weight_rho=0.05"], [], [])
-    )
-    first, second = sharp.update(1), plain.update(1)
-    assert first.rewards == second.rewards
-
-    weights, plan = list(by_hand.state.weights.values()), by_hand.plan(1)
-    before = [weight.detach().clone() for weight in weights]
-    by_hand._sweep(1, plan)
-    slopes = [weight.grad.clone() for weight in weights if weight.grad is not None]
-    length = torch.cat([slope.flatten() for slope in slopes]).norm()
-    for weight, slope in zip(weights, slopes, strict=True):
-        weight.data += 0.05 * slope / length
-        weight.grad = None
-    by_hand._sweep(1, plan)
-    for weight, old in zip(weights, before, strict=True):
-        weight.data = old
-    torch.nn.utils.clip_grad_norm_(weights, by_hand.config.optimizer.max_grad_norm)
-    by_hand.state.step(first.learning_rate, 0.0)
-    for name, weight in by_hand.state.weights.items():
-        torch.testing.assert_close(sharp.state.weights[name], weight)
-    assert any(not torch.allclose(plain.state.weights[name], weight) for name, weight in sharp.state.weights.items())
-
-
-def test_only_the_adapter_trains_and_every_part_of_it_does(prompts: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(SHORT, prompts, tmp_path)
-    network = trainer.base.network
-    frozen = {name: weight.clone() for name, weight in network.named_parameters() if "lora" not in name}
-    before = {name: weight.detach().clone() for name, weight in trainer.state.weights.items()}
-    for step in (1, 2):
-        trainer.update(step)
-    assert all("lora" in name for name in before)
-    assert all(torch.equal(weight, frozen[name]) for name, weight in network.named_parameters() if name in frozen)
-    assert all(not torch.equal(weight, before[name]) for name, weight in trainer.state.weights.items())
-
-
-def test_settings_that_may_change_on_resume_change_no_bit(prompts: Path, tmp_path: Path) -> None:
-    """Unlike a micro-batch, which changes the order of a sum."""
-    ends = []
-    for compute in ([], ["compute.keep_graphs=1"], ["compute.gradient_checkpointing=true"]):
-        trainer = trainer_of([*SHORT, *compute], prompts, tmp_path)
-        for step in (1, 2):
-            trainer.update(step)
-        ends.append(trainer.state.weights)
-    assert all(torch.equal(end[name], weight) for end in ends[1:] for name, weight in ends[0].items())
 
 
 def test_a_model_is_what_its_manifest_says(prompts: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.train.spec import load_spec
 from drtune.contracts import TunedModel
 from drtune.files.storage import open_storage
 from drtune.models.tuned import open_tuned
@@ -97,7 +98,8 @@ def test_the_step_trains_on_a_cluster_through_an_eviction(s3_server: S3Server, p
     assert step.returncode == 0, step.stderr
     assert left == []
     model, config = open_tuned(out)
-    assert model == TunedModel.load(tmp_path / "second" / "model")
+    trained = TunedModel.load(tmp_path / "second" / "model")
+    assert model == trained.model_copy(update={"cluster_sha256": load_spec(tmp_path / "cluster.yaml").sha256()})
     assert (model.step, config.steps) == (24, 24)
     assert not (out / "checkpoints").exists()
     lines = step.stdout.splitlines()

@@ -33,7 +33,7 @@ F1128 18:08:44.180312      19 main.go:59] failed to execute component: exit stat
 
 def test_what_publish_writes_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, report, decision = map(str, make_folders(tmp_path / "made"))
-    publish(model, report, decision, str(tmp_path / "registry"), "mine", str(tmp_path / "entry"))
+    publish(model, report, decision, str(tmp_path / "registry"), "mine", "", str(tmp_path / "entry"))
     uri = Registry(str(tmp_path / "registry")).show("mine").uri
     assert ending_in(capsys.readouterr().out) == f"published as mine v1 at {uri}"
 

@@ -87,7 +87,7 @@ def test_every_manifest_of_a_folder_is_of_a_kind_that_is_known() -> None:
     known = (SampleSet, *descendants(Contract))
     fields = [each.model_fields["kind"] for each in known if "kind" in each.model_fields]
     kinds = {match[1] for field in fields if (match := re.fullmatch(r"(\w+)/\d+", str(field.default)))}
-    assert kinds | {"MergedPipeline", "PipelineRun", "TrainingRun"} == KINDS
+    assert kinds | {"MergedPipeline", "PipelineRun", "Sweep", "TrainingRun"} == KINDS
 
 
 @pytest.mark.parametrize(

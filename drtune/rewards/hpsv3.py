@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Qwen2VLConfig, Qwen2VLModel
 
-from drtune.errors import UserError
 from drtune.rewards.head import furnished
-from drtune.rewards.loading import filled, under
+from drtune.rewards.loading import filled, refused, under
 from drtune.rewards.preprocessing import NetworkReward, SmartResize
 from drtune.rewards.qwen import Reader, words_of
 from drtune.rewards.weights import digest_of, fetch, weights_of
@@ -66,14 +64,10 @@ class HPSv3(NetworkReward):
         about = fetch(cls.name, cls.base, {"config.json": None}, cls.base_revision)
         words = words_of(cls.name, cls.base, cls.base_revision)
         words.add_special_tokens({"additional_special_tokens": [MARK]})
-        try:
+        with refused(cls.name, path, "is no HPSv3"):
             config = Qwen2VLConfig.from_pretrained(about)
             config.text_config.vocab_size = len(words)  # the published matrix was cut to the words there are
             model, head = networks_of(load_file(path), config)
-        except (OSError, LookupError, ValueError, SafetensorError) as error:
-            raise UserError(
-                f"reward {cls.name}: {path} is no HPSv3 ({str(error).splitlines()[0]}); take another copy of it"
-            ) from None
         told = f"{path.name} sha256 {digest_of(path, 'sha256')}"
         return cls(Reader(model, words), head, told, antialias=antialias)
 

@@ -39,7 +39,7 @@ def from_hub(
     """
     beside = ("config.json",)
     path = weights_of(reward, repository, "model.safetensors", digest, beside=beside, checkpoint=checkpoint)
-    with _refused(reward, path):
+    with refused(reward, path):
         config = kind.config_class.from_pretrained(path.parent)
         model = _loaded(kind, torch.float32, None, config=config, state_dict=load_file(path))
     return model, f"{path.name} sha256 {digest_of(path, 'sha256')}"
@@ -69,20 +69,22 @@ def from_shards(
         raise UserError(f"reward {reward}: {folder / index} names no weights; take another copy of it") from None
     fetch(reward, repository, dict.fromkeys(files), revision, checkpoint)
     together = sha256_of_all(folder / file for file in files)
-    with _refused(reward, folder):
+    with refused(reward, folder):
         model = _loaded(kind, "auto", folder)
     return model, f"{files[0]} and the {len(files) - 1} after it sha256 {together}"
 
 
 @contextmanager
-def _refused(reward: str, path: Path) -> Iterator[None]:
-    """Within, what goes wrong with the file is told as a user's mistake."""
+def refused(reward: str, path: Path, wrong: str = "cannot be loaded") -> Iterator[None]:
+    """Within, what goes wrong with the file is told as a user's mistake, with what it is that is `wrong`."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"reward {reward}: {path} cannot be loaded ({str(error).splitlines()[0]}); take another copy of it"
-        ) from None
+        return
+    except pickle.UnpicklingError:  # torch's own words advise to run what is in it
+        problem = "it is damaged, or holds more than tensors"
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, SafetensorError) as error:
+        problem = str(error).splitlines()[0]
+    raise UserError(f"reward {reward}: {path} {wrong} ({problem}); take another copy of it")
 
 
 def _loaded(
@@ -118,13 +120,8 @@ def from_pickle(reward: str, path: Path, kind: str, build: Callable[[Any], Built
     Raises:
         UserError: it is no checkpoint of that kind.
     """
-    try:
+    with refused(reward, path, f"is no {kind} checkpoint"):
         return build(torch.load(path, map_location="cpu", weights_only=True))
-    except pickle.UnpicklingError:  # torch's own words advise to run what is in it
-        problem = "it is damaged, or holds more than tensors"
-    except (RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
-        problem = str(error).splitlines()[0]
-    raise UserError(f"reward {reward}: {path} is no {kind} checkpoint ({problem}); take another copy of it")
 
 
 def num_heads(width: int, head_width: int) -> int:

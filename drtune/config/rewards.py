@@ -15,6 +15,8 @@ PROMPTLESS = ("symmetry", "raw_symmetry", "compressibility", "brightness", "aest
 """Rewards that do not read the prompt."""
 PUBLISHED = ("aesthetic", "arniqa", "hps", "hps_v2", "hpsv3", "pickscore", "clipscore", "imagereward", "vqascore")
 """Rewards of large networks, whose weights are published."""
+CHECKPOINTED = (*PUBLISHED, "dreamsim")
+"""What takes weights of yours: those, and the space of features whose weights are on no hub."""
 REWARDS = tuple(dict.fromkeys((*PROMPTLESS, "preference", *PUBLISHED)))
 """The rewards that drtune brings; a reward of your own is named `file.py:function` (docs/rewards.md)."""
 
@@ -39,13 +41,13 @@ RewardName = Annotated[str, AfterValidator(reward_name)]
 
 
 def published_name(name: str) -> str:
-    """The name, if it is that of a reward with published weights.
+    """The name, if it is that of something that takes weights of yours.
 
     Raises:
         ValueError: it is not.
     """
-    if name not in PUBLISHED:
-        raise ValueError(f"{name!r} takes no checkpoint; those with published weights do: {', '.join(PUBLISHED)}")
+    if name not in CHECKPOINTED:
+        raise ValueError(f"{name!r} takes no checkpoint; those with published weights do: {', '.join(CHECKPOINTED)}")
     return name
 
 

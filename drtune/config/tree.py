@@ -199,9 +199,10 @@ class EvaluationConfig(Section):
     """At most so many held-out prompts, the first of each category in turn."""
     pictures_per_prompt: int = Field(default=2, ge=1, le=1000)
     """Each from noise of its own; with one alone the diversity within a prompt is not measured."""
-    features: Literal["auto", "preference", "clipscore", "dinov2", "none"] = "auto"
+    features: Literal["auto", "preference", "clipscore", "dinov2", "dreamsim", "none"] = "auto"
     """Whose image embeddings diversity and drift are measured in; auto: the reward `preference`'s for the miniature,
-    DINOv2's, which is no reward, for every other base, or none where its weights are not to be had."""
+    DINOv2's, which is no reward, for every other base, or none where its weights are not to be had. `dreamsim`, fitted
+    to what people find alike, needs its adapter by `reward_checkpoints.dreamsim`."""
     sampler: DeploymentSamplerConfig = DeploymentSamplerConfig()
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the noise that all models draw from."""
@@ -232,7 +233,7 @@ class Config(Section):
     compare."""
     reward_checkpoints: dict[PublishedName, Annotated[str, Field(min_length=1)]] = Field(default={})
     """By reward a file or folder with weights of yours in place of the published ones, in their layout; wherever the
-    reward stands: tuned on, held out or measured."""
+    reward stands: tuned on, held out or measured; and the folder of `dreamsim`'s adapter."""
     base_penalty: float = Field(default=0.0, ge=0)
     """Weight of the mean squared distance of the denoiser's outputs from those of the base, at the trained steps."""
     steps: Count = 80
@@ -281,6 +282,11 @@ class Config(Section):
         if self.base_model == "miniature" and self.base_revision is not None:
             raise ValueError(
                 f"base_revision={self.base_revision!r} is for a hub id, and base_model=miniature has none: leave it out"
+            )
+        if self.evaluation.features == "dreamsim" and "dreamsim" not in self.reward_checkpoints:
+            raise ValueError(
+                "evaluation.features=dreamsim needs reward_checkpoints.dreamsim: the folder of its adapter, which its "
+                "authors have on GitHub (docs/evaluation.md)"
             )
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one, as in rewards.symmetry=1.0")

@@ -13,6 +13,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from drtune.config import Config
 from drtune.errors import UserError
+from drtune.evaluation.dreamsim import BASE, DreamSim
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.clip import unit
 from drtune.rewards.loading import from_hub
@@ -43,7 +44,7 @@ class Dinov2:
     """
 
     name = "dinov2"
-    repository = "facebook/dinov2-base"
+    repository = BASE
 
     def __init__(self, model: Dinov2Model, weights: str) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -90,18 +91,21 @@ class Spaces:
                 raise
             self.notes.append(f"no diversity and drift in features: {error}")
         try:
-            self.clip = self.features if name != "dinov2" else _loaded("clipscore", config, rewards)
+            is_clip = name not in (Dinov2.name, DreamSim.name)
+            self.clip = self.features if is_clip else _loaded("clipscore", config, rewards)
         except UserError as error:
             self.notes.append(f"no CMMD: {error}")
 
 
 def _loaded(name: str, config: Config, rewards: Sequence[Reward]) -> FeatureSpace:
     """The space of that name: that of a reward that is loaded already, or loaded for it alone."""
-    if name == "dinov2":
+    checkpoint = config.reward_checkpoints.get(name)
+    if name == Dinov2.name:
         return Dinov2.load()
+    if name == DreamSim.name:
+        assert checkpoint is not None  # the configuration sees to it
+        return DreamSim.load(checkpoint)
     loaded = next((reward for reward in rewards if reward.name == name), None)
-    space = loaded or load_reward(
-        name, antialias=config.reward_antialias, checkpoint=config.reward_checkpoints.get(name)
-    )
+    space = loaded or load_reward(name, antialias=config.reward_antialias, checkpoint=checkpoint)
     assert isinstance(space, MiniaturePreference | CLIPScore)
     return space

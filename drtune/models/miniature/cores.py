@@ -16,7 +16,7 @@ from pathlib import Path
 
 from drtune.config import PUBLISHED
 
-LARGE = (*PUBLISHED, "dinov2")
+LARGE = (*PUBLISHED, "dinov2", "dreamsim")
 """Rewards and spaces of features with a large network."""
 
 

@@ -47,6 +47,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "base_penalty": (0, 0, 0.1),
     "height": ("null", "null", 24, 30),
     "width": ("null", "null", 40),
+    "other_sizes": ("[]", "[24x40]", "[30x8]", "[0x0]"),
     "ema_decay": (0, 0.9),
     "optimizer.learning_rate": (1e-4, 1e3),
     "optimizer.schedule": ("constant", "cosine"),

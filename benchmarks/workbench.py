@@ -44,7 +44,7 @@ class Bench:
         self.denoiser = GuidedDenoiser(
             base, conditions, negative, config.sampler, arithmetic=DTYPES[config.compute.precision]
         )
-        self.draws = Draws(seed, len(prompts), len(prompts), base.latents_shape)
+        self.draws = Draws(seed, len(prompts), len(prompts), (base.latents_shape,))
 
     def noise(self, *key: int | str) -> Tensor:
         """Unit noise (B, C, H, W)."""

@@ -31,7 +31,7 @@ from drtune.files.output import claimed
     "overrides",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Change one evaluation.* or reward_checkpoints.* key of the model's configuration, as in "
+    help="Change one evaluation.* or reward_checkpoints.* key of the model's configuration, height or width, as in "
     "evaluation.max_prompts=64. Repeatable.",
 )
 @OVERWRITE

@@ -257,6 +257,8 @@ def plan(
 @click.option("--out", type=PATH, default="runs/samples", show_default=True, help="Folder for the pictures.")
 @click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="Of the noise.")
 @click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures of each prompt.")
+@click.option("--height", type=click.IntRange(8), help="Of the pictures, in pixels.  [default: as it was tuned]")
+@click.option("--width", type=click.IntRange(8), help="Likewise.")
 @click.option("--steps", type=click.IntRange(1, 1000), help="Sampler steps.  [default: as in the model's evaluation]")
 @click.option("--guidance-scale", type=Number(min=0), help="Guidance.  [default: likewise]")
 @click.option(

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from drtune.config.tree import ComputeSection, MethodConfig
+
+
+def size(text: str) -> str:
+    """A picture's size in pixels, `width x height`.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch("[1-9][0-9]+x[1-9][0-9]+", text):
+        raise ValueError("give width and height in pixels, as in 1216x832")
+    return text
 
 
 def check_batches(compute: ComputeSection, batch_size: int, processes: int, most: int) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from drtune.config.evaluation import MOST_TASKS, CapabilityConfig, ScaleCurveConfig
-from drtune.config.possible import check_batches, check_method
+from drtune.config.possible import check_batches, check_method, size
 from drtune.config.rewards import NON_DIFFERENTIABLE, PROMPTLESS, PublishedName, RewardName, RewardTerm
 from drtune.config.sections import Section
 from drtune.files.local import sha256_bytes
@@ -223,6 +223,9 @@ class Config(Section):
     """Of the images, in pixels; null: the base's own."""
     width: int | None = Field(default=None, ge=8)
     """Of the images, in pixels; null: the base's own."""
+    other_sizes: tuple[Annotated[str, AfterValidator(size)], ...] = ()
+    """Sizes such as 1216x832, width first, that take turns with width x height (aspect buckets): every update is made
+    in the next one, so that a batch is of one size. Samples and the evaluation are drawn at width x height."""
     weights: Literal["lora", "full"] = "lora"
     """What trains: an adapter, or every weight of the denoiser."""
     rewards: dict[RewardName, RewardTerm] = Field(default={"symmetry": RewardTerm()})

@@ -186,9 +186,10 @@ class EvaluationReport(Contract):
 
     >>> EvaluationReport(model=TunedModel(...), contestants=(Contestant(...),), measures=(Measure(...),),
     ...                  standings=(Standing(...),), scores=(Score(...),), prompts_sha256="1c3e...", num_prompts=256,
-    ...                  pictures_per_prompt=2, seed=0, pipeline="StableDiffusionXLPipeline",
-    ...                  scheduler="DDIMScheduler", num_inference_steps=20, guidance_scale=3.0, antialias=True,
-    ...                  scores_sha256="ab12...", code_revision="4a1b...", versions={"torch": "2.13.0"})
+    ...                  pictures_per_prompt=2, seed=0, height=1024, width=1024,
+    ...                  pipeline="StableDiffusionXLPipeline", scheduler="DDIMScheduler", num_inference_steps=20,
+    ...                  guidance_scale=3.0, antialias=True, scores_sha256="ab12...", code_revision="4a1b...",
+    ...                  versions={"torch": "2.13.0"})
     """
 
     kind: Literal["EvaluationReport/3"] = "EvaluationReport/3"
@@ -213,6 +214,9 @@ class EvaluationReport(Contract):
     """Prompts that are longer than a text encoder reads."""
     pictures_per_prompt: int
     seed: int
+    height: int | None = None
+    """In pixels, of all pictures that were drawn; None: an earlier version drew them. Likewise the width."""
+    width: int | None = None
     pipeline: str
     """Class of diffusers that sampled; likewise its scheduler."""
     scheduler: str

@@ -40,7 +40,7 @@ def check_inputs(
 
 
 def overridden(model_folder: str | Path, overrides: Sequence[str]) -> Config:
-    """The configuration of a tuned model with overrides of its evaluation, and of where rewards' weights are.
+    """The configuration of a tuned model with overrides of its evaluation, its pictures' size, and where weights are.
 
     Raises:
         UserError: an override is wrong, changes something else, or names a reward or compositional prompts whose file
@@ -48,10 +48,12 @@ def overridden(model_folder: str | Path, overrides: Sequence[str]) -> Config:
     """
     path = Path(model_folder) / CONFIG
     tuned, config = load_config(path), load_config(path, overrides)
-    settable = ("evaluation", "reward_checkpoints")
+    settable = ("evaluation", "reward_checkpoints", "height", "width")
     if elsewhere := differences(config.model_copy(update={key: getattr(tuned, key) for key in settable}), tuned):
-        told = " and ".join(f"{key}.*" for key in settable)
-        raise UserError(f"--set {elsewhere[0]}: the model is tuned already; only {told} can be set now")
+        raise UserError(
+            f"--set {elsewhere[0]}: the model is tuned already; only evaluation.*, reward_checkpoints.*, height and "
+            "width can be set now"
+        )
     check_own([*config.rewards, *config.evaluation.rewards], Path(model_folder))
     if file := config.evaluation.capability.file:
         read_tasks(file)

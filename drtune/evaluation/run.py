@@ -55,8 +55,9 @@ def evaluate(
 ) -> EvaluationReport:
     """Hold a TunedModel against its base and others on the held-out prompts of a PromptSet; write an EvaluationReport.
 
-    The settings are those of the model's config.yaml; `overrides` may change its `evaluation` section. What was done
-    stands in OUT.partial until all is; called again in the same way, an evaluation that was ended goes on from there.
+    The settings are those of the model's config.yaml; `overrides` may change its `evaluation` section, and the size of
+    the pictures. What was done stands in OUT.partial until all is; called again in the same way, an evaluation that was
+    ended goes on from there.
 
     Args:
         model_folder: the candidate.
@@ -128,6 +129,8 @@ def evaluate(
 def _described(base: Base, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What the report tells of the base's pipeline, by its fields."""
     return {
+        "height": base.height,
+        "width": base.width,
         "pipeline": type(base.pipeline).__name__,
         "scheduler": type(base.pipeline.scheduler).__name__,
         "num_truncated": base.count_truncated([prompt.text for prompt in prompts]),

@@ -21,7 +21,12 @@ class Draws:
     seed: int
     num_prompts: int
     batch_size: int
-    latents_shape: tuple[int, int, int]
+    latents_shapes: tuple[tuple[int, int, int], ...]
+    """(C, H, W) of each size that takes its turn."""
+
+    def turn(self, step: int) -> int:
+        """Whose turn it is among the sizes: by turns each has its share of any stretch of updates."""
+        return (step - 1) % len(self.latents_shapes)
 
     def prompt(self, step: int, slot: int) -> int:
         """Index of the prompt: every epoch goes through all prompts in an order of its own."""
@@ -30,10 +35,8 @@ class Draws:
 
     def noise(self, step: int, slots: range, *key: int | str) -> Tensor:
         """Unit noise (B, C, H, W) for some slots, on the CPU; `key` tells apart what an update draws several times."""
-        rows = [
-            torch.randn(self.latents_shape, generator=generator_of(self.seed, "noise", step, slot, *key))
-            for slot in slots
-        ]
+        shape = self.latents_shapes[self.turn(step)]
+        rows = [torch.randn(shape, generator=generator_of(self.seed, "noise", step, slot, *key)) for slot in slots]
         return torch.stack(rows)
 
 

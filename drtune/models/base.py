@@ -9,9 +9,10 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin
@@ -75,6 +76,17 @@ class Base(ABC):
         if side % (multiple := self.factor * self.patch):
             raise UserError(f"{name}={side}: give a multiple of {multiple} for a {type(self.pipeline).__name__}")
         return side
+
+    def resized(self, size: str) -> Self:
+        """The same base for pictures of another of a run's sizes, such as 1216x832; it shares all but that.
+
+        Raises:
+            UserError: the size does not fit.
+        """
+        other, (width, height) = copy(self), map(int, size.split("x"))
+        other.height = self._side(f"other_sizes={size}: height", height)
+        other.width = self._side(f"other_sizes={size}: width", width)
+        return other
 
     @property
     def native_side(self) -> int:

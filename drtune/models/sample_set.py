@@ -74,6 +74,8 @@ class SampleSettings:
     seed: int = 0
     count: int = 1
     """Pictures of each prompt, with one seed after the other."""
+    height: int | None = None
+    width: int | None = None
     steps: int | None = None
     guidance_scale: float | None = None
     lora_scale: float = 1.0
@@ -120,9 +122,9 @@ def write_sample_set(
         if is_small(config.base_model):
             take_one_thread()
         precision = settings.precision or config.compute.precision
-        base = load_base(
-            config.base_model, config.base_revision, precision=precision, height=config.height, width=config.width
-        )
+        height = config.height if settings.height is None else settings.height
+        width = config.width if settings.width is None else settings.width
+        base = load_base(config.base_model, config.base_revision, precision=precision, height=height, width=width)
         negative_prompt = ""
         if model is not None:
             settings = _as_deployed(settings, config.evaluation.sampler)

@@ -86,8 +86,10 @@ class Updates:
             height=config.height,
             width=config.width,
         )
-        self.draws = Draws(config.seed, len(self.texts), config.batch_size, self.base.latents_shape)
-        self.sampler = self.base.sampler(config.sampler)
+        self.bases = [self.base, *map(self.base.resized, config.other_sizes)]
+        self.samplers = [base.sampler(config.sampler) for base in self.bases]
+        shapes = tuple(base.latents_shape for base in self.bases)
+        self.draws = Draws(config.seed, len(self.texts), config.batch_size, shapes)
         with self.base.encoding_on(processes.device):
             self._encode_prompts()
         if config.compute.quantization:
@@ -161,11 +163,12 @@ class Updates:
 
     def _supervise(self, step: int, slots: range, plan: Plan) -> Tensor:
         """Rewards (B,) of the pictures of some slots; their share of the gradient is added to `.grad`."""
-        config = self.config
+        config, turn = self.config, self.draws.turn(step)
+        base = self.bases[turn]
         chosen = [self.draws.prompt(step, slot) for slot in slots]
         prompts = [self.texts[index] for index in chosen]
         denoiser = GuidedDenoiser(
-            self.base,
+            base,
             self.conditions[chosen],
             self.negative,
             config.sampler,
@@ -174,8 +177,8 @@ class Updates:
         price = config.base_penalty / len(plan.trained)
         task = Task(
             denoiser,
-            self.sampler,
-            rewards_of=lambda clean, rows: self.reward(self.base.decode(clean), prompts[rows]),
+            self.samplers[turn],
+            rewards_of=lambda clean, rows: self.reward(base.decode(clean), prompts[rows]),
             draw_noise=lambda *key: self.draws.noise(step, slots, *key).to(self.processes.device),
             penalty=BasePenalty(denoiser, price) if price else None,
             compute=config.compute,

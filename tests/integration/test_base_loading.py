@@ -42,6 +42,8 @@ def test_a_size_that_does_not_fit_is_refused(folder_of: FolderOf) -> None:
         open_base(folder_of("sd15"), height=17)
     with pytest.raises(UserError, match="width=18: give a multiple of 4 for a FluxPipeline"):
         open_base(folder_of("flux_dev"), width=18)
+    with pytest.raises(UserError, match="other_sizes=16x17: height=17: give a multiple of 2"):
+        open_base(folder_of("sd15")).resized("16x17")
     with pytest.raises(UserError, match="height=128: this base has positions for at most 64 pixels"):
         open_base(folder_of("sd3"), height=128)
 

@@ -138,6 +138,15 @@ def test_our_sampler_makes_the_images_of_plain_diffusers(kind: str, sampler: str
         assert (ours - diffusers_images(base.pipeline, base, settings)).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_base_in_another_size_is_one_that_was_opened_in_it(kind: str, folder_of: FolderOf) -> None:
+    base = open_base(folder_of(kind), height=16, width=16)
+    before, other = our_images(base, GUIDED), base.resized("32x16")
+    assert other.network is base.network
+    assert torch.equal(our_images(other, GUIDED), our_images(open_base(folder_of(kind), height=16, width=32), GUIDED))
+    assert torch.equal(our_images(base, GUIDED), before)
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "flux2_klein_distilled"])
 def test_guidance_changes_the_images_but_for_the_base_that_has_none(kind: str, folder_of: FolderOf) -> None:
     base = open_base(folder_of(kind))

@@ -322,9 +322,12 @@ def test_hostile_prompts_stay_text_on_the_page(model_folder: Path, tmp_path: Pat
 def test_the_settings_of_the_evaluation_can_be_set_and_nothing_else(
     model_folder: Path, prompts_folder: Path, tmp_path: Path
 ) -> None:
-    few = evaluate(model_folder, prompts_folder, tmp_path / "few", overrides=["evaluation.max_prompts=2"])
-    assert few.num_prompts == 2
-    with pytest.raises(UserError, match=r"--set steps \(3 here, 80 there\): .* only evaluation\.\* and reward_chec"):
+    overrides = ["evaluation.max_prompts=2", "height=24"]
+    few = evaluate(model_folder, prompts_folder, tmp_path / "few", overrides=overrides)
+    assert (few.num_prompts, few.height, few.width) == (2, 24, 2 * SIDE)
+    assert pixels(tmp_path / "few", "candidate", "0001-1.png").shape == (24, 2 * SIDE, 3)
+    told = r"--set steps \(3 here, 80 there\): .* only evaluation\.\*, reward_checkpoints\.\*, height and width can"
+    with pytest.raises(UserError, match=told):
         evaluate(model_folder, prompts_folder, tmp_path / "other", overrides=["steps=3"])
     assert not (tmp_path / "other").exists()
 

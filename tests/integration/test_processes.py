@@ -84,6 +84,7 @@ def gradients_of(out: Path) -> Tensor:
     [
         ("sdxl", ["weights=lora"]),
         pytest.param("sdxl", ["weights=lora", "compute.micro_batch_size=1"], marks=pytest.mark.slow),
+        ("sdxl", ["other_sizes=[32x16]", "steps=2"]),
         pytest.param("sdxl", ["weights=full"], marks=pytest.mark.slow),
         ("sd3", ["weights=full"]),
         pytest.param("sd3", ["weights=full", "compute.micro_batch_size=1"], marks=pytest.mark.slow),

@@ -59,6 +59,15 @@ def test_files_and_manifest_say_what_was_drawn(tuned: Path, tmp_path: Path) -> N
         assert '"guidance_scale":2.0' in image.text["drtune"]
 
 
+def test_pictures_are_drawn_in_any_size(tuned: Path, tmp_path: Path) -> None:
+    settings = SampleSettings(**SHORT, compare=True, width=48)
+    drawn = write_sample_set(PROMPTS[:1], tmp_path / "out", settings, model_folder=tuned)
+    assert drawn.arguments == {"height": 32, "width": 48, "num_inference_steps": 2, "guidance_scale": 3.0}
+    for picture in drawn.pictures:
+        with Image.open(tmp_path / "out" / picture.file) as image:
+            assert image.size == (48, 32)
+
+
 def test_a_comparison_puts_the_base_beside_the_tuned_model(tuned: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     drawn = write_sample_set(PROMPTS, out, SampleSettings(**SHORT, compare=True), model_folder=tuned)

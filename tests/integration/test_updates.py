@@ -86,6 +86,20 @@ def test_with_moved_weights_an_update_is_of_the_gradient_there(prompts: Path, tm
     assert any(not torch.allclose(plain.state.weights[name], weight) for name, weight in sharp.state.weights.items())
 
 
+def test_every_update_is_made_in_the_size_whose_turn_it_is(prompts: Path, tmp_path: Path) -> None:
+    wide = ["height=16", "width=40"]
+    turns, square, alone = (
+        trainer_of([*SHORT, *sizes], prompts, tmp_path) for sizes in (["other_sizes=[40x16]"], [], wide)
+    )
+    assert turns.update(1).rewards == square.update(1).rewards
+    for name, weight in square.state.weights.items():
+        assert torch.equal(turns.state.weights[name], weight)
+        alone.state.weights[name].data.copy_(weight)
+    alone.state.optimizer.load_state_dict(square.state.optimizer.state_dict())
+    assert turns.update(2).rewards == alone.update(2).rewards != square.update(2).rewards
+    assert all(torch.equal(turns.state.weights[name], weight) for name, weight in alone.state.weights.items())
+
+
 def test_only_the_adapter_trains_and_every_part_of_it_does(prompts: Path, tmp_path: Path) -> None:
     trainer = trainer_of(SHORT, prompts, tmp_path)
     network = trainer.base.network

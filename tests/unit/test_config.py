@@ -31,6 +31,8 @@ from drtune.errors import UserError
         ("steps=" + "9" * 5000, f"steps={80 * '9'}... (5000 characters): Unable to parse"),
         ("compute.compile=yes", "compute.compile=yes: Input should be true or false"),
         ("steps=2.5", "steps=2.5: Input should be a valid integer"),
+        ("other_sizes=[1216x832, 0x64]", "other_sizes.1=0x64: give width and height in pixels, as in 1216x832"),
+        ("other_sizes=1216x832", "other_sizes=1216x832: Input should be a valid tuple"),
         ("steps=0", "steps=0: Input should be greater than or equal to 1"),
         ("steps.a=1", "--set 'steps.a=1': steps is a single value and has no a"),
         ("optimizer.learning_rate=-1", "optimizer.learning_rate=-1: Input should be greater than 0"),

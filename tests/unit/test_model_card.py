@@ -196,9 +196,11 @@ def test_the_names_of_base_method_and_settings_are_those_of_the_run(tmp_path: Pa
             "pipeline": "FluxPipeline",
             "scheduler": "FlowMatchEulerDiscreteScheduler",
             "negative_prompt": 'a "bad" one',
+            "height": 512,
+            "width": 768,
         }
     )
-    changes = ["height=512", "width=768", "compute.precision=bf16", "method.name=alignprop"]
+    changes = ["compute.precision=bf16", "method.name=alignprop"]
     config = load_config(folders.model / "config.yaml", changes)
     model, decision = TunedModel.load(folders.model), Decision.load(folders.decision)
     card = render_model_card("my-model", model, report, decision, config)

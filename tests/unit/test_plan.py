@@ -304,6 +304,14 @@ def miniature() -> Estimate:
     return estimate(load_config(None))
 
 
+def test_an_update_is_planned_in_the_largest_size_and_samples_in_that_of_the_evaluation(miniature: Estimate) -> None:
+    both, large = (estimate(load_config(None, size)) for size in (["other_sizes=[16x16,64x32]"], ["width=64"]))
+    for name, phase in both.memory.phases.items():
+        assert phase == (miniature if name in ("encode prompts", "samples") else large).memory.phases[name]
+    assert large.memory.phases["samples"].peak > miniature.memory.phases["samples"].peak
+    assert ", 32 x 32, 16 x 16, 64 x 32, fp32" in as_text(both)
+
+
 @pytest.mark.slow
 def test_what_does_not_fit_is_told_changes_that_make_it_fit(miniature: Estimate) -> None:
     gpu = 30 * MIB

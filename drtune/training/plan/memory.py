@@ -109,6 +109,7 @@ class _Run:
         learned: Sequence[torch.nn.Module],
     ) -> None:
         self.config, self.base, self.sampler, self.plans, self.reward = config, base, sampler, plans, reward
+        self.largest = max([base, *map(base.resized, config.other_sizes)], key=lambda one: one.num_tokens)
         trained = _trained(base)
         for weight in trained:
             weight.grad = torch.zeros_like(weight)
@@ -162,12 +163,12 @@ class _Run:
         return Phase(standing, self.live.take_peak() + gathered, self.saved.take_peak())
 
     def _update(self) -> dict[str, Phase]:
-        """One update with no more steps than its memory needs."""
+        """One update of the largest pictures, with no more steps than its memory needs."""
         config, compute = self.config, self.config.compute
         share = config.batch_size // config.process_count
         batch, rolled_out = compute.micro_batch(share), compute.rollout_batch(share)
         denoiser = GuidedDenoiser(
-            self.base,
+            self.largest,
             self._conditions(rolled_out),
             self.negative,
             config.sampler,
@@ -176,12 +177,12 @@ class _Run:
         plan = self._short_plan()
         standing = sum(self.weights.values())
 
-        latents = torch.randn(rolled_out, *self.base.latents_shape)
+        latents = torch.randn(rolled_out, *self.largest.latents_shape)
         rollout = roll_out(denoiser, self.sampler, latents, plan, keep_graphs=compute.keep_graphs)
         phases = {"roll out": self._phase(standing, self.gathered)}
 
         def rewards_of(clean_BCHW: Tensor, _rows: slice) -> Tensor:
-            return self.reward(self.base.decode(clean_BCHW), [""] * len(clean_BCHW))
+            return self.reward(self.largest.decode(clean_BCHW), [""] * len(clean_BCHW))
 
         if batch < rolled_out:
             denoiser, rollout = denoiser.part(slice(batch)), rollout.part(slice(batch))

@@ -23,10 +23,10 @@ def as_text(made: Estimate) -> str:
         return f"{in_unit(size, unit):>10}"
 
     trained = f"a LoRA of rank {config.lora.rank}" if config.weights == "lora" else "all weights"
+    sizes = ", ".join([f"{made.width} x {made.height}", *(size.replace("x", " x ") for size in config.other_sizes)])
     processes = f"{config.process_count} {'process' if config.process_count == 1 else 'processes'}"
     lines = [
-        f"{config.base_model}, {made.width} x {made.height}, {config.compute.precision}, {trained} by "
-        f"{config.method.name}",
+        f"{config.base_model}, {sizes}, {config.compute.precision}, {trained} by {config.method.name}",
         f"{config.batch_size} pictures an update: {share} in each of {processes}, {rolled_out} sampled at once and "
         f"{at_once} trained on",
         "",
@@ -72,7 +72,8 @@ def verdict(made: Estimate, gpu: int, found: Remedy | None) -> str:
     lower = f"{in_unit(found.estimate.memory.peak, unit)} {unit}"
     if found.estimate.fits(gpu):
         return f"does not fit: {needs}\nit fits, with {lower}, by {changes}"
-    hints = "lower height and width, take a smaller base, or a larger GPU"
+    sizes = "height, width and other_sizes" if made.config.other_sizes else "height and width"
+    hints = f"lower {sizes}, take a smaller base, or a larger GPU"
     if made.config.weights == "lora" and not made.config.compute.quantization:
         hints = f"give compute.quantization=nf4, {hints}"
     if made.config.weights == "full":

@@ -50,9 +50,9 @@ class Bench:
         """Unit noise (B, C, H, W)."""
         return self.draws.noise(1, range(len(self.prompts)), *key).to(self.base.device)
 
-    def rewards_of(self, clean_BCHW: Tensor, rows: slice) -> Tensor:
+    def rewards_of(self, clean_BCHW: Tensor, rows: slice, **sides: Any) -> Tensor:
         """Rewards of clean latents."""
-        rewards = self.reward(self.base.decode(clean_BCHW), self.prompts[rows])
+        rewards = self.reward(self.base.decode(clean_BCHW), self.prompts[rows], **sides)
         self.reward.take_means()
         return rewards
 

@@ -6,7 +6,9 @@ Nothing of the sweep is used here; the sampler's numbers are (tests/unit/test_sa
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,28 +47,39 @@ def loss_of(task: Task, method: MethodConfig, plan: Plan, price: Callable[[Tenso
             finished, counts = _lagrange(task, run, noise, plan)
         case "draft_lv":
             finished = _draft_lv(task, run, noise, method.renoised)
-        case "direct_align":
-            finished = [_direct_align(task, run, noise, plan)]
-        case "srpo":
-            finished = [_direct_align(task, run, noise, plan), _direct_align(task, run, noise, plan, inverted=True)]
+        case "direct_align" | "srpo":
+            return _loss_of_recovered(task, run, noise, method, plan, prices)
         case _:
             finished = [_chain(task, run, noise, plan)[-1]]
-    everything = slice(0, len(noise))
-    signs = [1.0, -1.0] if method.name == "srpo" else [1.0] * len(finished)
-    losses = [
-        -sign * (counts * task.rewards_of(_against(task, clean, sign, method.rho), everything)).mean()
-        for sign, clean in zip(signs, finished, strict=True)
-    ]
+    losses = [-(counts * _worth(task.rewards_of, clean, method.rho)).mean() for clean in finished]
     return (torch.stack(losses).sum() + torch.stack(prices).sum()) / len(losses)
 
 
-def _against(task: Task, clean: Tensor, sign: float, rho: float) -> Tensor:
-    """The latents a bit down the slope of what is maximised, which counts as a constant move."""
+def _loss_of_recovered(
+    task: Task, run: Run, noise: Tensor, method: MethodConfig, plan: Plan, prices: list[Tensor]
+) -> Tensor:
+    """Discounted sums over the steps of what is recovered there; of SRPO the mean over both directions."""
+    real, both, losses = _real(task, run, noise)[-1], method.name == "srpo", []
+    for place, step in enumerate(plan.trained):
+        discount = method.discount ** (step - (len(task.sampler.steps) - 1 - both - method.early_stop))
+        ways: list[tuple[int, dict[str, Any]]] = [(step, {})]
+        if both:
+            praise, blame = plan.surpluses[place]
+            ways = [(step, {"surplus": praise}), (step + 2, {"opposite": True, "surplus": blame})]
+        for start, sides in ways:
+            clean = _recovered(task, run, real, start, step + 1)
+            losses.append(-discount * _worth(partial(task.rewards_of, **sides), clean, method.rho).mean())
+    return (torch.stack(losses).sum() + torch.stack(prices).sum()) / (1 + both)
+
+
+def _worth(rewards_of: Callable[..., Tensor], clean: Tensor, rho: float) -> Tensor:
+    """Rewards of the latents a bit down the slope of what is maximised, which counts as a constant move."""
+    everything = slice(0, len(clean))
     if not rho:
-        return clean
+        return rewards_of(clean, everything)
     at = clean.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(sign * task.rewards_of(at, slice(0, len(at))).sum(), at)
-    return clean - rho * slope / slope.square().mean((1, 2, 3), keepdim=True).sqrt()
+    (slope,) = torch.autograd.grad(rewards_of(at, everything).sum(), at)
+    return rewards_of(clean - rho * slope / slope.square().mean((1, 2, 3), keepdim=True).sqrt(), everything)
 
 
 def _attached(latents: Tensor, alpha: float) -> Tensor:
@@ -194,12 +207,10 @@ def _draft_lv(task: Task, run: Run, noise: Tensor, renoised: int) -> list[Tensor
     return finished
 
 
-def _direct_align(task: Task, run: Run, noise: Tensor, plan: Plan, *, inverted: bool = False) -> Tensor:
-    """Known noise into the finished picture, a step of denoising or inversion, and what is known taken off."""
-    sampler, index = task.sampler, plan.trained[0] + inverted
-    real, known = _real(task, run, noise)[-1], task.draw_noise("known")
-    following = index - 1 if inverted else index + 1
-    (signal, level), (next_signal, next_level) = sampler.steps[index].level, sampler.steps[following].level
+def _recovered(task: Task, run: Run, real: Tensor, start: int, end: int) -> Tensor:
+    """The first noise into the finished picture, a step of denoising or inversion, and what is known taken off."""
+    sampler, known = task.sampler, task.draw_noise()
+    (signal, level), (end_signal, end_level) = sampler.steps[start].level, sampler.steps[end].level
     latents = signal * real + level * known
-    clean, epsilon = _predicted(sampler, index, latents, run(index, latents))
-    return (next_signal * clean + next_level * epsilon - next_level * known) / next_signal
+    clean, epsilon = _predicted(sampler, start, latents, run(start, latents))
+    return (end_signal * clean + end_level * epsilon - end_level * known) / end_signal

@@ -73,18 +73,8 @@ def check_method(method: MethodConfig, steps: int) -> None:
             f"method.trained_steps={method.trained_steps} does not fit into the {executed} steps that are always "
             f"executed (sampler.steps={steps} less method.early_stop={method.early_stop} plus 1): lower one of the two"
         )
-    if method.name == "direct_align" and method.early_stop >= steps:
-        raise ValueError(
-            f"method.early_stop={method.early_stop} must be less than sampler.steps={steps} for direct_align: "
-            f"give at most {steps - 1}"
-        )
-    if method.name == "srpo" and method.early_stop > steps - 2:
-        raise ValueError(
-            f"method.early_stop={method.early_stop}: srpo inverts to a step after the first and before the last, "
-            f"sampler.steps={steps}: give at most {steps - 2}"
-            if steps > 2
-            else f"sampler.steps={steps}: srpo inverts to a step after the first and before the last; give at least 3"
-        )
+    if method.name in ("direct_align", "srpo"):
+        _check_recoveries(method, steps)
     if method.name in ("leapalign", "flowbp_bridge", "flowbp_lagrange") and steps < 2:
         raise ValueError(f"method.name={method.name} takes two steps, sampler.steps={steps}: give at least 2")
     if method.name == "flowbp_bridge" and method.trained_steps < 2:
@@ -95,4 +85,23 @@ def check_method(method: MethodConfig, steps: int) -> None:
     if method.name in ("draft_lv", "direct_align", "srpo") and method.weighting != "chain":
         raise ValueError(
             f"method.weighting={method.weighting}: {method.name} trains steps of its own making; leave it at chain"
+        )
+
+
+def _check_recoveries(method: MethodConfig, steps: int) -> None:
+    """Direct-Align takes no last step, and SRPO none that has not another beyond it to step back from."""
+    untaken = 2 if method.name == "srpo" else 1
+    if steps <= untaken:
+        raise ValueError(
+            f"sampler.steps={steps}: {method.name} cannot take the last {untaken} of them; give at least {untaken + 1}"
+        )
+    if method.early_stop > steps - untaken:
+        raise ValueError(
+            f"method.early_stop={method.early_stop}: {method.name} cannot take the last {untaken} of "
+            f"sampler.steps={steps}: give at most {steps - untaken}"
+        )
+    if method.recoveries > method.early_stop:
+        raise ValueError(
+            f"method.recoveries={method.recoveries} are among the method.early_stop={method.early_stop} steps that "
+            f"{method.name} may take: give at most {method.early_stop}"
         )

@@ -66,6 +66,7 @@ class TuningSamplerConfig(SamplerConfig):
 
 
 Weighting = Literal["chain", "uniform", "signal"]
+Surplus = Annotated[float, Field(ge=0)]
 
 
 class MethodConfig(Section):
@@ -92,7 +93,16 @@ class MethodConfig(Section):
     placement: Literal["prefix", "chain"] = "prefix"
     """Where drtune spreads its K steps: over those that run, or over all T, of which an early stop cuts some off."""
     early_stop: int = Field(default=3, ge=1)
-    """m: drtune and refl stop at one of the last m steps, direct_align and srpo re-noise to one of m before it."""
+    """m: drtune and refl stop at one of the last m steps, direct_align and srpo re-noise to one of m before those that
+    they cannot."""
+    recoveries: Count = 1
+    """n: to how many steps of these m, in a row, direct_align and srpo re-noise the image."""
+    discount: float = Field(default=1.0, gt=0, le=1)
+    """What each of these m counts there, against the step before it: below 1 the late ones count less."""
+    praise_surplus: tuple[Surplus, Surplus] = (0.1, 0.25)
+    """How far above 1 srpo counts the praised prompt of a relative reward: at the last of these m, and at the first."""
+    blame_surplus: tuple[Surplus, Surplus] = (0.3, 0.01)
+    """How far above 1 it counts the blamed prompt in the way back, which seeks what is blamed."""
     renoised: Count = 2
     """n: how many times draft_lv re-noises the image for its last step."""
     alpha: float | None = Field(default=None, ge=0, le=1)

@@ -61,7 +61,7 @@ def path_of(sampler: Sampler, plan: Plan) -> list[Leg]:
 def gradient_path(sampler: Sampler, plan: Plan, weighting: Weighting = "chain") -> list[Leg]:
     """The legs from the first trained output on, with the trained outputs alone and what the method owes them."""
     path = _weighed(sampler, path_of(sampler, plan), weighting)
-    gains = dict(zip(plan.trained, plan.gains or [1.0] * len(plan.trained), strict=True))
+    gains = plan.gain_of
     # A leap's trained outputs stand for that leap, trained steps for the chain.
     groups = [[leg] for leg in path] if plan.leaps else [path]
     legs = []

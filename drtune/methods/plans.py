@@ -40,6 +40,13 @@ class Plan:
     tau: float = 0.0
     """Pictures whose leaps miss the real latents count less: by 1 / (miss at the middle + miss at the end), each at
     least tau; 0: all count alike."""
+    surpluses: tuple[tuple[float, float], ...] = ()
+    """How far above 1 the praised prompt counts at each trained step, and the blamed one in the step back (SRPO)."""
+
+    @property
+    def gain_of(self) -> dict[int, float]:
+        """The factor on what each trained output is owed."""
+        return dict(zip(self.trained, self.gains or [1.0] * len(self.trained), strict=True))
 
     @property
     def attached(self) -> tuple[int, ...]:
@@ -82,9 +89,7 @@ def draw_plan(method: MethodConfig, num_steps: int, generator: torch.Generator) 
         case "flowbp_lagrange":
             return _lagrange(method, num_steps, generator)
         case "direct_align" | "srpo":
-            # Before the last step, whose end holds no noise that could be known.
-            index = last - 1 - _draw(method.early_stop, generator)
-            return Plan(index, (index,), _alpha(method, 0.0), start=index)
+            return _recover(method, num_steps, generator)
 
 
 def _or(given: float | None, published: float) -> float:
@@ -183,6 +188,32 @@ def _supports(start: int, end: int, most: int = 3) -> tuple[int, ...]:
     if length <= most:
         return tuple(range(start, end))
     return tuple(start + round(index * (length - 1) / (most - 1)) for index in range(most))
+
+
+def _recover(method: MethodConfig, num_steps: int, generator: torch.Generator) -> Plan:
+    """Direct-Align and SRPO (Shen et al. 2025, arXiv 2509.06942): steps in a row, of the m last that can be taken.
+
+    The last step of all ends without noise that could be known, and none is beyond it to step back from. Discounts fall
+    geometrically, which is ours: the paper says that they decay. Surpluses run linearly, as in its code.
+    """
+    m, count, both = method.early_stop, method.recoveries, method.name == "srpo"
+    first = num_steps - (2 if both else 1) - m
+    places = range(start := _draw(m - count + 1, generator), start + count)
+    trained = tuple(first + place for place in places)
+
+    def surplus(ends: tuple[float, float], place: int) -> float:
+        late, early = ends
+        return late + (early - late) * (m - 1 - place) / max(m - 1, 1)
+
+    praised_blamed = tuple((surplus(method.praise_surplus, at), surplus(method.blame_surplus, at)) for at in places)
+    return Plan(
+        trained[-1],
+        trained,
+        _alpha(method, 0.0),
+        start=trained[0],
+        gains=tuple(method.discount**place for place in places),
+        surpluses=praised_blamed if both else (),
+    )
 
 
 def _draw(count: int, generator: torch.Generator) -> int:

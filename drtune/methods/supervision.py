@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -42,8 +43,9 @@ class Task:
 
     denoiser: Denoiser
     sampler: Sampler
-    rewards_of: Callable[[Tensor, slice], Tensor]
-    """`rewards_of(clean_BCHW, rows)`: rewards of clean latents, `rows` of the batch."""
+    rewards_of: Callable[..., Tensor]
+    """`rewards_of(clean_BCHW, rows)`: rewards of clean latents, `rows` of the batch. Of SRPO alone it is also asked for
+    the `opposite`, and for a `surplus` on the prompt that is sought, as `WeightedSum`."""
     draw_noise: DrawNoise
     compute: ComputeSection
     penalty: BatchPenalty | None = None
@@ -158,36 +160,42 @@ def _draft_lv(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) 
 
 
 def _direct_align(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) -> Tensor:
-    """Direct-Align (Shen et al. 2025, arXiv 2509.06942): re-noise with known noise, denoise a step, take it off."""
-    (index,) = plan.trained
+    """Direct-Align (Shen et al. 2025, arXiv 2509.06942): re-noise with known noise, denoise a step, take it off.
+
+    The gradients of several steps add up, each with its discount.
+    """
     clean = sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
-    return _recover(task, clean, index, index + 1, method)
+    rewards = [_recover(task, clean, (step, step + 1), gain, method) for step, gain in plan.gain_of.items()]
+    return torch.stack(rewards).mean(0)
 
 
 def _srpo(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) -> Tensor:
-    """SRPO (Shen et al. 2025, arXiv 2509.06942): Direct-Align, and the same step inverted for the reward's opposite.
+    """SRPO (Shen et al. 2025, arXiv 2509.06942): Direct-Align, and for the reward's opposite a step back to its end.
 
     The gradient is the mean of the two, as in its code.
     """
-    (index,) = plan.trained
     clean = sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
-    half = replace(task, gradient_scale=task.gradient_scale / 2)
-    rewards = _recover(half, clean, index, index + 1, method)
-    with task.unrecorded():
-        penalised = replace(half, rewards_of=lambda latents, rows: -task.rewards_of(latents, rows))
-        _recover(penalised, clean, index + 1, index, method)
-    return rewards
+    half, rewards = replace(task, gradient_scale=task.gradient_scale / 2), []
+    for (step, gain), (praise, blame) in zip(plan.gain_of.items(), plan.surpluses, strict=True):
+        praised = replace(half, rewards_of=partial(task.rewards_of, surplus=praise))
+        rewards.append(_recover(praised, clean, (step, step + 1), gain, method))
+        blamed = replace(half, rewards_of=partial(task.rewards_of, opposite=True, surplus=blame))
+        with task.unrecorded():
+            _recover(blamed, clean, (step + 2, step + 1), gain, method)
+    return torch.stack(rewards).mean(0)
 
 
-def _recover(task: Task, clean_BCHW: Tensor, start: int, end: int, method: MethodConfig) -> Tensor:
-    """Rewards of what a step from the noise of `start` to that of `end` makes of clean latents and known noise.
+def _recover(task: Task, clean_BCHW: Tensor, way: tuple[int, int], gain: float, method: MethodConfig) -> Tensor:
+    """Rewards of what a step `way`, from the noise of one to that of another, makes of clean latents and known noise.
 
         x0 = (x_end - noise_end * known) / signal_end
 
-    The true noise stands in for the predicted one, so even a step from far out gives a sharp picture to score. That is
-    one step of a sampler of its own, with x0 but for a constant at its end.
+    The true noise stands in for the predicted one, so even a step from far out gives a sharp picture to score. It is
+    that from which the picture was sampled. All is one step of a sampler of its own, with x0 but for a constant at its
+    end; what its output is owed counts `gain` times.
     """
-    step, known = task.sampler.steps[start], task.draw_noise("known")
+    (start, end), known = way, task.draw_noise()
+    step = task.sampler.steps[start]
     signal, noise = step.level
     (a,), (b,) = (weights.values() for weights in task.sampler.leap((start,), end))
     signal_end, noise_end = task.sampler.steps[end].level
@@ -200,7 +208,7 @@ def _recover(task: Task, clean_BCHW: Tensor, start: int, end: int, method: Metho
             rewards_of=lambda recovered, rows: task.rewards_of(recovered - taken_off[rows], rows),
         ),
         signal * clean_BCHW + noise * known,
-        Plan(stop=0, trained=(0,), alpha=0.0),
+        Plan(stop=0, trained=(0,), alpha=0.0, gains=(gain,)),
         method,
     )
     return rewards

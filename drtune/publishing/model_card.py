@@ -36,8 +36,8 @@ METHODS = {
     "flowbp_sparse": Method("FlowBP-Sparse", "2606.11075", ("trained_steps",)),
     "flowbp_bridge": Method("FlowBP-Bridge", "2606.11075", ("trained_steps",)),
     "flowbp_lagrange": Method("FlowBP-Lagrange", "2606.11075"),
-    "direct_align": Method("Direct-Align", "2509.06942", ("early_stop",)),
-    "srpo": Method("SRPO", "2509.06942", ("early_stop",)),
+    "direct_align": Method("Direct-Align", "2509.06942", ("early_stop", "recoveries", "discount")),
+    "srpo": Method("SRPO", "2509.06942", ("early_stop", "recoveries", "discount", "praise_surplus", "blame_surplus")),
 }
 
 

@@ -125,13 +125,25 @@ class WeightedSum:
         ]
         self.collected: dict[str, list[Tensor]] = {name: [] for name in terms}
 
-    def __call__(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Rewards (B,), as `Reward`."""
+    def __call__(
+        self, images_BCHW: Tensor, prompts: Sequence[str], *, opposite: bool = False, surplus: float = 0.0
+    ) -> Tensor:
+        """Rewards (B,), as `Reward`.
+
+        Args:
+            images_BCHW: as `Reward` takes them.
+            prompts: likewise.
+            opposite: what is blamed in the place of what is praised, and minus a reward that is not relative.
+            surplus: how far above 1 the prompt that is sought counts in the gradient of a relative reward.
+        """
         total = images_BCHW.new_zeros(len(images_BCHW))
         for (reward, term), collected in zip(self.terms, self.collected.values(), strict=True):
-            raw = _raw(reward, term, images_BCHW, prompts)
+            if term.praise is None:
+                raw, sign = reward(images_BCHW, prompts), -1 if opposite else 1
+            else:
+                raw, sign = _relative(reward, term, images_BCHW, prompts, opposite=opposite, surplus=surplus), 1
             collected.append(raw.detach())
-            total = total + term.weight * bend(raw, term)
+            total = total + sign * term.weight * bend(raw, term)
         return total
 
     @contextmanager
@@ -160,10 +172,20 @@ def bend(raw: Tensor, term: RewardTerm) -> Tensor:
     return raw
 
 
-def _raw(reward: Reward, term: RewardTerm, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-    """The reward of the prompts; a relative one (SRPO, Shen et al. 2025, arXiv 2509.06942) is praised minus blamed."""
-    if term.praise is None:
-        return reward(images_BCHW, prompts)
-    praised = reward(images_BCHW, [f"{term.praise} {prompt}" for prompt in prompts])
-    blamed = reward(images_BCHW, [f"{term.blame} {prompt}" for prompt in prompts])
-    return praised - blamed
+def _relative(
+    reward: Reward,
+    term: RewardTerm,
+    images_BCHW: Tensor,
+    prompts: Sequence[str],
+    *,
+    opposite: bool,
+    surplus: float,
+) -> Tensor:
+    """Praised minus blamed (SRPO, Shen et al. 2025, arXiv 2509.06942), or the opposite of it.
+
+    A surplus is in the gradient alone, so that what is told of different steps compares.
+    """
+    sought, avoided = (term.blame, term.praise) if opposite else (term.praise, term.blame)
+    found = reward(images_BCHW, [f"{sought} {prompt}" for prompt in prompts])
+    against = reward(images_BCHW, [f"{avoided} {prompt}" for prompt in prompts])
+    return found + surplus * (found - found.detach()) - against

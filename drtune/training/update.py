@@ -178,7 +178,7 @@ class Updates:
         task = Task(
             denoiser,
             self.samplers[turn],
-            rewards_of=lambda clean, rows: self.reward(base.decode(clean), prompts[rows]),
+            rewards_of=lambda clean, rows, **sides: self.reward(base.decode(clean), prompts[rows], **sides),
             draw_noise=lambda *key: self.draws.noise(step, slots, *key).to(self.processes.device),
             penalty=BasePenalty(denoiser, price) if price else None,
             compute=config.compute,

@@ -47,9 +47,18 @@ from drtune.errors import UserError
         ("method={name: refl, early_stop: 13}", "method.early_stop=13 is more than sampler.steps=12"),
         (
             "method={name: srpo, early_stop: 11}",
-            "method.early_stop=11: srpo inverts to a step after the first and before",
+            "method.early_stop=11: srpo cannot take the last 2 of sampler.steps=12: give at most 10",
         ),
-        ("method={name: direct_align, early_stop: 12}", "method.early_stop=12 must be less than sampler.steps=12"),
+        (
+            "method={name: direct_align, early_stop: 12}",
+            "method.early_stop=12: direct_align cannot take the last 1 of sampler.steps=12: give at most 11",
+        ),
+        (
+            "method={name: srpo, early_stop: 2, recoveries: 3}",
+            "method.recoveries=3 are among the method.early_stop=2 steps that srpo may take: give at most 2",
+        ),
+        ("method.praise_surplus=[0.1]", "method.praise_surplus.1: "),
+        ("method.praise_surplus=0.1", "method.praise_surplus=0.1: "),
         ("sampler={name: euler, eta: 0.5}", "sampler.eta=0.5 needs sampler.name=ddim, not euler"),
         (
             "rewards.symmetry={hinge: 1, target: 1}",

@@ -149,8 +149,21 @@ PREFIX, CHAIN = exact_shares("prefix"), exact_shares("chain")
 
 def test_direct_align_renoises_to_one_of_the_steps_before_the_last() -> None:
     drawn = Counter(plans(MethodConfig(name="direct_align", early_stop=3), 6))
-    assert set(drawn) == {Plan(index, (index,), 0.0, start=index) for index in (2, 3, 4)}
+    assert set(drawn) == {Plan(index, (index,), 0.0, start=index, gains=(1.0,)) for index in (2, 3, 4)}
     assert min(drawn.values()) > 150
+
+
+def test_srpo_takes_steps_in_a_row_that_count_less_and_praise_less_the_later_they_are() -> None:
+    method = MethodConfig(name="srpo", early_stop=4, recoveries=3, discount=0.5)
+    early, late = sorted({*plans(method, 6)}, key=lambda plan: plan.start)
+    assert early.trained == (0, 1, 2)
+    assert late.trained == (1, 2, 3)  # from the step after the next one it steps back, which is the last of all
+    assert early.gains == (1, 0.5, 0.25)
+    assert late.gains == (0.5, 0.25, 0.125)
+    praised, blamed = zip(*early.surpluses, strict=True)
+    assert praised == pytest.approx((0.25, 0.2, 0.15))
+    assert blamed == pytest.approx((0.01, 0.01 + 0.29 / 3, 0.01 + 2 * 0.29 / 3))
+    assert late.surpluses[-1] == pytest.approx((0.1, 0.3))
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def work_of(*overrides: str) -> tuple[Count, Count]:
         (["method.name=alignprop"], (6 + 1, 6 + 3), (1, 3)),
         (["method.name=full"], (12, 12), (6, 6)),
         (["method.name=leapalign"], (6 + 2, 6 + 2), (2, 2)),
-        (["method.name=direct_align"], (6 + 2, 6 + 2), (1, 1)),
+        (["method.name=direct_align", "method.recoveries=2"], (6 + 4, 6 + 4), (2, 2)),
         (["method.name=srpo", "method.rho=0.1"], (6 + 4, 6 + 4), (2, 2)),
         (["method.name=srpo", "method.weight_rho=0.1"], (2 * (6 + 4), 2 * (6 + 4)), (4, 4)),
     ],

@@ -97,6 +97,33 @@ def test_the_gradient_of_a_relative_reward_is_the_difference_of_both() -> None:
     assert relative.abs().max() > 0
 
 
+def test_the_opposite_of_a_relative_reward_praises_what_is_blamed_and_bends_that() -> None:
+    words, swapped = {"praise": "a bright", "blame": "a dark"}, {"praise": "a dark", "blame": "a bright"}
+    total = WeightedSum({"preference": RewardTerm(weight=2.0, hinge=0.0, **words)}, antialias=True)
+    other = WeightedSum({"preference": RewardTerm(weight=2.0, hinge=0.0, **swapped)}, antialias=True)
+    torch.testing.assert_close(total(IMAGES, PROMPTS, opposite=True), other(IMAGES, PROMPTS))
+    plain = WeightedSum({"brightness": RewardTerm(weight=2.0, hinge=0.1)}, antialias=True)
+    torch.testing.assert_close(plain(IMAGES, PROMPTS, opposite=True), -plain(IMAGES, PROMPTS))
+
+
+@pytest.mark.parametrize(
+    ("opposite", "sought", "avoided"), [(False, "a bright", "a dark"), (True, "a dark", "a bright")]
+)
+def test_a_surplus_on_what_is_sought_is_in_the_gradient_and_not_in_what_is_told(
+    opposite: bool, sought: str, avoided: str
+) -> None:
+    total = WeightedSum({"preference": RewardTerm(praise="a bright", blame="a dark")}, antialias=True)
+    images = IMAGES.clone().requires_grad_()
+    rewards = total(images, PROMPTS, opposite=opposite, surplus=0.25)
+    torch.testing.assert_close(rewards, total(images, PROMPTS, opposite=opposite))
+    (gradient,) = torch.autograd.grad(rewards.sum(), images)
+    found, against = (
+        reward_of("preference", images, [f"{words} {prompt}" for prompt in PROMPTS]) for words in (sought, avoided)
+    )
+    (expected,) = torch.autograd.grad((1.25 * found - against).sum(), images)
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_a_relative_reward_that_does_not_read_the_prompt_is_refused() -> None:
     with pytest.raises(UserError, match=r"rewards\.symmetry does not read the prompt"):
         load_config(None, ["rewards.symmetry={praise: a, blame: b}"])

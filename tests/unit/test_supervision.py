@@ -41,8 +41,8 @@ METHODS = {
     "flowbp_sparse": MethodConfig(name="flowbp_sparse", trained_steps=3),
     "flowbp_bridge": MethodConfig(name="flowbp_bridge", trained_steps=4),
     "flowbp_lagrange": MethodConfig(name="flowbp_lagrange"),
-    "direct_align": MethodConfig(name="direct_align", early_stop=4),
-    "srpo": MethodConfig(name="srpo", early_stop=3),
+    "direct_align": MethodConfig(name="direct_align", early_stop=4, recoveries=2, discount=0.7),
+    "srpo": MethodConfig(name="srpo", early_stop=3, recoveries=2, discount=0.7),
 }
 GUIDED = TuningSamplerConfig(guidance_scale=3.0)
 
@@ -56,11 +56,14 @@ def noise(*key: int | str) -> Tensor:
     return torch.randn(BATCH, 4, 4, 4, generator=generator_of("test", *key), dtype=torch.float64)
 
 
-def rewards_of(clean_BCHW: Tensor, rows: slice) -> Tensor:
-    """Something curved that sees every latent, and which picture it is."""
+def rewards_of(clean_BCHW: Tensor, rows: slice, *, opposite: bool = False, surplus: float = 0.0) -> Tensor:
+    """Something curved that sees every latent, and which picture it is, less something else."""
     weights = torch.linspace(-1, 1, clean_BCHW[0].numel(), dtype=clean_BCHW.dtype).view_as(clean_BCHW[0])
     sizes = torch.tensor([1.0, 0.5], dtype=clean_BCHW.dtype)[rows]
-    return sizes * torch.tanh(clean_BCHW * weights).sum((1, 2, 3)) - 0.05 * clean_BCHW.square().sum((1, 2, 3))
+    praised = sizes * torch.tanh(clean_BCHW * weights).sum((1, 2, 3))
+    blamed = 0.05 * clean_BCHW.square().sum((1, 2, 3))
+    sought, avoided = (blamed, praised) if opposite else (praised, blamed)
+    return (1 + surplus) * sought - avoided
 
 
 def ddim(num_steps: int = T, eta: float = 0.0) -> Sampler:
@@ -264,7 +267,7 @@ def test_micro_batches_add_up_to_the_batch(name: str) -> None:
             part = replace(
                 whole,
                 denoiser=denoiser,
-                rewards_of=lambda clean, _, row=row: rewards_of(clean, slice(row, row + 1)),
+                rewards_of=lambda clean, _, row=row, **sides: rewards_of(clean, slice(row, row + 1), **sides),
                 draw_noise=lambda *key, row=row: noise(*key)[row : row + 1],
                 penalty=BasePenalty(denoiser, 5.0),
                 gradient_scale=1 / BATCH,

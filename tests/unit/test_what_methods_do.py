@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -103,57 +104,73 @@ def test_leapalign_runs_the_whole_chain_and_goes_back_in_two_leaps() -> None:
     assert calls.through_input == [at[3]]
 
 
-def test_direct_align_runs_the_whole_chain_and_one_step_of_the_renoised_picture() -> None:
+def test_direct_align_runs_the_whole_chain_and_some_steps_of_the_renoised_picture() -> None:
     plan = draw_plan(METHODS["direct_align"], T, torch.Generator().manual_seed(0))
-    (step,) = plan.trained
-    assert step < T - 1
+    first, second = plan.trained
+    assert second == first + 1 < T - 1
     calls, at = counted("direct_align", plan)
-    assert calls.forwards == [*at, at[step], at[step]]
-    assert calls.backwards == [at[step]]
+    assert calls.forwards == [*at, at[first], at[first], at[second], at[second]]
+    assert calls.backwards == [at[first], at[second]]
     kept, _ = counted("direct_align", plan, keep_graphs=1)
-    assert kept.forwards == [*at, at[step]]
+    assert kept.forwards == [*at, at[first], at[second]]
 
 
-def test_srpo_denoises_a_step_and_inverts_it_for_the_opposite_of_the_reward() -> None:
-    plan = draw_plan(METHODS["srpo"], T, torch.Generator().manual_seed(0))
-    (step,) = plan.trained
-    assert 1 <= step <= T - 2
+def test_srpo_steps_towards_the_picture_and_back_to_the_same_level_for_the_opposite_of_the_reward() -> None:
+    plan = Plan(1, (1,), 0.0, start=1, gains=(0.5,), surpluses=((0.2, 0.1),))
     calls, at = counted("srpo", plan)
-    assert calls.forwards == [*at, at[step], at[step], at[step + 1], at[step + 1]]
-    assert calls.backwards == [at[step], at[step + 1]]
+    assert calls.forwards == [*at, at[1], at[1], at[3], at[3]]
+    assert calls.backwards == [at[1], at[3]]
 
-    signs: list[float] = []
+    asked: list[dict[str, Any]] = []
 
-    def spied(clean_BCHW: Tensor, rows: slice) -> Tensor:
-        rewards = rewards_of(clean_BCHW, rows)
-        rewards.register_hook(lambda gradient: signs.append(float(gradient.sign().sum())))
+    def spied(clean_BCHW: Tensor, rows: slice, **sides: Any) -> Tensor:
+        asked.append(sides)
+        rewards = rewards_of(clean_BCHW, rows, **sides)
+        rewards.register_hook(lambda gradient: owed.append(gradient))
         return rewards
 
+    owed: list[Tensor] = []
     supervise(replace(task_of(), rewards_of=spied), METHODS["srpo"], plan)
-    assert signs == [-BATCH, BATCH]  # of the loss: up in the first, down in the second
+    assert asked == [{"surplus": 0.2}, {"opposite": True, "surplus": 0.1}]
+    assert all(torch.equal(gradient, torch.full((BATCH,), -1 / BATCH)) for gradient in owed)
 
 
-def test_direct_align_recovers_the_picture_when_the_network_knows_the_noise() -> None:
+def test_a_step_counts_as_its_discount_says() -> None:
+    whole, half, both = (
+        gradient_left_by(lambda plan=plan: supervise(task_of(), METHODS["direct_align"], plan))
+        for plan in (
+            Plan(1, (1,), 0.0, start=1),
+            Plan(2, (2,), 0.0, start=2, gains=(0.5,)),
+            Plan(2, (1, 2), 0.0, start=1, gains=(1.0, 0.5)),
+        )
+    )
+    torch.testing.assert_close(both, whole + half)
+
+
+@pytest.mark.parametrize("name", ["direct_align", "srpo"])
+def test_the_picture_is_recovered_when_the_network_knows_the_noise(name: str) -> None:
     scored: list[Tensor] = []
     task = task_of()
     weight = torch.ones((), dtype=torch.float64, requires_grad=True)
-    known = noise("known")
+    known = noise()
 
     def perfect(latents_BCHW: Tensor, _timesteps_B: Tensor) -> Tensor:
         """Predicts the known noise: the picture at the end of the chain is then what is left of the first latents."""
         return weight * known.expand_as(latents_BCHW)
 
-    def noted(clean_BCHW: Tensor, rows: slice) -> Tensor:
+    def noted(clean_BCHW: Tensor, rows: slice, **_sides: Any) -> Tensor:
         scored.append(clean_BCHW.detach())
         return rewards_of(clean_BCHW, rows)
 
     perfect_task = replace(task, denoiser=perfect, rewards_of=noted)
-    for index in range(T - 1):
-        supervise(perfect_task, METHODS["direct_align"], Plan(index, (index,), 0.0, start=index))
+    for index in range(T - 2):
+        plan = Plan(index, (index,), 0.0, start=index, surpluses=((0.0, 0.0),))
+        supervise(perfect_task, METHODS[name], plan)
     latents = noise()
     for step in task.sampler.steps:
         (a, b) = step.move
         latents = a * latents + b * known
+    assert len(scored) == (T - 2) * (2 if name == "srpo" else 1)
     for clean in scored:
         torch.testing.assert_close(clean, latents.detach(), rtol=1e-5, atol=1e-5)
 

@@ -89,7 +89,7 @@ def count_work(config: Config, sampler: Sampler, plans: Sequence[Plan]) -> tuple
         task = Task(
             counter,
             sampler,
-            rewards_of=lambda clean, _rows: clean.sum((1, 2, 3)),
+            rewards_of=lambda clean, _rows, **_sides: clean.sum((1, 2, 3)),
             draw_noise=lambda *_key: torch.ones(1, 1, 1, 1),
             compute=config.compute,
             penalty=_BaseRun(counter) if config.base_penalty else None,

@@ -1,5 +1,5 @@
 """A small stand-in of the Hugging Face hub: as much of its HTTP API as the client of huggingface_hub 2.4 calls to
-push, and to read data sets.
+push, and to read data sets and files of models.
 
 Each answer cites the line of the client that reads it. What is not asked for by that client is not here.
 """
@@ -127,36 +127,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """hf_api.py, repo_info: asked for where there was nothing new to commit."""
-        if "/datasets/" in self.path:
-            self._dataset(cast(Hub, self.server))
+        hub = cast(Hub, self.server)
+        if "/datasets/" in self.path or "/resolve/" in self.path:
+            self._files(hub.datasets if "/datasets/" in self.path else hub.repositories, hub.sizes)
             return
         self._answer(200, {"id": self.path.removeprefix("/api/models/"), "sha": "0" * 40})
 
     do_HEAD = do_GET
 
-    def _dataset(self, hub: Hub) -> None:
+    def _files(self, repositories: Mapping[str, Mapping[str, bytes]], sizes: Mapping[str, int]) -> None:
         """hf_api.py, dataset_info: reads `sha` and the siblings' `rfilename` and, asked with `blobs`, `size`.
 
         file_download.py, get_hf_file_metadata: reads X-Repo-Commit, ETag and Content-Length of a HEAD;
         utils/_http.py, hf_raise_for_status: X-Error-Code, where something is not there.
         """
         path = unquote(self.path.partition("?")[0])
-        asked, _, revision = path.removeprefix("/api").removeprefix("/datasets/").partition("/revision/")
+        asked, _, revision = path.removeprefix("/api").removeprefix("/datasets").removeprefix("/").partition("/revision/")
         repository, _, file = asked.partition("/resolve/")
-        if repository not in hub.datasets:
+        if repository not in repositories:
             self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
             return
         if revision not in ("", "main", COMMIT):
             self._answer(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
             return
-        files = hub.datasets[repository]
+        files = repositories[repository]
         if not file:
             siblings = [
-                {"rfilename": name, "size": hub.sizes.get(name, len(content))} for name, content in files.items()
+                {"rfilename": name, "size": sizes.get(name, len(content))} for name, content in files.items()
             ]
             self._answer(200, {"id": repository, "sha": COMMIT, "siblings": siblings})
             return
-        content = files[file.removeprefix(f"{COMMIT}/")]
+        content = files[file.partition("/")[2]]
         self.send_response(200)
         etag = hashlib.sha256(content).hexdigest()
         for name, value in {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "Content-Length": len(content)}.items():

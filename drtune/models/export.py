@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, FluxTransformer2DModel, UNet2DConditionModel
 from safetensors.torch import load
 
 from drtune.config import Config
@@ -15,6 +15,7 @@ from drtune.errors import UserError
 from drtune.files.local import replacing
 from drtune.files.output import base_folder, claimed, mark
 from drtune.models.adapter import adapter_bytes, load_adapter
+from drtune.models.index import read_index
 from drtune.models.kohya import (
     FLUX_SIDE,
     flux,
@@ -69,7 +70,7 @@ def _save_kohya(adapter: bytes, model: TunedModel, config: Config, out: Path) ->
     where = {"revision": model.base_revision}
     tensors = load(adapter)
     try:
-        match DiffusionPipeline.load_config(source, **where)["_class_name"]:
+        match read_index(model.base_model, model.base_revision)["_class_name"]:
             case "StableDiffusionPipeline" | "StableDiffusionXLPipeline":
                 network = UNet2DConditionModel.load_config(source, subfolder="unet", **where)
                 sampler = DDIMScheduler.load_config(source, subfolder="scheduler", **where)

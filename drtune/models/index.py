@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
 from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -20,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from drtune.errors import UserError
+from drtune.files.hub import from_hub
 from drtune.files.local import read_given
 from drtune.models.miniature import CHECKPOINT
 
@@ -31,12 +30,11 @@ def read_index(base_model: str, revision: str | None = None) -> dict[str, Any]:
     Raises:
         UserError: there is none under that name.
     """
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each time that it tries again
     folder = CHECKPOINT if base_model == "miniature" else Path(base_model)
     path = folder / "model_index.json"
     try:
         if not folder.is_dir():
-            path = Path(hf_hub_download(base_model, path.name, revision=revision))
+            path = from_hub(base_model, path.name, revision)
         index: dict[str, Any] = json.loads(read_given(path))
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise unloadable(base_model, revision, error) from None

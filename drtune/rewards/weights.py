@@ -7,9 +7,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
-
 from drtune.errors import UserError
+from drtune.files.hub import from_hub
 from drtune.files.local import check_digest, open_given
 
 MIRROR = "DRTUNE_REWARDS"
@@ -98,7 +97,7 @@ def _given(reward: str, repository: str, files: Iterable[str], checkpoint: Path)
 
 def _downloaded(reward: str, repository: str, file: str, revision: str | None) -> Path:
     try:
-        return Path(hf_hub_download(repository, file, revision=revision))
+        return from_hub(repository, file, revision)
     except OSError as error:  # the hub's own errors are among them
         pinned = f" --revision {revision}" if revision else ""
         raise UserError(

@@ -1,0 +1,56 @@
+"""Files of the hub: one that is away is not waited for, one that answers is asked with patience."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+from tests.hub import Hub
+
+READ = """
+from drtune.errors import UserError
+from drtune.models.index import read_index
+try:
+    print(read_index("owner/name"))
+except UserError as error:
+    print(error)
+"""
+
+
+def read_from(endpoint: str, cache: Path) -> str:
+    """What a fresh process prints: the hub's client reads its environment once, when imported."""
+    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "NO_PROXY": "127.0.0.1"}
+    environment.pop("HF_HUB_OFFLINE", None)
+    ran = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    return ran.stdout
+
+
+def test_a_file_that_the_hub_has_is_downloaded_and_then_found_without_it(tmp_path: Path) -> None:
+    with Hub() as hub:
+        hub.repositories["owner/name"] = {"model_index.json": b'{"_class_name": "ZImagePipeline"}'}
+        assert read_from(hub.url, tmp_path) == "{'_class_name': 'ZImagePipeline'}\n"
+    assert read_from(hub.url, tmp_path) == "{'_class_name': 'ZImagePipeline'}\n"
+
+
+def test_a_hub_that_is_away_is_asked_twice(tmp_path: Path) -> None:
+    asked = []
+
+    class HangsUp(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), HangsUp) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        told = read_from(f"http://127.0.0.1:{server.server_address[1]}", tmp_path)
+        server.shutdown()
+    assert told.startswith("base_model='owner/name', base_revision=None: cannot be loaded: no such folder, the hub cannot")
+    assert len(asked) == 2

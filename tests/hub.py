@@ -141,8 +141,8 @@ class _Handler(BaseHTTPRequestHandler):
         file_download.py, get_hf_file_metadata: reads X-Repo-Commit, ETag and Content-Length of a HEAD;
         utils/_http.py, hf_raise_for_status: X-Error-Code, where something is not there.
         """
-        path = unquote(self.path.partition("?")[0])
-        asked, _, revision = path.removeprefix("/api").removeprefix("/datasets").removeprefix("/").partition("/revision/")
+        path = unquote(self.path.partition("?")[0]).removeprefix("/api").removeprefix("/datasets").removeprefix("/")
+        asked, _, revision = path.partition("/revision/")
         repository, _, file = asked.partition("/resolve/")
         if repository not in repositories:
             self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
@@ -152,9 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = repositories[repository]
         if not file:
-            siblings = [
-                {"rfilename": name, "size": sizes.get(name, len(content))} for name, content in files.items()
-            ]
+            siblings = [{"rfilename": name, "size": sizes.get(name, len(content))} for name, content in files.items()]
             self._answer(200, {"id": repository, "sha": COMMIT, "siblings": siblings})
             return
         content = files[file.partition("/")[2]]

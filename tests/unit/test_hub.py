@@ -52,5 +52,5 @@ def test_a_hub_that_is_away_is_asked_twice(tmp_path: Path) -> None:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         told = read_from(f"http://127.0.0.1:{server.server_address[1]}", tmp_path)
         server.shutdown()
-    assert told.startswith("base_model='owner/name', base_revision=None: cannot be loaded: no such folder, the hub cannot")
+    assert "base_model='owner/name', base_revision=None: cannot be loaded: no such folder, the hub cannot be" in told
     assert len(asked) == 2

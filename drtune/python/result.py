@@ -139,6 +139,7 @@ class Result:
         *,
         champion: str | Path | None = None,
         references: Mapping[str, str | Path] | None = None,
+        reward_checkpoints: Mapping[str, str | Path] | None = None,
         overwrite: bool = False,
         **settings: Any,
     ) -> EvaluationReport:
@@ -148,20 +149,21 @@ class Result:
             out: folder of the report; None: beside that of the run, with `.report` to its name.
             champion: the tuned model that it would replace.
             references: folders or archives of pictures by name.
+            reward_checkpoints: differences in where weights of yours are, by reward.
             overwrite: replace the report that stands there.
             settings: differences in the model's `evaluation` section: max_prompts=64, sampler={"steps": 20}.
 
         Raises:
             UserError: as `drtune.evaluate`.
         """
-        changes = list(overrides({"evaluation": settings}, _no_function))
+        changed = {"evaluation": settings, "reward_checkpoints": reward_checkpoints or {}}
         return evaluate(
             self.folder,
             self.prompts_folder,
             out or self._beside("report"),
             champion=champion,
             references=references,
-            overrides=changes,
+            overrides=list(overrides(changed, _no_function)),
             overwrite=overwrite,
         )
 

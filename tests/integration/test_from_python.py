@@ -131,6 +131,17 @@ def test_it_is_saved_evaluated_and_published(result: drtune.Result, tmp_path: Pa
     assert not Decision.load(f"{saved.folder}.decision").publish
 
 
+def test_an_evaluation_finds_weights_elsewhere_than_the_training(result: drtune.Result, tmp_path: Path) -> None:
+    for name, said in (
+        ("aesthetic", r"checkpoint .*mine\.pth is not there; give a file, or a folder"),
+        ("symmetry", "'symmetry' takes no checkpoint"),
+    ):
+        given = {name: tmp_path / "mine.pth"}
+        with pytest.raises(UserError, match=said):
+            result.evaluate(tmp_path / "report", rewards=[name], reward_checkpoints=given)
+    assert not (tmp_path / "report").exists()
+
+
 def test_a_run_goes_on_where_it_is(tmp_path: Path) -> None:
     settings = SHORT | {"prompts": PROMPTS, "eval_prompts": HELD_OUT, "out": tmp_path / "run"}
     warm = cell(CELL)["warm"]

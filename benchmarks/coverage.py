@@ -10,11 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drtune.evaluation.statistics import crossed_interval, mean_interval, paired_shares, pseudo_values, wilson
+from drtune.evaluation.statistics import (
+    crossed_interval,
+    crossed_shares,
+    mean_interval,
+    paired_shares,
+    pseudo_values,
+    wilson,
+)
 
 COUNTS = (5, 8, 10, 20, 64, 192)
 """Of prompts; of fewer than eight no report shows an interval."""
@@ -61,6 +69,11 @@ def main() -> None:
     for spread in SEED_SPREADS:
         cells = (f" {100 * coverage_of_seeds(spread, count, 64, SAMPLES):.1f} |" for count in SEED_COUNTS)
         print(f"| seeds differ by {spread:g} of what prompts do |" + "".join(cells), flush=True)
+    for lost, gained in SHARES:
+        cells = (
+            f" {100 * coverage_of_shares_by_seed(lost, gained, count, 64, SAMPLES):.1f} |" for count in SEED_COUNTS
+        )
+        print(f"| difference of shares, {lost} lost, {gained} gained, 0.3 |" + "".join(cells), flush=True)
 
 
 def coverage(shape: str, count: int, samples: int) -> float:
@@ -93,9 +106,24 @@ def coverage_of_seeds(spread: float, seeds: int, prompts: int, samples: int) -> 
     rng = np.random.default_rng(seeds)
     held = 0
     for _ in range(samples):
-        effects = spread * rng.normal(size=(seeds, 1)) + rng.normal(size=prompts)
-        low, high = crossed_interval(effects + 0.7 * rng.normal(size=(seeds, prompts)))
+        low, high = crossed_interval(_effects(rng, spread, seeds, prompts))
         held += low <= 0 <= high
+    return held / samples
+
+
+def coverage_of_shares_by_seed(lost: float, gained: float, seeds: int, prompts: int, samples: int) -> float:
+    """Of the interval of the difference of two shares over seeds and prompts.
+
+    The pictures with the largest effects are lost, those with the smallest gained; seeds deviate by 0.3.
+    """
+    rng = np.random.default_rng(seeds)
+    spread = NormalDist(sigma=math.sqrt(0.3**2 + 1 + 0.7**2))
+    most, least = (-spread.inv_cdf(max(share, 1e-12)) for share in (lost, gained))
+    held = 0
+    for _ in range(samples):
+        effects = _effects(rng, 0.3, seeds, prompts)
+        low, high = crossed_shares((effects < -least).astype(float) - (effects > most))
+        held += low <= gained - lost <= high
     return held / samples
 
 
@@ -103,6 +131,11 @@ def coverage_of_wins(count: int, samples: int) -> float:
     """Of Wilson's interval of a win rate of 0.9 on `count` prompts."""
     low, high = wilson(np.random.default_rng(count).binomial(count, 0.9, samples) / count, count)
     return float(((low <= 0.9) & (high >= 0.9)).mean())
+
+
+def _effects(rng: np.random.Generator, spread: float, seeds: int, prompts: int) -> Floats:
+    effects = spread * rng.normal(size=(seeds, 1)) + rng.normal(size=prompts)
+    return effects + 0.7 * rng.normal(size=(seeds, prompts))
 
 
 def _diversity(rng: np.random.Generator, count: int) -> Floats:

@@ -9,7 +9,7 @@ It may know files; it needs no torch.
 """
 
 from drtune.contracts.base import MANIFEST, Contract
-from drtune.contracts.capability import Capability, CapabilityScore, LostPrompt
+from drtune.contracts.capability import ANSWERS, Capability, CapabilityScore, LostPrompt
 from drtune.contracts.curve import CurvePoint, curve_lines, read_curve, write_curve
 from drtune.contracts.evaluation import (
     BESIDE_REWARDS,
@@ -52,6 +52,7 @@ from drtune.contracts.study import (
 
 __all__ = [
     "ADAPTER",
+    "ANSWERS",
     "BESIDE_REWARDS",
     "CMMD",
     "CONFIG",

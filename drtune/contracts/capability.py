@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from drtune.contracts.base import Contract
 
+ANSWERS = "capability/answers.jsonl"
+"""In the folder of a report, a line a picture: whether it is right, and for each thing that its prompt asks for the
+probability that it shows this."""
+
 
 class CapabilityScore(Contract):
     """On which share of the prompts the one picture of each is right in everything that its prompt asks for.

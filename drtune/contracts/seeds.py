@@ -24,13 +24,15 @@ class SeedRun(Contract):
 
 
 class SeedGain(Contract):
-    """How much one reward gained over the base, by seed and over all of them.
+    """How much one reward, or capability, gained over the base, by seed and over all of them.
 
     >>> SeedGain(measure="symmetry", num_prompts=192, by_seed=(0.24, 0.19, 0.22), gain=0.217, low=0.15, high=0.28,
     ...          deviation=0.025)
     """
 
     measure: str
+    """A reward's name; or `capability`, all of it or in a category as in `capability counting`: the share of
+    compositional prompts whose picture is right."""
     num_prompts: int
     by_seed: tuple[float, ...]
     """Mean of candidate minus base over the prompts, in the order of the runs."""
@@ -53,8 +55,8 @@ class SeedsResult(Contract):
     runs: tuple[SeedRun, ...]
     """In the order in which they were named before they were trained."""
     gains: tuple[SeedGain, ...]
-    """Of every reward, those that were tuned on first."""
+    """Of every reward, those that were tuned on first; then of capability, where it was measured."""
 
     def gain(self, measure: str) -> SeedGain | None:
-        """That reward's, if it was measured."""
+        """That measure's, if it was measured."""
         return next((gain for gain in self.gains if gain.measure == measure), None)

@@ -6,7 +6,8 @@ prompts: effects of both are crossed. Prompts alone would make intervals too nar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,11 +16,13 @@ import pandas as pd
 
 from drtune.config import Config, differences, load_config
 from drtune.contracts import (
+    ANSWERS,
     CONFIG,
     MANIFEST,
     MIN_PROMPTS,
     MIN_SEEDS,
     SCORES,
+    Capability,
     EvaluationReport,
     SeedGain,
     SeedRun,
@@ -27,7 +30,7 @@ from drtune.contracts import (
 )
 from drtune.errors import UserError
 from drtune.evaluation.comparison import BASE, CANDIDATE
-from drtune.evaluation.statistics import Floats, crossed_interval
+from drtune.evaluation.statistics import Floats, crossed_interval, crossed_shares
 from drtune.files.given import is_on_s3
 from drtune.files.local import replacing, sha256_bytes, write_text
 from drtune.files.output import claimed
@@ -66,8 +69,9 @@ def compare_seeds(reports: Sequence[str | Path], out: str | Path, *, overwrite: 
                 )
                 for (_, report), config in zip(opened, configs, strict=True)
             ),
-            gains=tuple(
-                _gain(name, np.stack([table[name].to_numpy() for table in tables])) for name in tables[0].columns
+            gains=(
+                *(_gain(name, np.stack([table[name].to_numpy() for table in tables])) for name in tables[0].columns),
+                *_capability(opened),
             ),
         )
         with replacing(place) as folder:
@@ -82,11 +86,15 @@ def _at_hand(place: str, scratch: Path) -> Path:
         return Path(place)
     storage = open_storage(place)
     scratch.mkdir()
-    for name in (MANIFEST, CONFIG, SCORES):
+    for name in (MANIFEST, CONFIG, SCORES, ANSWERS):
         try:
-            (scratch / name).write_bytes(storage.read(name))
+            content = storage.read(name)
         except FileNotFoundError:
+            if name == ANSWERS:  # which a report without compositional prompts has not
+                continue
             raise UserError(f"{place}/{name}: is not there; give the folder of an evaluation report") from None
+        (scratch / name).parent.mkdir(exist_ok=True)
+        (scratch / name).write_bytes(content)
     return scratch
 
 
@@ -138,10 +146,49 @@ def _gains(folder: Path, report: EvaluationReport) -> pd.DataFrame:
     return (sides[0] - sides[1]).sort_index()
 
 
-def _gain(name: str, gains_SP: Floats) -> SeedGain:
+def _capability(opened: Sequence[tuple[Path, EvaluationReport]]) -> Iterator[SeedGain]:
+    """The gains in the share of compositional prompts drawn right, of all and by category; none where there is no exam.
+
+    Raises:
+        UserError: the exams are not the same, or answers are not those of their report.
+    """
+    exams = [(folder, report.capability) for folder, report in opened if report.capability]
+    if not exams:
+        return
+    table = pd.DataFrame({str(folder): _answers(folder, exam) for folder, exam in exams})
+    judges = {(exam.judge, exam.provenance) for _, exam in exams}
+    if len(exams) < len(opened) or len(judges) > 1 or table.isna().any(axis=None):
+        raise UserError(
+            "seeds: the reports are not of the same compositional prompts and judge of them; evaluate all alike"
+        )
+    yield _gain("capability", table.to_numpy().T, crossed_shares)
+    groups = list(table.groupby(level="category"))
+    for category, rows in groups if len(groups) > 1 else []:
+        yield _gain(f"capability {category}", rows.to_numpy().T, crossed_shares)
+
+
+def _answers(folder: Path, exam: Capability) -> pd.Series[float]:
+    """By category and prompt 1 where the candidate's picture alone is right, -1 where the base's alone is, else 0."""
+    try:
+        lines = (folder / ANSWERS).read_text(encoding="utf-8").splitlines()
+        told = pd.DataFrame([json.loads(line) for line in lines])
+        right = told.pivot(index=["category", "prompt"], columns="contestant", values="right").astype(float)
+        difference = right[CANDIDATE] - right[BASE]
+    except (OSError, ValueError, LookupError, TypeError):
+        difference = pd.Series(dtype=float)
+    overall = exam.scores[0]
+    found = (len(difference), (difference > 0).sum(), (difference < 0).sum())
+    if found != (overall.num_prompts, overall.gained, overall.lost):
+        raise UserError(f"{folder / ANSWERS}: is gone, or is not what its report counted; evaluate again")
+    return difference
+
+
+def _gain(
+    name: str, gains_SP: Floats, interval: Callable[[Floats], tuple[float, float]] = crossed_interval
+) -> SeedGain:
     num_seeds, num_prompts = gains_SP.shape
     enough = num_seeds >= MIN_SEEDS and num_prompts >= MIN_PROMPTS
-    low, high = crossed_interval(gains_SP) if enough else (None, None)
+    low, high = interval(gains_SP) if enough else (None, None)
     by_seed = gains_SP.mean(axis=1)
     return SeedGain(
         measure=name,

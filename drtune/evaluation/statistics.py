@@ -221,6 +221,24 @@ def paired_shares(gained: int, lost: int, count: int) -> tuple[float, float]:
     return max(-1.0, more - less - half), min(1.0, more - less + half)
 
 
+def crossed_shares(values_SP: ArrayLike) -> tuple[float, float]:
+    """Ends of the 95 % interval, over seeds and prompts, of the difference of two shares of S seeds on P prompts.
+
+    `crossed_interval`, made as little empty as `paired_shares` is, and in the same way: as if each seed had gained one
+    prompt more and lost one more. Where all agree it would else say that there is no doubt.
+
+    Args:
+        values_SP: 1 where the second alone has the prompt, -1 where the first alone has it, else 0.
+
+    Raises:
+        ValueError: as `crossed_interval`.
+    """
+    values = _checked(values_SP, "seeds")
+    more = np.ones((len(values), 1))
+    low, high = crossed_interval(np.hstack([values, more, -more]))
+    return max(-1.0, low), min(1.0, high)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values of a family of tests, corrected so that the chance of any false finding stays below the level.
 

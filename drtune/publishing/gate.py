@@ -311,7 +311,12 @@ def _seeds(rules: SeedRules, seeds: SeedsResult | None) -> Iterator[Check]:
     for name, bound in rules.min_gain.items():
         gain = seeds.gain(name)
         if gain is None:
-            yield Check(passed=False, reason=f"{name} over seeds: not among them; add it to evaluation.rewards")
+            fix = (
+                "set evaluation.capability.prompts"
+                if name.split()[0] == "capability"
+                else "add it to evaluation.rewards"
+            )
+            yield Check(passed=False, reason=f"{name} over seeds: not among them; {fix}")
         else:
             low, interval = _interval(gain.low, gain.high)
             told = f"gain {gain.gain:.4f} ({interval}), at least {bound:g} wanted at its low end"

@@ -79,7 +79,8 @@ class SeedRules(Section):
     of several would look better than the training is."""
     min_seeds: int = Field(default=MIN_SEEDS, ge=MIN_SEEDS)
     min_gain: dict[str, float] = Field(min_length=1)
-    """By reward: the low end of the interval of the gain over the base, over prompts and seeds, must reach this."""
+    """By reward, or `capability`, or `capability CATEGORY`: the low end of the interval of the gain over the base, over
+    prompts and seeds, must reach this."""
 
 
 class Policy(PolicyFile):

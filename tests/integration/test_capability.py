@@ -11,8 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from drtune.cli.main import main
-from drtune.contracts import Decision, EvaluationReport
-from drtune.evaluation.capability.result import ANSWERS
+from drtune.contracts import ANSWERS, Decision, EvaluationReport
 from drtune.evaluation.run import evaluate
 from drtune.files.images import to_tensor
 from drtune.prompts.compositional import read_tasks

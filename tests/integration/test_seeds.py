@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from drtune.cli.main import main
 from drtune.config import load_config
-from drtune.contracts import EvaluationReport, SeedsResult, TunedModel
+from drtune.contracts import ANSWERS, EvaluationReport, SeedsResult, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.seeds import compare_seeds
 from drtune.models.miniature.world import scenes
 from tests.s3 import S3Server
 from tests.stores import store_on
-from tests.unit.test_seeds import write_report
+from tests.unit.test_seeds import sit_exam, write_report
 
 SHORT = [
     "steps=1",
@@ -27,7 +27,7 @@ SHORT = [
     "method.early_stop=1",
     "evaluation={max_prompts: 8, pictures_per_prompt: 1, rewards: [brightness], sampler: {steps: 1}}",
     "evaluation.scale_curve.prompts=0",
-    "evaluation.capability.prompts=0",
+    "evaluation.capability.prompts=8",
 ]
 
 
@@ -48,11 +48,15 @@ def test_seeds_are_trained_one_after_the_other_on_the_same_prompts_and_finished_
     assert len({model.prompts.sha256 for model in models}) == 1
     assert [load_config(Path(f"many/{seed}/model/config.yaml")).seed for seed in (2, 0)] == [2, 0]
     assert {len(gain.by_seed) for gain in result.gains} == {2}
-    symmetry = result.gain("symmetry")
-    score = EvaluationReport.load("many/0/report").score("symmetry")
+    symmetry, report = result.gain("symmetry"), EvaluationReport.load("many/0/report")
+    score = report.score("symmetry")
     assert symmetry is not None
     assert score is not None
     assert symmetry.by_seed[1] == pytest.approx(score.gain)
+    capability = result.gain("capability")
+    assert capability is not None
+    assert report.capability is not None
+    assert capability.by_seed[1] == pytest.approx(report.capability.scores[0].difference)
     assert "drtune decide --report many/2/report --seeds many/result" in ran.output
 
     kept = Path("many/0/report/manifest.json").stat().st_mtime_ns
@@ -70,12 +74,15 @@ def test_reports_are_compared_where_they_lie_on_s3(
         monkeypatch.setenv(name, value)
     store = store_on(s3_server)
     for seed in (0, 1):
-        write_report(tmp_path / str(seed), seed, [0.1 + 0.01 * place for place in range(8)])
-        for name in ("manifest.json", "config.yaml", "scores.parquet"):
+        exam = sit_exam(tmp_path / str(seed), [1] * 8, [1] * 6 + [0] * 2)
+        write_report(tmp_path / str(seed), seed, [0.1 + 0.01 * place for place in range(8)], capability=exam)
+        for name in ("manifest.json", "config.yaml", "scores.parquet", ANSWERS):
             store.write(f"{seed}/report/{name}", (tmp_path / str(seed) / name).read_bytes())
     places = [f"{store.uri}/{seed}/report" for seed in (0, 1)]
     compared = CliRunner().invoke(main, ["seeds", "compare", *places, f"--out={tmp_path / 'result'}"])
     assert compared.exit_code == 0, compared.output
-    assert [gain.by_seed for gain in SeedsResult.load(tmp_path / "result").gains] == [pytest.approx((0.135, 0.135))]
+    gain, capability, _, counting = SeedsResult.load(tmp_path / "result").gains
+    assert gain.by_seed == pytest.approx((0.135, 0.135))
+    assert (capability.by_seed, counting.by_seed) == ((-0.25, -0.25), (-0.5, -0.5))
     with pytest.raises(UserError, match=r"/2/report/manifest\.json: is not there; give the folder of an evaluation"):
         compare_seeds([places[0], f"{store.uri}/2/report"], tmp_path / "other")

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from benchmarks.coverage import coverage_of_shares
 from drtune.config import RewardTerm, load_config
-from drtune.contracts import Capability, LostPrompt
+from drtune.contracts import ANSWERS, Capability, LostPrompt
 from drtune.errors import UserError
 from drtune.evaluation.capability.asked import AskedJudge
 from drtune.evaluation.capability.exam import Exam, open_exam, partial_judge
-from drtune.evaluation.capability.result import ANSWERS, capability_of
+from drtune.evaluation.capability.result import capability_of
 from drtune.evaluation.capability.shares import pooled, score_of
 from drtune.evaluation.capability.world import CATEGORIES, WorldJudge
 from drtune.evaluation.report.pages import headline_numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.coverage import coverage_of_seeds
+from benchmarks.coverage import coverage_of_seeds, coverage_of_shares_by_seed
 from drtune.cli.console import seeds_of
 from drtune.cli.main import main
 from drtune.config import load_config
-from drtune.contracts import Decision, EvaluationReport, SeedGain, SeedRun, SeedsResult
+from drtune.contracts import ANSWERS, Capability, Decision, EvaluationReport, SeedGain, SeedRun, SeedsResult
 from drtune.errors import UserError
+from drtune.evaluation.capability.shares import score_of
 from drtune.evaluation.seeds import as_markdown, compare_seeds
-from drtune.evaluation.statistics import crossed_interval
+from drtune.evaluation.statistics import crossed_interval, crossed_shares
 from drtune.files.local import sha256_bytes, sha256_file, write_text
 from drtune.publishing.gate import decide
 from drtune.publishing.policy import Policy, Rules, SeedRules
@@ -65,6 +67,36 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(spread: float, seeds: 
     assert 0.925 <= coverage_of_seeds(spread, seeds, 64, 1500) <= 0.975
 
 
+def test_a_difference_of_shares_is_never_sure_where_all_seeds_and_prompts_agree() -> None:
+    low, high = crossed_shares(np.zeros((3, 48)))
+    assert -0.1 < low < -0.02
+    assert high == pytest.approx(-low)
+    values = np.random.default_rng(2).integers(-1, 2, size=(3, 20))
+    more = np.column_stack([values, [1, 1, 1], [-1, -1, -1]])
+    assert crossed_shares(values) == pytest.approx(crossed_interval(more))
+    assert crossed_shares(-np.ones((3, 8)))[0] == -1
+    assert coverage_of_shares_by_seed(0.08, 0.03, 3, 64, 1000) >= 0.94
+
+
+def sit_exam(folder: Path, base: Sequence[int], candidate: Sequence[int], judge: str = "probe") -> Capability:
+    """Answers in the folder of a report: 1 where a picture is right; the first half of the prompts asks for colours."""
+    (folder / ANSWERS).parent.mkdir(parents=True)
+    lines = [
+        {
+            "contestant": name,
+            "prompt": f"task {place}",
+            "category": "colors" if place < len(base) / 2 else "counting",
+            "right": bool(right),
+        }
+        for name, row in (("base", base), ("candidate", candidate))
+        for place, right in enumerate(row)
+    ]
+    write_text(folder / ANSWERS, "".join(json.dumps(line) + "\n" for line in lines))
+    pairs = list(zip(base, candidate, strict=True))
+    overall = score_of(None, len(base), base=float(np.mean(base)), gained=pairs.count((0, 1)), lost=pairs.count((1, 0)))
+    return Capability(judge=judge, provenance="sha256 5e0f", scores=(overall,), lost=())
+
+
 def write_report(folder: Path, seed: int, gains: Sequence[float], *overrides: str, **fields: Any) -> EvaluationReport:
     """A report of a training with that seed, of a picture a prompt, whose candidate gains so much on each."""
     rows = [
@@ -76,7 +108,7 @@ def write_report(folder: Path, seed: int, gains: Sequence[float], *overrides: st
         for name in ("base", "candidate")
         for place, gain in enumerate(gains)
     ]
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(folder / "scores.parquet", index=False)
     write_text(folder / "config.yaml", load_config(None, [f"seed={seed}", *overrides]).to_yaml())
     digest = sha256_file(folder / "scores.parquet")
@@ -99,6 +131,61 @@ def test_gains_are_paired_by_prompt_and_told_by_seed(tmp_path: Path) -> None:
     assert (gain.low, gain.high) == pytest.approx(crossed_interval(gains))
     assert gain.deviation == pytest.approx(gains.mean(axis=1).std(ddof=1))
     assert f"| symmetry | +{gain.gain:.3f} | +{gain.low:.3f} to +{gain.high:.3f} |" in as_markdown(result)
+
+
+def test_the_shares_of_compositional_prompts_are_pooled_over_seeds_and_by_category(tmp_path: Path) -> None:
+    right = np.random.default_rng(5).integers(2, size=(4, 20))
+    base, *candidates = right.tolist()
+    for seed, candidate in enumerate(candidates):
+        exam = sit_exam(tmp_path / str(seed), base, candidate)
+        write_report(tmp_path / str(seed), seed, [0.1] * 20, capability=exam)
+    result = compare_seeds([tmp_path / str(seed) for seed in range(3)], tmp_path / "result")
+    gained = right[1:] - right[0]
+    for gain, part in (
+        (result.gain("capability"), gained),
+        (result.gain("capability colors"), gained[:, :10]),
+        (result.gain("capability counting"), gained[:, 10:]),
+    ):
+        assert gain is not None
+        assert gain.num_prompts == part.shape[1]
+        assert gain.by_seed == pytest.approx(part.mean(axis=1))
+        assert (gain.low, gain.high) == pytest.approx(crossed_shares(part))
+    assert "| capability counting | " in (tmp_path / "result" / "result.md").read_text(encoding="utf-8")
+
+
+THIRD = '"base", "prompt": "task 3", "category": "colors", "right":'
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda folder: (folder / ANSWERS).unlink(),
+            r"1/capability/answers\.jsonl: is gone, or is not what its report",
+        ),
+        (lambda folder: (folder / ANSWERS).write_text("no"), "is not what its report counted; evaluate again"),
+        (lambda folder: other_answers(folder, f"{THIRD} true", f"{THIRD} false"), "is not what its report counted"),
+        (lambda folder: other_answers(folder, "task 3", "task x"), "not of the same compositional prompts and judge"),
+        ("vqascore", "not of the same compositional prompts and judge of them; evaluate all alike"),
+        (None, "not of the same compositional prompts and judge of them"),
+    ],
+)
+def test_answers_that_cannot_be_pooled_are_refused(tmp_path: Path, spoil: Any, message: str) -> None:
+    right = [1] * 8
+    write_report(tmp_path / "0", 0, [0.1] * 20, capability=sit_exam(tmp_path / "0", right, right))
+    judge = spoil if isinstance(spoil, str) else "probe"
+    exam = sit_exam(tmp_path / "1", right, right, judge) if spoil else None
+    write_report(tmp_path / "1", 1, [0.1] * 20, capability=exam)
+    if callable(spoil):
+        spoil(tmp_path / "1")
+    with pytest.raises(UserError, match=message):
+        compare_seeds([tmp_path / "0", tmp_path / "1"], tmp_path / "result")
+    assert not (tmp_path / "result").exists()
+
+
+def other_answers(folder: Path, before: str, after: str) -> None:
+    text = (folder / ANSWERS).read_text(encoding="utf-8")
+    write_text(folder / ANSWERS, text.replace(before, after))
 
 
 def test_of_two_seeds_nothing_is_said_of_others(tmp_path: Path) -> None:
@@ -163,6 +250,11 @@ ONE, TWO, THREE = (report_of(score(), num_prompts=count) for count in (20, 21, 2
         (None, {}, [f"{TOLD} (95 % interval nan to nan), at least 0.1 wanted at its low end"]),
         (0.1, {"min_seeds": 4}, ["3 seeds, at least 4 wanted"]),
         (0.1, {"min_gain": {"hps": 0}}, ["hps over seeds: not among them; add it to evaluation.rewards"]),
+        (
+            0.1,
+            {"min_gain": {"capability counting": -0.1}},
+            ["capability counting over seeds: not among them; set evaluation.capability.prompts"],
+        ),
     ],
 )  # fmt: skip
 def test_the_low_end_over_prompts_and_seeds_is_what_the_gate_reads(
@@ -197,7 +289,8 @@ def test_more_gain_over_seeds_is_never_refused_where_less_passed(low: float, mor
 def test_the_commands_compare_decide_and_show(tmp_path: Path) -> None:
     gains = np.random.default_rng(3).normal(0.3, 0.02, size=(3, 20))
     for seed, row in enumerate(gains):
-        write_report(tmp_path / str(seed), seed, row.tolist())
+        exam = sit_exam(tmp_path / str(seed), [1] * 40, [1] * 40)
+        write_report(tmp_path / str(seed), seed, row.tolist(), capability=exam)
     folders = [str(tmp_path / str(seed)) for seed in range(3)]
     runner, out = CliRunner(), str(tmp_path / "result")
     compared = runner.invoke(main, ["seeds", "compare", *folders, f"--out={out}"])
@@ -205,7 +298,8 @@ def test_the_commands_compare_decide_and_show(tmp_path: Path) -> None:
     assert "| symmetry | +0.30" in compared.output
     policy = tmp_path / "gate.yaml"
     policy.write_text(
-        "min_prompts: 8\nagainst: {base: {symmetry: {min_gain: 0.1}}}\nseeds: {min_gain: {symmetry: 0.2}}"
+        "min_prompts: 8\nagainst: {base: {symmetry: {min_gain: 0.1}}}\n"
+        "seeds: {min_gain: {symmetry: 0.2, capability colors: -0.3}}"
     )
     told = [
         "decide",
@@ -219,6 +313,7 @@ def test_the_commands_compare_decide_and_show(tmp_path: Path) -> None:
     assert Decision.load(tmp_path / "decision").seeds_sha256 == sha256_file(tmp_path / "result" / "manifest.json")
     page = (tmp_path / "decision" / "report.html").read_text(encoding="utf-8")
     assert ("Other seeds" in page, "seed 2" in page) == (True, True)
+    assert "<th>capability colors</th>" in page
     assert "| Over 3 seeds |" in (tmp_path / "decision" / "report.md").read_text(encoding="utf-8")
     again = runner.invoke(main, ["seeds", "compare", folders[0], folders[0], f"--out={out}", "--overwrite"])
     assert (again.exit_code, "give each seed once" in again.output) == (2, True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from drtune.contracts import Capability, CapabilityScore, LostPrompt
+from drtune.contracts import ANSWERS, Capability, CapabilityScore, LostPrompt
 from drtune.evaluation.capability.exam import SURE, Judge
 from drtune.evaluation.capability.shares import score_of
 from drtune.evaluation.comparison import BASE, CANDIDATE
@@ -19,8 +19,6 @@ from drtune.files.local import write_text
 
 NUM_SHOWN = 8
 """Prompts that a page shows of those which were lost."""
-ANSWERS = f"{CAPABILITY}/answers.jsonl"
-"""A line a picture: what its prompt asks for, and the probability that the picture shows it."""
 
 
 class Pair(NamedTuple):

@@ -103,7 +103,7 @@ def _plural(noun: str) -> str:
     first, _, last = noun.rpartition(" ")
     if last in PLURALS:
         plural = PLURALS[last]
-    elif last.endswith("fe"):
+    elif last.endswith("ife"):
         plural = f"{last[:-2]}ves"
     elif last.endswith("y") and last[-2:-1] not in "aeiou":
         plural = f"{last[:-1]}ies"

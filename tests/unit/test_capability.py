@@ -55,6 +55,7 @@ def task(tag: str, prompt: str, *include: dict[str, object], **fields: object) -
             ["exactly four wine glasses"],
         ),
         (task("counting", "two knives", {"class": "knife", "count": 2}), ["two knives"]),
+        (task("counting", "two giraffes", {"class": "giraffe", "count": 2}), ["two giraffes"]),
         (
             task("colors", "a photo of an orange fork", {"class": "fork", "count": 1, "color": "orange"}),
             ["an orange fork"],

@@ -29,8 +29,9 @@ class CapabilityConfig(Section):
     """So many of them, the first of each category in turn; 0: none; null: 48 for the miniature, all of a file, none for
     other bases."""
     file: str | None = None
-    """GenEval's `evaluation_metadata.jsonl` or one alike, a path or on s3://; null: prompts that drtune brings. Its
-    pictures are judged by `vqascore`; those of the miniature's own prompts by a classifier of its world."""
+    """GenEval's `evaluation_metadata.jsonl`, GenEval 2's `geneval2_data.jsonl` or one alike, a path or on s3://; null:
+    prompts that drtune brings. Its pictures are judged by `vqascore`; those of the miniature's own prompts by a
+    classifier of its world."""
 
     def judge_of(self, base_model: str) -> Literal["probe", "vqascore"]:
         """Who says what the pictures show."""

@@ -4,11 +4,17 @@ GenEval (Ghosh et al. 2023, arXiv 2310.11513; djghosh13/geneval at 5348fb5, prom
 
     {"tag": "counting", "include": [{"class": "clock", "count": 2}], "exclude": [{"class": "clock", "count": 3}],
      "prompt": "a photo of two clocks"}
+
+GenEval 2 (Kamath et al. 2025, arXiv 2512.16853; facebookresearch/GenEval2 at a6e82d2, geneval2_data.jsonl) has such:
+
+    {"prompt": "two white cows", "atom_count": 3, "vqa_list": [["How many cows are in the image?", "two"],
+     ["Are the cows white?", "Yes"], ["Are there any cows in the image?", "Yes"]], "skills": [...]}
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Literal, Self
@@ -99,6 +105,56 @@ class Task(BaseModel):
         return list(dict.fromkeys([*said, *relations]))
 
 
+class Questions(BaseModel):
+    """A prompt of GenEval 2, and the questions about its picture with their right answers."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt: str = Field(min_length=1)
+    atom_count: int = Field(ge=1)
+    """Objects, attributes, counts and relations that the prompt names."""
+    vqa_list: tuple[tuple[str, str], ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        for question, answer in self.vqa_list:
+            _statement(question, answer)
+        return self
+
+    @property
+    def tag(self) -> str:
+        """The category: how much is asked for at once."""
+        return f"{self.atom_count} atoms"
+
+    @property
+    def statements(self) -> list[str]:
+        """As of `Task`: what is so where every answer is right.
+
+        >>> Questions(prompt="two white cows", atom_count=3, vqa_list=[["How many cows are in the image?", "two"],
+        ...           ["Are the cows white?", "Yes"], ["Are there any cows in the image?", "Yes"]]).statements
+        ['exactly two cows', 'the cows are white', 'a cow']
+        """
+        return list(dict.fromkeys(_statement(question, answer) for question, answer in self.vqa_list))
+
+
+AnyTask = Task | Questions
+
+
+def _statement(question: str, answer: str) -> str:
+    """What is so where that is the answer; its plurals are nouns with an s, of sheep too.
+
+    Raises:
+        ValueError: it is none of the four kinds of questions that there are.
+    """
+    if answer in NUMBERS[1:] and (found := re.fullmatch(r"How many (.+)s are in the image\?", question)):
+        return Wanted.model_validate({"class": found[1], "count": NUMBERS.index(answer)}).words(exactly=True)
+    if answer == "Yes" and (found := re.fullmatch(r"Are there any (.+)s in the image\?", question)):
+        return Wanted.model_validate({"class": found[1]}).words()
+    if answer == "Yes" and (found := re.fullmatch(r"(Is|Are) the (\S+) (.+)\?", question)):
+        return f"the {found[2]} {found[1].lower()} {found[3]}"
+    raise ValueError(f"{question[:80]!r} with the answer {answer[:80]!r} is no question of GenEval 2")
+
+
 def _plural(noun: str) -> str:
     first, _, last = noun.rpartition(" ")
     if last in PLURALS:
@@ -112,8 +168,8 @@ def _plural(noun: str) -> str:
     return f"{first} {plural}".strip()
 
 
-def read_tasks(place: str) -> list[Task]:
-    """The tasks of a file of GenEval's format; fields of a line that the format does not have do not count.
+def read_tasks(place: str) -> list[AnyTask]:
+    """The tasks of a file of GenEval's format or GenEval 2's; fields that a line has beside those do not count.
 
     Args:
         place: a path, or s3://bucket/key.
@@ -128,13 +184,14 @@ def read_tasks(place: str) -> list[Task]:
         raise UserError(f"evaluation.capability.file={place}: {reason}; correct the path") from None
     except UnicodeDecodeError:
         raise UserError(f"evaluation.capability.file={place}: is not UTF-8; give a .jsonl file") from None
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, AnyTask] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"evaluation.capability.file={place}: line {number}"
+        kind: type[Task] | type[Questions] = Questions if '"vqa_list"' in line else Task
         try:
-            task = Task.model_validate_json(line)
+            task = kind.model_validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
             field = " ".join(".".join(map(str, first["loc"])).split()) or "the line"

@@ -80,6 +80,33 @@ def test_each_kind_of_genevals_lines_says_what_is_asked_for(asked: Task, stateme
     assert asked.statements == statements
 
 
+def test_the_questions_of_geneval_2_are_asked_as_statements(tmp_path: Path) -> None:
+    line = {
+        "prompt": "a green elephant chasing six sheeps, and a glass violin on top of two cars",
+        "atom_count": 9,
+        "vqa_list": [
+            ["How many elephants are in the image?", "one"],
+            ["Is the elephant green?", "Yes"],
+            ["Are there any elephants in the image?", "Yes"],
+            ["Is the elephant chasing the sheeps?", "Yes"],
+            ["How many sheeps are in the image?", "six"],
+            ["Are the violins on top of the cars?", "Yes"],
+        ],
+        "skills": ["count", "attribute", "object", "verb", "count", "position"],
+    }
+    (path := tmp_path / "geneval2_data.jsonl").write_text(json.dumps(line), encoding="utf-8")
+    [asked] = read_tasks(str(path))
+    assert (asked.prompt, asked.tag) == (line["prompt"], "9 atoms")
+    assert asked.statements == [
+        "exactly one elephant",
+        "the elephant is green",
+        "an elephant",
+        "the elephant is chasing the sheeps",
+        "exactly six sheep",
+        "the violins are on top of the cars",
+    ]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -95,6 +122,16 @@ def test_each_kind_of_genevals_lines_says_what_is_asked_for(asked: Task, stateme
         (
             '{"tag": "a", "prompt": "a", "include": [{"class": "x"}], "exclude": [{"class": "y"}]}',
             "exclude of y is no count that is one more than in include",
+        ),
+        ('{"prompt": "a", "vqa_list": [["Is the cup red?", "Yes"]]}', "line 2: atom_count: Field required"),
+        ('{"prompt": "a", "atom_count": 1, "vqa_list": [["Is the cup red?"]]}', r"line 2: vqa_list\.0\.1: Field req"),
+        (
+            '{"prompt": "a", "atom_count": 1, "vqa_list": [["Is the cup red?", "No"]]}',
+            "line 2: the line: Value error, 'Is the cup red.' with the answer 'No' is no question of GenEval 2",
+        ),
+        (
+            '{"prompt": "a", "atom_count": 1, "vqa_list": [["How many cups are in the image?", "many"]]}',
+            "with the answer 'many' is no question of GenEval 2; wanted a line of GenEval's metadata",
         ),
         (
             '{"tag": "a", "prompt": "a cup", "include": [{"class": "cup"}]}',
@@ -122,7 +159,7 @@ def test_a_file_that_is_not_there_or_empty_or_no_text_is_refused(tmp_path: Path)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
-        ["tag", "include", "exclude", "prompt", "class", "count", "color", "position"]
+        ["tag", "include", "exclude", "prompt", "class", "count", "color", "position", "vqa_list"]
     ), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip

@@ -40,6 +40,12 @@ def test_the_tag_of_geneval_is_the_category() -> None:
     assert read(lines(record), "p.jsonl") == [(KITE, "single_object")]
 
 
+def test_the_questions_of_geneval_2_stand_beside_its_prompts() -> None:
+    questions = [["How many kites are in the image?", "one"], ["Is the kite red?", "Yes"]]
+    record = {"prompt": KITE, "atom_count": 3, "vqa_list": questions, "skills": ["count", "attribute"]}
+    assert read(lines(record), "geneval2_data.jsonl") == [(KITE, "")]
+
+
 def test_the_annotations_of_coco_hold_the_captions() -> None:
     annotations = [{"image_id": number, "id": number, "caption": text} for number, text in enumerate(TEXTS)]
     content = json.dumps({"info": {}, "images": [{"id": 0}], "annotations": annotations})

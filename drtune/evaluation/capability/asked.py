@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 from torch import Tensor
 
-from drtune.prompts.compositional import Task
+from drtune.prompts.compositional import AnyTask
 from drtune.prompts.prepare import Prompt
 from drtune.rewards import Reward, score_finished
 
@@ -18,7 +18,7 @@ class AskedJudge:
     So does TIFA with questions (Hu et al. 2023, arXiv 2303.11897), and VQAScore with whole prompts.
     """
 
-    def __init__(self, reward: Reward, tasks: Sequence[Task]) -> None:
+    def __init__(self, reward: Reward, tasks: Sequence[AnyTask]) -> None:
         self.reward = reward
         self.tasks = {task.prompt: task for task in tasks}
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from drtune.config import Config
 from drtune.evaluation.capability.asked import AskedJudge
 from drtune.evaluation.capability.world import WorldJudge
-from drtune.prompts.compositional import composed, read_tasks
+from drtune.prompts.compositional import AnyTask, composed, read_tasks
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import choose_prompts
 from drtune.rewards import load_reward
@@ -82,7 +82,7 @@ def open_exam(config: Config) -> Exam | None:
         return None
     if (name := settings.judge_of(config.base_model)) == "probe":
         return Exam(WorldJudge(count), count)
-    tasks = read_tasks(settings.file) if settings.file else composed(count)
+    tasks: Sequence[AnyTask] = read_tasks(settings.file) if settings.file else composed(count)
     checkpoint = config.reward_checkpoints.get(name)
     judge = load_reward(name, antialias=config.reward_antialias, checkpoint=checkpoint)
     return Exam(AskedJudge(judge, tasks), count)

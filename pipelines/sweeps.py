@@ -12,7 +12,7 @@ import pandas as pd
 from components.decide.gains import Gain
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
-from drtune.files.markdown import plain
+from drtune.files.markdown import table
 
 MOST = 100
 """Runs of one sweep: more is more likely a slip than what somebody wants to pay for."""
@@ -91,9 +91,7 @@ def page_of(rows: Sequence[Row]) -> str:
     rewards = list(dict.fromkeys(name for row in rows for name in row.gains))
     heads = [*rows[0].settings, *rewards, "outcome"]
     lines = [[*row.settings.values(), *(str(row.gains.get(name, "")) for name in rewards), row.outcome] for row in rows]
-    table = [list(map(plain, heads)), ["---"] * len(heads), *(list(map(plain, line)) for line in lines)]
-    shown = "\n".join(f"| {' | '.join(line)} |" for line in table)
-    return f"# Sweep\n\n{shown}\n\n{_CAVEAT.format(count=len(rows))}"
+    return f"# Sweep\n\n{table([heads, *lines], numbers=False)}\n\n{_CAVEAT.format(count=len(rows))}"
 
 
 def table_of(rows: Sequence[Row]) -> pd.DataFrame:

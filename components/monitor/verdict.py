@@ -7,7 +7,7 @@ from html import escape
 from typing import Literal
 
 from drtune.contracts import DriftCheck, DriftVerdict, Observed
-from drtune.files.markdown import plain
+from drtune.files.markdown import plain, table
 
 Outcome = Literal["drifted", "stable", "not enough data"]
 COLUMNS = ("check", "result", "value", "drift from", "why", "statistic")
@@ -50,10 +50,9 @@ def in_words(verdict: DriftVerdict) -> list[str]:
 
 def as_markdown(verdict: DriftVerdict) -> str:
     """The verdict first, then its checks and sides; what users wrote cannot become markup."""
-    rows = ["| " + " | ".join(map(plain, cells)) + " |" for cells in _cells(verdict)]
     sides = [f"- {plain(name)}: {plain(_side(side))}" for name, side in _sides(verdict).items()]
     head = [f"# {verdict.outcome.capitalize()}", "", plain(_conclusion(verdict)), ""]
-    return "\n".join([*head, rows[0], "|---" * len(COLUMNS) + "|", *rows[1:], "", *sides, ""])
+    return "\n".join([*head, table(_cells(verdict), numbers=False), "", *sides, ""])
 
 
 def as_html(verdict: DriftVerdict) -> str:

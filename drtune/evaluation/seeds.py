@@ -33,6 +33,7 @@ from drtune.evaluation.comparison import BASE, CANDIDATE
 from drtune.evaluation.statistics import Floats, crossed_interval, crossed_shares
 from drtune.files.given import is_on_s3
 from drtune.files.local import replacing, sha256_bytes, write_text
+from drtune.files.markdown import table
 from drtune.files.output import claimed
 from drtune.files.storage import open_storage
 
@@ -101,16 +102,12 @@ def _at_hand(place: str, scratch: Path) -> Path:
 def as_markdown(result: SeedsResult) -> str:
     """The result as a table."""
     seeds = [f"seed {run.seed}" for run in result.runs]
-    lines = [
-        "| Gain over the base | Mean | 95 % interval over prompts and seeds | " + " | ".join(seeds) + " |",
-        "|---|---|---|" + "---|" * len(seeds),
-    ]
+    rows = [["Gain over the base", "Mean", "95 % interval over prompts and seeds", *seeds]]
     for gain in result.gains:
         few = gain.low is None or gain.high is None
         interval = "too few" if few else f"{_signed(gain.low)} to {_signed(gain.high)}"
-        by_seed = " | ".join(map(_signed, gain.by_seed))
-        lines.append(f"| {gain.measure} | {_signed(gain.gain)} | {interval} | {by_seed} |")
-    return "\n".join(lines) + "\n"
+        rows.append([gain.measure, _signed(gain.gain), interval, *map(_signed, gain.by_seed)])
+    return f"{table(rows)}\n"
 
 
 def _signed(value: float | None) -> str:

@@ -37,12 +37,18 @@ def code(text: str) -> str:
     return f"{fence}{padded}{fence}"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """A table whose columns line up, the first row its head; all but the first column are numbers."""
+def aligned(rows: Sequence[Sequence[str]], *, numbers: bool = True) -> list[list[str]]:
+    """The cells, padded so that columns line up; where they are `numbers` to the right, but for the first column."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [f"| {' | '.join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])} |" for row in rows]
-    rule = f"| {' | '.join(['-' * widths[0], *('-' * (width - 1) + ':' for width in widths[1:])])} |"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    pad = str.rjust if numbers else str.ljust
+    return [[row[0].ljust(widths[0]), *map(pad, row[1:], widths[1:])] for row in rows]
+
+
+def table(rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
+    """A table of cells that are `plain` and `aligned`, the first row its head."""
+    head, *body = aligned([[plain(cell) for cell in row] for row in rows], numbers=numbers)
+    rule = [("-:" if numbers and index else "-").rjust(len(cell), "-") for index, cell in enumerate(head)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *body])
 
 
 def markdown_environment(**filters: Callable[[float], str]) -> Environment:

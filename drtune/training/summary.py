@@ -10,7 +10,7 @@ from statistics import fmean
 
 from drtune.config import Config, HeldOut
 from drtune.contracts import CONFIG, CurvePoint, TunedModel
-from drtune.files.markdown import aligned, code, plain
+from drtune.files.markdown import code, plain, table
 from drtune.training.history import WINDOW, UpdateMetrics
 
 SUMMARY, CHART = "summary.md", "curve.svg"
@@ -80,13 +80,13 @@ def _table(config: Config, updates: Sequence[UpdateMetrics]) -> str:
 
     names = [
         "reward, the sum",
-        *(plain(f"{name}, weight {term.weight:g}") for name, term in config.rewards.items()),
+        *(f"{name}, weight {term.weight:g}" for name, term in config.rewards.items()),
         "gradient norm",
     ]
     first, last = means(updates[:count]), means(updates[-count:])
     rows = [("", f"first {count}", f"last {count}"), *zip(names, first, last, strict=True)]
     about = "Means over updates; each part is as the reward gave it, before weight, hinge and target:"
-    return f"{about}\n\n{aligned(rows)}"
+    return f"{about}\n\n{table(rows)}"
 
 
 def _samples(model: TunedModel, config: Config, points: Sequence[CurvePoint]) -> str:
@@ -94,11 +94,11 @@ def _samples(model: TunedModel, config: Config, points: Sequence[CurvePoint]) ->
     first, saved = points[0], next((point for point in points if point.step == model.step), points[-1])
     rows = [("", "base" if first.step == 0 else f"after {first.step}", f"after {saved.step}")]
     for name, value in first.rewards.items():
-        told = plain(name.rpartition(":")[2]) + (", tuned on" if name in config.rewards else "")
+        told = name.rpartition(":")[2] + (", tuned on" if name in config.rewards else "")
         rows.append((told, f"{value:.4g}", f"{saved.rewards[name]:.4g}" if name in saved.rewards else "not finite"))
     whose = "Your sample prompts" if config.sample_prompts else "Held-out prompts"
     picture = f"![what the rewards give the samples]({CHART})"
-    return f"{whose}, drawn from the same noise every {config.sample_every} updates:\n\n{aligned(rows)}\n\n{picture}"
+    return f"{whose}, drawn from the same noise every {config.sample_every} updates:\n\n{table(rows)}\n\n{picture}"
 
 
 def _held_out(

@@ -33,7 +33,7 @@ def test_each_run_is_a_row_also_one_that_fails_and_what_is_done_is_kept(tmp_path
     assert good["outcome"] == "deserves to be published"
     assert good["symmetry_low"] <= good["symmetry_gain"] <= good["symmetry_high"]
     assert bad["outcome"].startswith("failed: step train: update 2: ")
-    assert "| 1e-4 | " in (tmp_path / "swept" / "sweep.md").read_text()
+    assert "| 1e-4 " in (tmp_path / "swept" / "sweep.md").read_text()
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.stdout.count("evaluate") == 0  # it was done
     assert pd.read_csv(tmp_path / "swept" / "sweep.csv").to_dict("records")[0] == good

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import unescape
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from drtune.files.markdown import code, plain
+from drtune.files.markdown import code, plain, table
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 MARKUP = [*"\\\\`*_[]()<>|#~!&;:-+=.1a \n{}\"'$^", "- ", "1. ", "2) ", "---", "***", "==", "<b>", "&lt;", "![x](y)"]
@@ -63,6 +64,20 @@ def test_any_text_stays_in_its_place(one: str, other: str) -> None:
         if around == "- {}, {}." or shown(one):
             assert [token.tag for token in tokens if token.nesting == 1 and not token.hidden] == tags, around
         assert {token.type for token in tokens if token.nesting == 0} <= {"inline", "text", "softbreak"}
+
+
+@pytest.mark.parametrize(
+    ("numbers", "lines"),
+    [
+        (True, ["| a    | gain |  x |", "| ---- | ---: | -: |", "| b\\|c |   +1 | 20 |"]),
+        (False, ["| a    | gain | x  |", "| ---- | ---- | -- |", "| b\\|c | +1   | 20 |"]),
+    ],
+)
+def test_a_table_lines_up_and_shows_any_cell(numbers: bool, lines: list[str]) -> None:
+    drawn = table([["a", "gain", "x"], ["b|c", "+1", "20"]], numbers=numbers)
+    assert drawn.splitlines() == lines
+    assert re.findall("<t[hd].*?>(.*)</t", PARSER.render(drawn)) == ["a", "gain", "x", "b|c", "+1", "20"]
+    assert "<th" in PARSER.render(table([["a", ""], ["b", "1"]], numbers=numbers))  # however narrow
 
 
 @example(" ")

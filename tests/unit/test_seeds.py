@@ -130,7 +130,10 @@ def test_gains_are_paired_by_prompt_and_told_by_seed(tmp_path: Path) -> None:
     assert gain.by_seed == pytest.approx(gains.mean(axis=1))
     assert (gain.low, gain.high) == pytest.approx(crossed_interval(gains))
     assert gain.deviation == pytest.approx(gains.mean(axis=1).std(ddof=1))
-    assert f"| symmetry | +{gain.gain:.3f} | +{gain.low:.3f} to +{gain.high:.3f} |" in as_markdown(result)
+    row = f"| symmetry | +{gain.gain:.3f} | +{gain.low:.3f} to +{gain.high:.3f} |"
+    assert row in " ".join(as_markdown(result).split())
+    hostile = result.model_copy(update={"gains": (gain.model_copy(update={"measure": "a|<b>"}),)})
+    assert r"| a\|&lt;b&gt; " in as_markdown(hostile)
 
 
 def test_the_shares_of_compositional_prompts_are_pooled_over_seeds_and_by_category(tmp_path: Path) -> None:
@@ -295,7 +298,7 @@ def test_the_commands_compare_decide_and_show(tmp_path: Path) -> None:
     runner, out = CliRunner(), str(tmp_path / "result")
     compared = runner.invoke(main, ["seeds", "compare", *folders, f"--out={out}"])
     assert compared.exit_code == 0, compared.output
-    assert "| symmetry | +0.30" in compared.output
+    assert "| symmetry | +0.30" in " ".join(compared.output.split())
     policy = tmp_path / "gate.yaml"
     policy.write_text(
         "min_prompts: 8\nagainst: {base: {symmetry: {min_gain: 0.1}}}\n"

@@ -112,7 +112,7 @@ def test_the_command_counts_in_json_and_tells_every_question(tmp_path: Path) -> 
     )
     assert facts["judges"][0]["judge"] == "symmetry"
     page = (out / "result.md").read_text(encoding="utf-8")
-    assert "| candidate | base | 4.00 | 3.00 | +1.00 |" in page
+    assert "| candidate | base | 4.00 | 3.00 | +1.00 |" in " ".join(page.split())
     assert "Grades are 1 (bad), 2 (fair), 3 (good), 4 (excellent)" in page
 
 

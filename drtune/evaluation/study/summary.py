@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
+from collections.abc import Iterable
 
 from drtune.contracts import (
     GRADES,
@@ -16,7 +15,7 @@ from drtune.contracts import (
     Study,
     StudyResult,
 )
-from drtune.files.markdown import code, plain
+from drtune.files.markdown import aligned, code, plain, table
 
 Rows = list[list[str]]
 
@@ -27,7 +26,7 @@ def as_text(result: StudyResult) -> str:
 
 
 def _question_text(answer: QuestionResult, *, titled: bool) -> str:
-    blocks = [_aligned(rows) for _, rows in _tables(answer)]
+    blocks = ["\n".join(map("  ".join, aligned(rows))) for _, rows in _tables(answer)]
     title = [answer.question] if titled else []
     return "\n\n".join([*title, *blocks, "\n".join(_quality(answer)), "\n".join(verdicts(answer))])
 
@@ -42,7 +41,7 @@ def as_markdown(result: StudyResult, study: Study) -> str:
         if not number:
             sections.append(f"Asked was: {plain(study.question)}")
         for title, rows in _tables(answer):
-            sections += [*([f"## {title}"] if title else []), _table(rows)]
+            sections += [*([f"## {title}"] if title else []), table(rows)]
         sections.append("\n".join(f"- {line}" for line in _quality(answer)))
     sections += [
         "# How to read it",
@@ -188,22 +187,3 @@ def _rater_rows(raters: Iterable[RaterResult]) -> Rows:
         for found in rater.preferences
     ]
     return [["rater", "votes", "same again", "contestants", "win rate", "95 % interval"], *rows]
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width, the first one to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if index == 0 else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return "\n".join(lines)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = [[plain(cell) for cell in row] for row in rows]
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(row)} |" for row in chain([head, rule], body))

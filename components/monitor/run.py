@@ -11,7 +11,7 @@ from components.metadata import describe
 from components.monitor.compare import Made, compare_prompts, compare_scores
 from components.monitor.drift import render
 from components.monitor.policy import MonitorPolicy
-from components.monitor.sources import read_prompts, read_scores
+from components.monitor.sources import observed, read_prompts, read_scores
 from components.monitor.verdict import as_html, as_markdown, in_order, in_words, outcome_of
 from drtune.contracts import DriftVerdict, Observed
 from drtune.errors import UserError
@@ -84,14 +84,14 @@ def judge(
         outcome=outcome,
         reason=reason,
         checks=checks,
-        reference=_cut(trained.observed, rules.max_prompts),
-        incoming=_cut(arriving.observed, rules.max_prompts),
+        reference=_cut(observed(trained), rules.max_prompts),
+        incoming=_cut(observed(arriving), rules.max_prompts),
         release_scores=released,
         scores=now,
         policy_sha256=sha256_bytes(rules.model_dump_json().encode()),
     ), made
 
 
-def _cut(observed: Observed, most: int) -> Observed:
+def _cut(side: Observed, most: int) -> Observed:
     """With the size of the sample that is compared."""
-    return observed.model_copy(update={"used": min(observed.count, most)})
+    return side.model_copy(update={"used": min(side.count, most)})

@@ -7,8 +7,8 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
@@ -16,11 +16,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from drtune.config import is_reward
-from drtune.contracts import BESIDE_REWARDS, MANIFEST, Observed
+from drtune.contracts import BESIDE_REWARDS, MANIFEST, DataSource, Observed
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 from drtune.files.storage import Storage, open_storage
-from drtune.prompts.prepare import PROMPTS, Problem, StatedPrompt, open_prompts, parse
+from drtune.prompts.prepare import PROMPTS, Gathered, Problem, StatedPrompt, joined, open_prompts, parse
 from drtune.prompts.records import SUFFIXES
 
 if TYPE_CHECKING:
@@ -34,15 +34,6 @@ CANDIDATE = "candidate"
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """Different prompts, and where they came from."""
-
-    prompts: list[StatedPrompt]
-    refused: list[Problem]
-    observed: Observed
-
-
-@dataclass(frozen=True)
 class Scores:
     """A column of finite numbers or NaN for each reward, a row for each picture, and where they came from."""
 
@@ -52,7 +43,7 @@ class Scores:
 
 def read_prompts(
     side: Literal["reference", "incoming", "prompts"], uri: str, environment: Mapping[str, str] = os.environ
-) -> Prompts:
+) -> Gathered:
     """Read every different prompt of a file, of all prompts files below a folder, or of a PromptSet.
 
     Args:
@@ -68,49 +59,44 @@ def read_prompts(
     """
     if _is_file(uri, SUFFIXES):
         content = _read_file(side, uri, environment)
-        taken, refused = parse(content, uri)
-        return _prompts(uri, sha256_bytes(content), 1, taken, refused)
+        return Gathered(*parse(content, uri), DataSource(path=uri, sha256=sha256_bytes(content)))
     storage = _open_folder(side, uri, environment)
     keys = storage.keys()
     if {MANIFEST, PROMPTS}.issubset(keys):
         return _read_prompt_set(side, storage, uri)
-    prompts: dict[str, StatedPrompt] = {}
+    parsed = {}
     digests: dict[str, str] = {}
-    problems: list[Problem] = []
+    unread: list[Problem] = []
     for key in keys:
         if Path(key).suffix.lower() not in SUFFIXES:
-            problems.append(Problem(key, "not a prompts file", ""))
+            unread.append(Problem(key, "not a prompts file", ""))
             continue
         content = storage.read(key)
         digests[key] = sha256_bytes(content)
         try:
-            taken, refused = parse(content, key)
+            parsed[key] = parse(content, key)
         except UserError as error:
             print(f"{side} {uri}: {error}")
-            problems.append(Problem(key, "file that cannot be read", str(error)))
-            continue
-        problems += [replace(problem, where=f"{key} {problem.where}") for problem in refused]
-        for prompt in taken:
-            if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
-                problems.append(Problem(key, "duplicate", prompt.text[:100]))
-    digest = sha256_bytes(json.dumps(digests).encode())
-    return _prompts(uri, digest, len(digests), prompts.values(), problems)
+            unread.append(Problem(key, "file that cannot be read", str(error)))
+    prompts, refused = joined(parsed)
+    source = DataSource(path=uri, sha256=sha256_bytes(json.dumps(digests).encode()))
+    return Gathered(prompts, unread + refused, source, num_files=len(digests))
 
 
-def _read_prompt_set(side: str, storage: Storage, uri: str) -> Prompts:
+def _read_prompt_set(side: str, storage: Storage, uri: str) -> Gathered:
     with tempfile.TemporaryDirectory() as folder:
         for name in (MANIFEST, PROMPTS):
             storage.download(name, Path(folder) / name)
         prepared = open_prompts(folder)
     sides = {"train": prepared.train} if side == "reference" else {"train": prepared.train, "eval": prepared.eval}
     prompts = [StatedPrompt(one.text, one.category, split) for split, some in sides.items() for one in some]
-    return _prompts(uri, prepared.prompt_set.sha256, 1, prompts, [])
+    return Gathered(prompts, [], DataSource(path=uri, sha256=prepared.prompt_set.sha256))
 
 
-def _prompts(uri: str, sha256: str, num_files: int, taken: Iterable[StatedPrompt], refused: list[Problem]) -> Prompts:
-    prompts = list(taken)
-    problems = Counter(problem.reason for problem in refused)
-    return Prompts(prompts, refused, _observed(uri, sha256, num_files, len(prompts), problems))
+def observed(read: Gathered) -> Observed:
+    """What a verdict tells of prompts."""
+    problems = Counter(problem.reason for problem in read.problems)
+    return _observed(read.source.path, read.source.sha256, read.num_files, len(read.prompts), problems)
 
 
 def read_scores(

@@ -125,8 +125,7 @@ def _gather(what: Literal["prompts", "incoming"], given: str) -> Gathered:
         return Gathered(*parse(content, data.path), data)
     if is_on_hub(given):
         return read_dataset(given)
-    read = read_prompts(what, given)
-    return Gathered(read.prompts, read.refused, DataSource(path=given, sha256=read.observed.sha256))
+    return read_prompts(what, given)
 
 
 def _prepare(prompts: str, data_revision: str, out: Path, added: Gathered | None) -> PromptSet:

@@ -15,7 +15,7 @@ from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.given import is_on_hub
 from drtune.files.local import LARGEST_READ, read_given, sha256_bytes, sha256_file
-from drtune.prompts.prepare import Gathered, Problem, StatedPrompt, parse
+from drtune.prompts.prepare import Gathered, joined, parse
 from drtune.prompts.records import SUFFIXES
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ def read_dataset(given: str, api: HfApi | None = None) -> Gathered:
     except ImportError:
         raise UserError(f"prompts {given}: huggingface_hub is not installed: pip install huggingface_hub") from None
     api = api or HfApi()
-    prompts: dict[str, StatedPrompt] = {}
-    problems: list[Problem] = []
-    digests = []
+    parsed, digests = {}, []
     with _explained(given, api.endpoint):
         found = api.dataset_info(address.repository, revision=address.revision, files_metadata=True)
         for name in _files(given, address, found.siblings or []):
@@ -110,13 +108,9 @@ def read_dataset(given: str, api: HfApi | None = None) -> Gathered:
                 )
                 content = read_given(path)
             digests.append(sha256_bytes(content))
-            taken, refused = parse(content, name, column=address.column)
-            problems += [Problem(f"{name}: {problem.where}", problem.reason, problem.excerpt) for problem in refused]
-            for prompt in taken:
-                if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
-                    problems.append(Problem(name, "duplicate", prompt.text[:100]))
+            parsed[name] = parse(content, name, column=address.column)
     source = DataSource(path=given, sha256=sha256_bytes("".join(digests).encode()), git_revision=found.sha)
-    return Gathered(list(prompts.values()), problems, source)
+    return Gathered(*joined(parsed), source, num_files=len(digests))
 
 
 def _spelt_out(given: str) -> str:

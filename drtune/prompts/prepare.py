@@ -101,11 +101,12 @@ class PreparedPrompts:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Prompts of more than one file, or of none, what of theirs was not taken, and where they came from."""
+    """Prompts of any number of files, what of theirs was not taken, and where they came from."""
 
     prompts: Sequence[StatedPrompt]
     problems: Sequence[Problem]
     source: DataSource
+    num_files: int = 1
 
 
 class _RefusedError(Exception):
@@ -229,6 +230,18 @@ def parse(content: bytes, name: str, *, column: str | None = None) -> tuple[list
                 raise _RefusedError("duplicate")
         except _RefusedError as refused:
             problems.append(Problem(record.where, str(refused), str(record.value)[:100]))
+    return list(prompts.values()), problems
+
+
+def joined(parsed: Mapping[str, tuple[list[StatedPrompt], list[Problem]]]) -> tuple[list[StatedPrompt], list[Problem]]:
+    """Each different prompt of several files, and what was not taken, from what `parse` gave by the file's name."""
+    prompts: dict[str, StatedPrompt] = {}
+    problems = []
+    for name, (taken, refused) in parsed.items():
+        problems += [replace(problem, where=f"{name}: {problem.where}") for problem in refused]
+        for prompt in taken:
+            if prompts.setdefault(prompt.text.casefold(), prompt) is not prompt:
+                problems.append(Problem(name, "duplicate", prompt.text[:100]))
     return list(prompts.values()), problems
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from components.monitor.run import judge
-from components.monitor.sources import read_prompts, read_scores
+from components.monitor.sources import observed, read_prompts, read_scores
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
 from drtune.prompts.prepare import prepare
@@ -25,13 +25,13 @@ def test_a_folder_is_read_whole_and_what_is_not_taken_is_counted(tmp_path: Path)
     (tmp_path / "_SUCCESS").touch()
     read = read_prompts("incoming", tmp_path.as_uri())
     assert [(each.text, each.category) for each in read.prompts] == [("a cat", ""), ("a dog", ""), ("a fox", "y")]
-    assert read.observed.problems == {
+    assert observed(read).problems == {
         "duplicate": 1,
         "empty": 1,
         "file that cannot be read": 1,
         "not a prompts file": 1,
     }
-    assert (read.observed.count, read.observed.num_files) == (3, 3)
+    assert (observed(read).count, read.num_files) == (3, 3)
 
 
 def test_of_a_prompt_set_the_training_half_is_the_reference(tmp_path: Path) -> None:
@@ -41,10 +41,10 @@ def test_of_a_prompt_set_the_training_half_is_the_reference(tmp_path: Path) -> N
     prepared = prepare(source, tmp_path / "set")
     trained = read_prompts("reference", str(tmp_path / "set"))
     assert [each.text for each in trained.prompts] == ["a cat"]
-    assert trained.observed.sha256 == prepared.sha256
+    assert trained.source.sha256 == prepared.sha256
     assert [each.text for each in read_prompts("incoming", str(tmp_path / "set")).prompts] == ["a cat", "a dog"]
     file = read_prompts("incoming", str(source))
-    assert (file.observed.count, file.observed.sha256) == (2, sha256_file(source))
+    assert (observed(file).count, file.source.sha256) == (2, sha256_file(source))
 
 
 def test_both_layouts_of_scores_are_read(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_what_came_in_is_added_once_and_on_the_side_of_its_other_spellings(repos
     ]
     assert prepared.problems == {"duplicate": 2, "empty": 1, "not a prompts file": 1}
     problems = [json.loads(line)["where"] for line in (tmp_path / "out/problems.jsonl").read_text().splitlines()]
-    assert problems == ["monday.txt line 2", "notes.md", "tuesday.csv", str(tmp_path / "in")]
+    assert problems == ["notes.md", "monday.txt: line 2", "tuesday.csv", str(tmp_path / "in")]
     assert prepared.source.path == "data/prompts.jsonl"
     assert prepared.added is not None
     assert prepared.added.path == str(tmp_path / "in")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
+from drtune.contracts.reading import problem_in
 from drtune.errors import UserError
 from drtune.files.local import check_digest, read_given, sha256_bytes, write_text
 
@@ -51,11 +52,8 @@ class Contract(BaseModel):
         except OSError as error:
             raise UserError(f"{path}: no {cls.__name__} to read here ({error.strerror})") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise UserError(
-                f"{path}: not a {cls.__name__} of this version of drtune: {where}: {first['msg']}"
-            ) from None
+            problem = problem_in(error, "the file")
+            raise UserError(f"{path}: not a {cls.__name__} of this version of drtune: {problem}") from None
 
     @classmethod
     def read(cls, content: bytes, shown: str, *, fix: str) -> Self:

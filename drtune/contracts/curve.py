@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from drtune.errors import UserError
-from drtune.files.local import read_given, write_text
+from drtune.contracts.reading import read_lines
+from drtune.files.local import write_text
 
 CURVE = "curve.jsonl"
 
@@ -33,17 +33,7 @@ def read_curve(folder: str | Path) -> list[CurvePoint]:
     Raises:
         UserError: a line is none that a run wrote.
     """
-    path = Path(folder) / CURVE
-    if not path.exists():
-        return []
-    points = []
-    for number, line in enumerate(read_given(path).splitlines(), start=1):
-        try:
-            points.append(CurvePoint.model_validate_json(line))
-        except ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"])) or "the line"
-            raise UserError(f"{path}: line {number} is damaged ({where}); take the file away") from None
-    return points
+    return read_lines(Path(folder) / CURVE, CurvePoint, fix="take the file away")
 
 
 def write_curve(folder: str | Path, points: Sequence[CurvePoint]) -> None:

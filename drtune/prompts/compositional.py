@@ -21,6 +21,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from drtune.contracts.reading import problem_in
 from drtune.errors import UserError
 from drtune.files.given import read_place
 
@@ -193,9 +194,7 @@ def read_tasks(place: str) -> list[AnyTask]:
         try:
             task = kind.model_validate_json(line)
         except ValidationError as error:
-            first = error.errors()[0]
-            field = " ".join(".".join(map(str, first["loc"])).split()) or "the line"
-            raise UserError(f"{where}: {field}: {first['msg']}; wanted a line of GenEval's metadata") from None
+            raise UserError(f"{where}: {problem_in(error, 'the line')}; wanted a line of GenEval's metadata") from None
         if task.prompt in tasks:
             raise UserError(f"{where}: the prompt {task.prompt[:80]!r} stands there twice; take one away")
         tasks[task.prompt] = task

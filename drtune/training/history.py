@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from pydantic import TypeAdapter, ValidationError
-
 from drtune.contracts import CurvePoint, curve_lines
-from drtune.errors import UserError
+from drtune.contracts.reading import read_lines
 from drtune.files.charts import charts
-from drtune.files.local import read_given
 
 METRICS = "metrics.jsonl"
 WINDOW = 10
@@ -67,16 +64,7 @@ def read_metrics(folder: Path) -> list[UpdateMetrics]:
     Raises:
         UserError: a line is none that a run wrote.
     """
-    updates, adapter = [], TypeAdapter(UpdateMetrics)
-    for number, line in enumerate(whole_lines(folder / METRICS), start=1):
-        try:
-            updates.append(adapter.validate_json(line))
-        except ValidationError as error:
-            where = ".".join(map(str, error.errors()[0]["loc"])) or "the line"
-            raise UserError(
-                f"{folder / METRICS}: line {number} is damaged ({where}); start again with --overwrite"
-            ) from None
-    return updates
+    return read_lines(folder / METRICS, UpdateMetrics, fix="start again with --overwrite")
 
 
 def mean_reward(updates: Sequence[UpdateMetrics]) -> float:
@@ -90,9 +78,3 @@ def tuning_charts(updates: Sequence[UpdateMetrics], points: Sequence[CurvePoint]
     means = [(update.step, mean_reward(updates[: end + 1])) for end, update in enumerate(updates)]
     dots = [(update.step, update.reward) for update in updates]
     return charts({name: means} | curve_lines(points), dots={name: dots}, unit="update")
-
-
-def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file but for one that is cut short; none of a file that is not there."""
-    lines = read_given(path).splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith(b"\n")]

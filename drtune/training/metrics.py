@@ -12,10 +12,11 @@ from PIL import Image
 
 from drtune.config import Config
 from drtune.contracts import CurvePoint, read_curve, write_curve
+from drtune.contracts.reading import whole_lines
 from drtune.files.local import replacing
 from drtune.files.progress import Progress
 from drtune.files.sheets import contact_sheet
-from drtune.training.history import METRICS, UpdateMetrics, mean_reward, read_metrics, whole_lines
+from drtune.training.history import METRICS, UpdateMetrics, mean_reward, read_metrics
 from drtune.training.trackers import Trackers
 
 COLUMNS = 8

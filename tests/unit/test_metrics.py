@@ -93,6 +93,9 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"metrics\.jsonl: line 2 is damaged \(.*\); start again with --overwrite"):
             read_metrics(tmp_path)
         (tmp_path / "metrics.jsonl").write_bytes(whole)
+    (tmp_path / "curve.jsonl").write_text('{"step": "one", "rewards": {}}\n')
+    with pytest.raises(UserError, match=r"curve\.jsonl: line 1 is damaged \(step: .* integer.*\); take the file away"):
+        read_curve(tmp_path)
 
 
 def test_tensorboard_has_every_number_and_the_samples(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 
 from drtune.contracts import Contract, Study
+from drtune.contracts.reading import problem_in
 from drtune.errors import UserError
 from drtune.files.local import read_given, sha256_bytes
 
@@ -112,10 +113,7 @@ def _read(path: Path, study: Study) -> Ballot:
     try:
         votes = Votes.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        reason = " ".join(first["msg"].split())
-        raise UserError(f"votes {path}: {where}: {reason}; give the file as the page saved it") from None
+        raise UserError(f"votes {path}: {problem_in(error, 'the file')}; give the file as the page saved it") from None
     if votes.study != study.id:
         raise UserError(
             f"votes {path}: are for study {votes.study!r}, not {study.id!r}; give --study the one they are for"

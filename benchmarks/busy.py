@@ -33,7 +33,7 @@ TRAININGS = {
     "the default: processes of one thread": ("null", None),
 }
 """For each way `processes` and OMP_NUM_THREADS, which None leaves to drtune."""
-EVALUATIONS = {"default threads": str(cores()), "the default: one thread": None}
+EVALUATIONS = {"one process, default threads": str(cores()), "the default: processes of one thread": None}
 """For each way OMP_NUM_THREADS."""
 
 

@@ -11,14 +11,13 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from components.endings import by_address, mistake_in
 from drtune.errors import UserError
 from drtune.files.output import locked
-from drtune.lifetime import GRACE_SECONDS, mortal
+from drtune.lifetime import ending_with_us, mortal
 
 LINES_KEPT = 15
 EARLIER = "DRTUNE_EARLIER_RUN"
@@ -44,7 +43,7 @@ def run_process(command: Sequence[str]) -> None:
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         ) as child,
-        _ending_with_us(child),
+        ending_with_us(child),
     ):
         assert child.stdout is not None
         for line in map(_with_addresses, child.stdout):
@@ -78,17 +77,3 @@ def take_up(out: Path, environment: Mapping[str, str] = os.environ) -> None:
     if (earlier := environment.get(EARLIER)) and (left := Path(earlier, *out.parts[-2:])).exists():
         with locked(left):
             left.replace(out)
-
-
-@contextmanager
-def _ending_with_us(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the child when the block ends by an exception."""
-    try:
-        yield
-    except BaseException:
-        child.terminate()
-        try:
-            child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-        raise

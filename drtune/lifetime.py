@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import stat
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -90,6 +91,20 @@ def mortal(*, with_parent: bool = False) -> Iterator[None]:
         left.set()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ending_with_us(child: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the child when the block ends by an exception."""
+    try:
+        yield
+    except BaseException:
+        child.terminate()
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+        raise
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,6 @@ from drtune.evaluation.measures import pixel_drift
 from drtune.evaluation.pictures import batches
 from drtune.files.images import UnusablePictureError, open_picture, to_tensor
 from drtune.files.local import replacing, write_text
-from drtune.files.progress import Progress
 from drtune.models.loading import DEVICE
 from drtune.prompts.shots import Shot
 
@@ -67,31 +67,59 @@ def partial_folder(out: Path, key: str) -> Path:
     return folder
 
 
-def gather(
-    contestant: AnyContestant,
-    shots: Sequence[Shot],
-    gauges: Reading,
-    folder: Path,
-    *,
-    batch_size: int,
-    progress: Progress,
-) -> None:
-    """Make and measure the pictures of a contestant, but for those batches that `folder` holds already.
+@dataclass(frozen=True)
+class Batch:
+    """Some pictures of a contestant, which are made and measured together."""
 
-    The base comes first: pictures that were drawn from the same noise are held against its own.
-    """
-    (folder / IMAGES / contestant.name).mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(shots), batch_size):
-        batch = shots[start : start + batch_size]
-        path = folder / MEASURED / contestant.name / f"{start // batch_size:05d}.parquet"
-        if path.exists():
-            progress.skip(len(batch))
-            continue
-        images = contestant.write_pictures(batch, folder / IMAGES / contestant.name)
-        rows = _measured(contestant, batch, images, gauges, folder / IMAGES)
-        with replacing(path) as written:
+    contestant: AnyContestant
+    number: int
+    shots: Sequence[Shot]
+    gauges: Reading
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """Of its rows."""
+        return self.folder / MEASURED / self.contestant.name / f"{self.number:05d}.parquet"
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the folder holds it, whoever made it."""
+        return self.path.exists()
+
+    def make(self) -> None:
+        """Make and measure the pictures.
+
+        Those of the base come first: pictures that were drawn from the same noise are held against its own.
+        """
+        images = self.folder / IMAGES / self.contestant.name
+        images.mkdir(parents=True, exist_ok=True)
+        names = self.contestant.write_pictures(self.shots, images)
+        rows = _measured(self.contestant, self.shots, names, self.gauges, images.parent)
+        with replacing(self.path) as written:
             pd.DataFrame(rows, columns=None if rows else PLACE).to_parquet(written, index=False)
-        progress.update(len(batch), contestant=contestant.name)
+
+
+def batches_of(
+    contestant: AnyContestant, shots: Sequence[Shot], gauges: Reading, folder: Path, batch_size: int
+) -> list[Batch]:
+    """All pictures of a contestant."""
+    starts = range(0, len(shots), batch_size)
+    return [
+        Batch(contestant, number, shots[start : start + batch_size], gauges, folder)
+        for number, start in enumerate(starts)
+    ]
+
+
+def left(batches: Sequence[Batch], share: int = 0, count: int = 1) -> Iterator[Batch]:
+    """Those that are not made yet when their turn comes, of one of `count` shares.
+
+    A share has the same pictures of all who draw, the base's among them; who does not draw is in the first.
+    """
+    for batch in batches:
+        of = batch.number % count if batch.contestant.draws else 0
+        if of == share and not batch.is_made:
+            yield batch
 
 
 def gathered(contestant: AnyContestant, folder: Path) -> pd.DataFrame:

@@ -7,38 +7,30 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+import torch
 
 from drtune.config import Config
-from drtune.contracts import CONFIG, Capability, CurvePoint, EvaluationReport, read_curve, write_curve
-from drtune.evaluation.capability.exam import Exam, open_exam, partial_judge
+from drtune.contracts import CONFIG, Capability, CurvePoint, EvaluationReport, TunedModel, read_curve, write_curve
+from drtune.evaluation.capability.exam import Exam, partial_judge
 from drtune.evaluation.capability.result import capability_of
 from drtune.evaluation.checks import check_inputs, overridden
 from drtune.evaluation.comparison import BASE, CANDIDATE
-from drtune.evaluation.contestants import (
-    AnyContestant,
-    DrawnContestant,
-    LoadedModel,
-    drawn_contestants,
-    reference_contestants,
-)
+from drtune.evaluation.contestants import AnyContestant, reference_contestants
 from drtune.evaluation.findings import findings
-from drtune.evaluation.gathering import CAPABILITY, KEY, MEASURED, gather, gathered, partial_folder
-from drtune.evaluation.measures import Gauges
+from drtune.evaluation.gathering import CAPABILITY, KEY, MEASURED, gathered, partial_folder
 from drtune.evaluation.report.pages import write_pages
-from drtune.evaluation.strength import curve_of, no_curve, other_strengths
+from drtune.evaluation.strength import curve_of, no_curve
+from drtune.evaluation.work import Work, helpers, make_all
 from drtune.files.local import replacing, sha256_bytes, write_text
 from drtune.files.output import base_folder, claimed
-from drtune.files.progress import Progress
 from drtune.files.provenance import code_revision
-from drtune.models.base import Base
 from drtune.models.loading import quiet_libraries
-from drtune.models.miniature.cores import is_small, take_one_thread
+from drtune.models.miniature.cores import cores, is_small, take_one_thread
 from drtune.models.tuned import open_tuned
-from drtune.prompts.prepare import Prompt, open_prompts
-from drtune.prompts.shots import Shot, choose_prompts, shots_of
+from drtune.prompts.prepare import open_prompts
+from drtune.prompts.shots import choose_prompts
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "pillow")
 
@@ -84,73 +76,35 @@ def evaluate(
     with claimed(out, "EvaluationReport", overwrite=overwrite, inputs=inputs) as out:
         config = overridden(model_folder, overrides)
         judge = config.evaluation.capability.judge_of(model.base_model)
-        if is_small(model.base_model, [*config.rewards, *config.evaluation.rewards, config.evaluation.features, judge]):
+        judges = [*config.rewards, *config.evaluation.rewards, config.evaluation.features, judge]
+        processes = 1
+        if is_small(model.base_model, judges):
             take_one_thread()
+            processes = cores() // torch.get_num_threads()
         prepared = open_prompts(prompts_folder)
         prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
         print(f"evaluate: loading {model.base_model}, to draw for {len(prompts)} held-out prompts", flush=True)
-        exam = open_exam(config)
-        loaded = LoadedModel(config, [prompt.text for prompt in (*prompts, *(exam.prompts if exam else ()))])
-        pipeline = _described(loaded.become(model.base_model, model.base_revision), prompts)
-        config = config.model_copy(update={"height": loaded.height, "width": loaded.width})
-        with ExitStack() as unpacking:
-            contestants: list[AnyContestant] = [
-                *drawn_contestants(loaded, config.evaluation, model_folder, model, champion),
-                *reference_contestants(places, prompts, config.evaluation.pictures_per_prompt, unpacking),
-            ]
-            gauges = Gauges(config, model_folder)
-            others = list(other_strengths(config, contestants))
-            folder = partial_folder(out, _key(config, prompts, [*contestants, *others], gauges, exam))
-            table = _table(contestants, others, prompts, config, gauges, exam, folder, loaded)
-        names = [contestant.name for contestant in contestants]
-        report = EvaluationReport(
-            model=model,
-            prompts_sha256=prepared.prompt_set.sha256,
-            num_prompts=len(prompts),
-            pictures_per_prompt=config.evaluation.pictures_per_prompt,
-            seed=config.evaluation.seed,
-            num_inference_steps=config.evaluation.sampler.steps,
-            guidance_scale=config.evaluation.sampler.guidance_scale,
-            negative_prompt=config.evaluation.sampler.negative_prompt,
-            base_steps=config.evaluation.sampler.base_steps,
-            antialias=config.reward_antialias,
-            code_revision=code_revision(),
-            versions=_versions(),
-            **pipeline,
-            capability=_capability(contestants, exam, folder),
-            scale_curve=curve_of(table, others, gauges.measures, config.scale_prompts, folder),
-            notes=(*gauges.notes, *no_curve(config, model), *partial_judge(exam, config)),
-            **findings(table[table["contestant"].isin(names)], contestants, gauges, config, folder),
-        )
-        _publish(report, config, curve, folder, out)
+        with ExitStack() as held:
+            brought = reference_contestants(places, prompts, config.evaluation.pictures_per_prompt, held)
+            work = Work(config, model_folder, model, champion, prompts, list(brought))
+            folder = partial_folder(out, _key(work))
+            batches = work.batches(folder)
+            given = [f"--model={model_folder}", f"--prompts={prompts_folder}", f"--folder={folder}"]
+            given += [*([f"--champion={champion}"] if champion else []), *(f"--set={one}" for one in overrides)]
+            make_all(work, batches, held.enter_context(helpers(batches, given, processes)))
+        report = _report(work, model, prepared.prompt_set.sha256, folder)
+        _publish(report, work.config, curve, folder, out)
         return report
 
 
-def _described(base: Base, prompts: Sequence[Prompt]) -> dict[str, Any]:
-    """What the report tells of the base's pipeline, by its fields."""
-    return {
-        "height": base.height,
-        "width": base.width,
-        "pipeline": type(base.pipeline).__name__,
-        "scheduler": type(base.pipeline.scheduler).__name__,
-        "num_truncated": base.count_truncated([prompt.text for prompt in prompts]),
-    }
-
-
-def _key(
-    config: Config,
-    prompts: Sequence[Prompt],
-    contestants: Sequence[AnyContestant],
-    gauges: Gauges,
-    exam: Exam | None,
-) -> str:
+def _key(work: Work) -> str:
     """A digest of all that the pictures and their measures hang on."""
     parts = (
-        config.to_yaml(),
-        [(prompt.text, prompt.category) for prompt in prompts],
-        [(contestant.name, contestant.source, contestant.sha256) for contestant in contestants],
-        [measure.manifest() for measure in gauges.measures],
-        exam and (exam.prompts, exam.judge.provenance),
+        work.config.to_yaml(),
+        [(prompt.text, prompt.category) for prompt in work.prompts],
+        [(one.name, one.source, one.sha256) for one in (*work.contestants, *work.others)],
+        [measure.manifest() for measure in work.gauges.measures],
+        work.exam and (work.exam.prompts, work.exam.judge.provenance),
         _versions(),
         code_revision(),
     )
@@ -161,40 +115,31 @@ def _versions() -> dict[str, str]:
     return {library: version(library) for library in LIBRARIES}
 
 
-def _table(
-    contestants: Sequence[AnyContestant],
-    others: Sequence[DrawnContestant],
-    prompts: Sequence[Prompt],
-    config: Config,
-    gauges: Gauges,
-    exam: Exam | None,
-    folder: Path,
-    loaded: LoadedModel,
-) -> pd.DataFrame:
-    """A row for each picture of all contestants, and of the `others`, which draw for the curve's prompts alone.
-
-    Base and candidate sit the exam, too, as soon as each is there.
-    """
-    shots = shots_of(prompts, config.evaluation.pictures_per_prompt)
-    few = [shot for shot in shots if shot.index < config.scale_prompts]
-    asked: list[tuple[AnyContestant, list[Shot]]] = [(contestant, shots) for contestant in contestants]
-    asked[2:2] = [(other, few) for other in others]  # after base and candidate, whose adapter is on the base then
-    tasks = shots_of(exam.prompts, 1) if exam else []
-    with Progress("evaluate", sum(len(wanted) for _, wanted in asked) + 2 * len(tasks), "image") as progress:
-        for contestant, wanted in asked:
-            if not contestant.draws:
-                loaded.close()  # pictures that are brought may be large, and need the memory to be measured
-            gather(contestant, wanted, gauges, folder, batch_size=config.evaluation.batch_size, progress=progress)
-            if exam and contestant.name in (BASE, CANDIDATE):
-                gather(
-                    contestant,
-                    tasks,
-                    exam,
-                    folder / CAPABILITY,
-                    batch_size=config.evaluation.batch_size,
-                    progress=progress,
-                )
-    return pd.concat([gathered(contestant, folder) for contestant, _ in asked], ignore_index=True)
+def _report(work: Work, model: TunedModel, prompts_sha256: str, folder: Path) -> EvaluationReport:
+    """What came out of the pictures that were made in `folder`, to which it adds those that the report shows."""
+    config, gauges = work.config, work.gauges
+    table = pd.concat([gathered(one, folder) for one in work.everybody], ignore_index=True)
+    names = [contestant.name for contestant in work.contestants]
+    settings = config.evaluation
+    return EvaluationReport(
+        model=model,
+        prompts_sha256=prompts_sha256,
+        num_prompts=len(work.prompts),
+        pictures_per_prompt=settings.pictures_per_prompt,
+        seed=settings.seed,
+        num_inference_steps=settings.sampler.steps,
+        guidance_scale=settings.sampler.guidance_scale,
+        negative_prompt=settings.sampler.negative_prompt,
+        base_steps=settings.sampler.base_steps,
+        antialias=config.reward_antialias,
+        code_revision=code_revision(),
+        versions=_versions(),
+        **work.pipeline,
+        capability=_capability(work.contestants, work.exam, folder),
+        scale_curve=curve_of(table, work.others, gauges.measures, config.scale_prompts, folder),
+        notes=(*gauges.notes, *no_curve(config, model), *partial_judge(work.exam, config)),
+        **findings(table[table["contestant"].isin(names)], work.contestants, gauges, config, folder),
+    )
 
 
 def _capability(contestants: Sequence[AnyContestant], exam: Exam | None, folder: Path) -> Capability | None:

@@ -22,7 +22,7 @@ PROGRESS_LINE = re.compile(r"[^:]+: \d+/\d+ \w+s(, .+)?")
 
 
 class Progress:
-    """Counts what is done of `total`, some of which may have been `done` before.
+    """Counts what is `done` of `total`, some of which may have been before.
 
     Where `stream` (standard error) is no terminal and no notebook, a line is written at each tenth of the work, and
     between them at most one every ten seconds; the last state always has its line:
@@ -42,7 +42,7 @@ class Progress:
     ) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._stream, self._clock = stream or sys.stderr, clock
-        self._skipped = self._done = done
+        self._before = self.done = done
         self._written: int | None = None
         self._shown: dict[str, str] = {}
         self._started = self._written_at = clock()
@@ -62,40 +62,32 @@ class Progress:
         """Show the last state."""
         if self._bar is not None:
             self._bar.close()
-        elif self._written != self._done:
+        elif self._written != self.done:
             self._write()
 
     def update(self, count: int = 1, **shown: str) -> None:
         """Count what was done, and show words beside it, by their names."""
-        before = self._done
-        self._done += count
+        before = self.done
+        self.done += count
         self._shown = shown
         if self._bar is not None:
             self._bar.set_postfix(shown, refresh=False)
             self._bar.update(count)
             return
         is_late = self._clock() - self._written_at >= SECONDS_BETWEEN_LINES
-        if is_late or self._tenth(before) != self._tenth(self._done):
+        if is_late or self._tenth(before) != self._tenth(self.done):
             self._write()
-
-    def skip(self, count: int) -> None:
-        """Count what need not be done, and so says nothing about the time that the rest takes."""
-        self._skipped += count
-        self._done += count
-        if self._bar is not None:
-            self._bar.initial += count
-            self._bar.update(count)
 
     def _tenth(self, done: int) -> int:
         return 10 * done // max(1, self._total)
 
     def _write(self) -> None:
-        self._written, self._written_at = self._done, self._clock()
-        parts = [f"{self._label}: {self._done}/{self._total} {self._unit}s"]
-        if number := self._done - self._skipped:
+        self._written, self._written_at = self.done, self._clock()
+        parts = [f"{self._label}: {self.done}/{self._total} {self._unit}s"]
+        if number := self.done - self._before:
             each = (self._written_at - self._started) / number
             parts.append(f"{each:.2g} s each" if each < 10 else f"{spell(each)} each")
-            if left := self._total - self._done:
+            if left := self._total - self.done:
                 parts.append(f"{spell(left * each)} left")
         parts += [f"{name} {value}" for name, value in self._shown.items()]
         self._stream.write(", ".join(parts) + "\n")

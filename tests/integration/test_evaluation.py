@@ -20,12 +20,11 @@ from components.monitor.sources import read_scores
 from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.contestants import LoadedModel, drawn_contestants
-from drtune.evaluation.gathering import gather
+from drtune.evaluation.gathering import batches_of
 from drtune.evaluation.measures import Gauges
 from drtune.evaluation.run import evaluate
 from drtune.files.images import to_pil
 from drtune.files.local import sha256_bytes, sha256_file, sha256_folder
-from drtune.files.progress import Progress
 from drtune.models.base import Base
 from drtune.models.loading import BASES, load_base
 from drtune.models.tuned import open_tuned, put_on
@@ -261,9 +260,9 @@ def test_a_base_is_loaded_once_and_a_picture_embedded_once(
     gauges = Gauges(config, tmp_path / "candidate")
     gauges.features = gauges.clip = counting = Counting()
     shots = shots_of(PROMPTS[:3], 2)
-    with Progress("evaluate", len(contestants) * len(shots), "image") as progress:
-        for contestant in contestants:
-            gather(contestant, shots, gauges, tmp_path / "out", batch_size=4, progress=progress)
+    for contestant in contestants:
+        for batch in batches_of(contestant, shots, gauges, tmp_path / "out", batch_size=4):
+            batch.make()
     assert loads == loaded
     assert counting.count == len(contestants) * len(shots)
 

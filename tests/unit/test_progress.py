@@ -63,8 +63,7 @@ def test_what_ends_early_says_how_far_it_came() -> None:
 
 def test_what_was_done_before_does_not_make_the_rest_seem_quick() -> None:
     stream, clock = StringIO(), Clock()
-    with Progress("evaluate", 100, "image", done=20, stream=stream, clock=clock) as progress:
-        progress.skip(29)
+    with Progress("evaluate", 100, "image", done=49, stream=stream, clock=clock) as progress:
         clock.now = 20
         progress.update(1)
     assert stream.getvalue() == "evaluate: 50/100 images, 20 s each, 16 min 40 s left\n"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kfp_server_api
@@ -15,7 +12,6 @@ import urllib3
 
 from drtune.errors import InterruptionError
 from drtune.files.progress import spell
-from drtune.training.interrupts import SIGNALS
 from pipelines.server.client import REQUEST_SECONDS, Client, explain
 from pipelines.server.logs import words_for
 from pipelines.server.outcome import Outcome, outcome_of
@@ -59,7 +55,7 @@ def follow(
     """
     started = time.monotonic()
     teller = _Teller(say, run.run_id, pending_seconds)
-    with _leaving(f"no longer waiting for run {run.run_id}, which goes on; {how_to_go_on(run.run_id)}"):
+    try:
         while True:
             run = _ask_again(client, run.run_id, teller, pause_seconds, patience_seconds)
             steps = steps_of(run, package)
@@ -76,6 +72,9 @@ def follow(
             rest = pause_seconds if timeout_seconds is None else min(pause_seconds, timeout_seconds - waited)
             time.sleep(rest)
             pause_seconds = min(1.2 * pause_seconds, LONGEST_PAUSE_SECONDS)
+    except InterruptionError as stopped:
+        left = f"no longer waiting for run {run.run_id}, which goes on; {how_to_go_on(run.run_id)}"
+        raise InterruptionError(left, stopped.exit_code - 128) from None
 
 
 def how_to_go_on(run_id: str) -> str:
@@ -140,18 +139,3 @@ def _ask_again(client: Client, run_id: str, teller: _Teller, pause_seconds: floa
                 teller.tell(f"{explain(error)} (asking again for {spell(patience_seconds)})")
             silent = True
             time.sleep(pause_seconds)
-
-
-@contextmanager
-def _leaving(message: str) -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C end what is within at once, with that message."""
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        raise InterruptionError(message, number)
-
-    previous = {number: signal.signal(number, leave) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -362,6 +362,11 @@ class Config(Section):
         return [*self.rewards, *([self.held_out.reward] if self.held_out else [])]
 
     @property
+    def measured_rewards(self) -> list[str]:
+        """Every reward that the evaluation measures, each once."""
+        return list(dict.fromkeys([*self.rewards, *self.evaluation.rewards]))
+
+    @property
     def reward_names(self) -> list[str]:
         """Every reward that the run or its evaluation uses, each once."""
         return list(dict.fromkeys([*self.trained_on, *self.evaluation.rewards]))

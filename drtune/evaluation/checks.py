@@ -54,7 +54,7 @@ def overridden(model_folder: str | Path, overrides: Sequence[str]) -> Config:
             f"--set {elsewhere[0]}: the model is tuned already; only evaluation.*, reward_checkpoints.*, height and "
             "width can be set now"
         )
-    check_own([*config.rewards, *config.evaluation.rewards], Path(model_folder))
+    check_own(config.measured_rewards, Path(model_folder))
     if file := config.evaluation.capability.file:
         read_tasks(file)
     return config

@@ -14,7 +14,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from drtune.config import Config
 from drtune.errors import UserError
 from drtune.evaluation.dreamsim import BASE, DreamSim
-from drtune.rewards import Reward, load_reward
+from drtune.rewards import Reward, reward_of
 from drtune.rewards.clip import unit
 from drtune.rewards.loading import from_hub
 from drtune.rewards.openai import CLIPScore
@@ -99,13 +99,11 @@ class Spaces:
 
 def _loaded(name: str, config: Config, rewards: Sequence[Reward]) -> FeatureSpace:
     """The space of that name: that of a reward that is loaded already, or loaded for it alone."""
-    checkpoint = config.reward_checkpoints.get(name)
     if name == Dinov2.name:
         return Dinov2.load()
     if name == DreamSim.name:
-        assert checkpoint is not None  # the configuration sees to it
-        return DreamSim.load(checkpoint)
+        return DreamSim.load(config.reward_checkpoints[name])
     loaded = next((reward for reward in rewards if reward.name == name), None)
-    space = loaded or load_reward(name, antialias=config.reward_antialias, checkpoint=checkpoint)
+    space = loaded or reward_of(config, name)
     assert isinstance(space, MiniaturePreference | CLIPScore)
     return space

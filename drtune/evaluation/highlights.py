@@ -61,7 +61,7 @@ def highlights(
 def doubts(first: pd.DataFrame, index: int, config: Config, folder: Path) -> tuple[str, ...]:
     """In what a picture that gained contradicts its prompt more than the base's does, as far as it can be told."""
     told, table = [], cast(Any, first)  # of which the types of pandas know too little
-    for name in dict.fromkeys([*config.rewards, *config.evaluation.rewards]):
+    for name in config.measured_rewards:
         if name in REWARDS and name not in PROMPTLESS:
             base = table.loc["base", name]
             fall = float(base[index] - table.loc["candidate", name][index])

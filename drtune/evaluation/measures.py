@@ -14,7 +14,7 @@ from drtune.config import Config
 from drtune.contracts import CMMD, DIVERSITY_ACROSS, DIVERSITY_WITHIN, DRIFT, DRIFT_PIXELS, LOOKS, Measure
 from drtune.evaluation.features import FeatureSpace, Spaces
 from drtune.evaluation.pictures import reward_columns
-from drtune.rewards import Reward, load_reward
+from drtune.rewards import reward_of
 from drtune.rewards.pixels import Brightness
 
 
@@ -22,12 +22,7 @@ class Gauges:
     """All that is measured of single pictures. `measures` are their names, and those of what follows from features."""
 
     def __init__(self, config: Config, model_folder: Path) -> None:
-        antialias, checkpoints = config.reward_antialias, config.reward_checkpoints
-        names = dict.fromkeys([*config.rewards, *config.evaluation.rewards])  # in order, each once
-        self.rewards: list[Reward] = [
-            load_reward(name, antialias=antialias, checkpoint=checkpoints.get(name), model_folder=model_folder)
-            for name in names
-        ]
+        self.rewards = [reward_of(config, name, model_folder) for name in config.measured_rewards]
         spaces = Spaces(config, self.rewards)
         self.features, self.clip, self.notes = spaces.features, spaces.clip, tuple(spaces.notes)
         self.pictures_per_prompt = config.evaluation.pictures_per_prompt

@@ -118,7 +118,7 @@ def refuse_unmeasured(policy: Policy, config: Config, references: Iterable[str] 
     Raises:
         UserError: naming one; better before a training than after it.
     """
-    measured = {*config.rewards, *config.evaluation.rewards}
+    measured = set(config.measured_rewards)
     if unknown := policy.against.keys() - {"base", "champion", *references}:
         name = min(unknown)
         raise UserError(

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from drtune.config import PUBLISHED, REWARDS, RewardTerm
+from drtune.config import PUBLISHED, REWARDS, Config, RewardTerm
 from drtune.errors import UserError
 
 if TYPE_CHECKING:
@@ -92,6 +92,12 @@ def load_reward(
         case "vqascore":
             return vqascore.VQAScore.load(antialias=antialias, checkpoint=given)
     raise ValueError(f"reward {name!r} stands in REWARDS but is not made here")
+
+
+def reward_of(config: Config, name: str, model_folder: Path | None = None) -> Reward:
+    """`load_reward` of the weights, and with the resizing, that the configuration says."""
+    checkpoint = config.reward_checkpoints.get(name)
+    return load_reward(name, antialias=config.reward_antialias, checkpoint=checkpoint, model_folder=model_folder)
 
 
 def score_finished(

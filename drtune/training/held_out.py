@@ -15,7 +15,7 @@ from drtune.models.base import Base, EncodedPrompts
 from drtune.models.drawing import draw
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import choose_prompts, shots_of
-from drtune.rewards import Reward, load_reward, score_finished
+from drtune.rewards import Reward, reward_of, score_finished
 
 NUM_PICTURES = 16
 
@@ -43,7 +43,7 @@ class HeldOutPictures:
         self.negative = base.encode_negative(config.evaluation.sampler.negative_prompt)
         self._loaded = dict(zip(config.rewards, trained, strict=True))
         if config.held_out and config.held_out.reward not in self._loaded:
-            self._loaded[config.held_out.reward] = self._load(config.held_out.reward)
+            self._loaded[config.held_out.reward] = reward_of(config, config.held_out.reward)
 
     def draw(self) -> Tensor:
         """Images (N, 3, H, W) in [0, 1], one of each prompt, by the network as it is now."""
@@ -84,15 +84,10 @@ class HeldOutPictures:
         for name in self.config.reward_names:
             if name not in self._loaded:
                 try:
-                    rewards[name] = self._load(name)
+                    rewards[name] = reward_of(self.config, name)
                 except UserError as error:
                     print(f"train: {name} does not judge the samples: {error}", flush=True)
         return rewards
-
-    def _load(self, name: str) -> Reward:
-        return load_reward(
-            name, antialias=self.config.reward_antialias, checkpoint=self.config.reward_checkpoints.get(name)
-        )
 
     @torch.no_grad()
     def _mean(self, reward: Reward, images_NCHW: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ BEGUN = "begun.json"
 def state_of(arguments: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """The arguments of a tuning, the digests of the files that they name, and the version that it is compared with."""
     config = load_config(arguments["config"], arguments["overrides"])
-    names = {*config.reward_names, *config.evaluation.rewards} - set(REWARDS)
+    names = set(config.reward_names) - set(REWARDS)
     references = [reference.partition("=")[2] for reference in arguments["references"]]
     given = [arguments[name] for name in ("prompts", "config", "policy") if not is_text_itself(arguments[name])]
     files = [*given, *references, *map(file_of, sorted(names))]

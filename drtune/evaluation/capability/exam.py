@@ -15,7 +15,7 @@ from drtune.evaluation.capability.world import WorldJudge
 from drtune.prompts.compositional import AnyTask, composed, read_tasks
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import choose_prompts
-from drtune.rewards import load_reward
+from drtune.rewards import reward_of
 
 SURE = 0.5
 """A picture shows something where the judge gives it a higher probability than this."""
@@ -83,6 +83,4 @@ def open_exam(config: Config) -> Exam | None:
     if (name := settings.judge_of(config.base_model)) == "probe":
         return Exam(WorldJudge(count), count)
     tasks: Sequence[AnyTask] = read_tasks(settings.file) if settings.file else composed(count)
-    checkpoint = config.reward_checkpoints.get(name)
-    judge = load_reward(name, antialias=config.reward_antialias, checkpoint=checkpoint)
-    return Exam(AskedJudge(judge, tasks), count)
+    return Exam(AskedJudge(reward_of(config, name), tasks), count)

@@ -41,9 +41,10 @@ bench: $(INSTALLED) ## Memory and time of an update, in a few minutes (docs/perf
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error sh -ec 'for what in memory step_time autograd; do \
 		$(BIN)/python -m benchmarks.$$what; done'
 
-science: $(INSTALLED) ## The paper's claims tried on the miniature: a night (docs/science-design.md) [QUICK=1 CLAIMS= SEEDS= RATES=]
+science: $(INSTALLED) ## The paper's claims tried on the miniature: a night (docs/science-design.md) [QUICK=1 CLAIMS= SEEDS= RATES= EARLIER=]
 	OMP_NUM_THREADS=1 TRANSFORMERS_VERBOSITY=error $(BIN)/python -m science $(if $(QUICK),--quick,--page docs/science.md) \
-		$(if $(CLAIMS),--claims $(CLAIMS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(RATES),--rates $(RATES))
+		$(if $(CLAIMS),--claims $(CLAIMS)) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(RATES),--rates $(RATES)) \
+		$(if $(EARLIER),--earlier $(EARLIER))
 
 site: $(INSTALLED) ## The documentation site, in build/site; a link that leads nowhere fails it
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[docs]' -c constraints.txt

@@ -1,12 +1,14 @@
 """Run the study: every training and every measurement that has no record yet, then its pages.
 
-python -m science [--claims NAME,...] [--seeds N] [--rates RATE,...] [--quick] [--out FOLDER] [--page FILE]
+python -m science [--claims NAME,...] [--seeds N] [--rates RATE,...] [--quick] [--out FOLDER] [--earlier FOLDER]
+    [--page FILE]
 """
 
 from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +16,12 @@ from pathlib import Path
 import click
 
 from drtune.files.local import write_text
-from science.arms import FULL, QUICK, choosing_cells
+from science.arms import FULL, QUICK, Cell, Scale, choosing_cells
 from science.costs import MEASUREMENTS
 from science.costs_page import write_costs_page
 from science.hypotheses import HYPOTHESES, arms_of, asked
 from science.page import cut_pictures, write_page
-from science.records import collect
+from science.records import Study, collect
 from science.results import Results
 from science.run import run_missing
 
@@ -40,13 +42,25 @@ NAMES = (*(hypothesis.name for hypothesis in HYPOTHESES), COSTS)
     help="Folder of the records. What is there is not run again: empty it when the code has changed.",
 )
 @click.option(
+    "--earlier",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Records of a page of the same design, as in docs/science: what they hold is not run again.",
+)
+@click.option(
     "--page",
     type=click.Path(path_type=Path, dir_okay=False),
     show_default="OUT/science.md",
     help="The page that is written, its records and plots in a folder beside it.",
 )
 def main(
-    claims: str, seeds: int | None, rates: str, quick: bool, workers: int | None, out: Path, page: Path | None
+    claims: str,
+    seeds: int | None,
+    rates: str,
+    quick: bool,
+    workers: int | None,
+    out: Path,
+    earlier: Path | None,
+    page: Path | None,
 ) -> None:
     """Try the paper's claims on the miniature, and write a page of what came out.
 
@@ -57,12 +71,13 @@ def main(
     hypotheses = asked([name for name in names if name != COSTS]) if names != [COSTS] else ()
     scale = replace(scale, seeds=seeds or scale.seeds, rates=_rates(rates, scale.rates))
     measurements = MEASUREMENTS if COSTS in names else []
+    before = _earlier(earlier, scale)
     cells = choosing_cells(arms_of(hypotheses), scale)
     try:
-        run_missing(cells, measurements, scale, folder, workers)
+        run_missing(_without(before, cells), measurements, scale, folder, workers)
         if hypotheses:
-            cells += Results(collect(cells, scale, folder)).further(hypotheses)
-            run_missing(cells, [], scale, folder, workers)
+            cells += Results(collect(cells, scale, folder, before)).further(hypotheses)
+            run_missing(_without(before, cells), [], scale, folder, workers)
     except KeyboardInterrupt:
         click.echo(f"\nstopped; what is done is in {folder}, and the same command goes on from there", err=True)
         raise click.exceptions.Exit(128 + signal.SIGINT) from None
@@ -72,7 +87,7 @@ def main(
     command = "make science" + (" QUICK=1" if quick else "") + (f" CLAIMS={claims}" if claims else "")
     command += (f" SEEDS={seeds}" if seeds else "") + (f" RATES={rates}" if rates else "")
     if hypotheses:
-        study = collect(cells, scale, folder)
+        study = collect(cells, scale, folder, before)
         study.save(page.with_suffix(""))
         write_page(study, page, command)
         cut_pictures(study, folder / "cells", page.with_suffix(""))
@@ -83,6 +98,24 @@ def main(
         write_text(costs_page.with_suffix("") / "records.json", json.dumps(found, separators=(",", ":")))
         write_costs_page(found, costs_page, "make science CLAIMS=costs")
         click.echo(f"wrote {costs_page}")
+
+
+def _earlier(folder: Path | None, scale: Scale) -> Study:
+    """The study in a folder; an empty one without a folder.
+
+    Raises:
+        BadParameter: its trainings were longer, or examined otherwise.
+    """
+    if folder is None:
+        return Study(scale, {}, {})
+    study = Study.load(folder)
+    if replace(study.scale, seeds=scale.seeds, rates=scale.rates) != scale:
+        raise click.BadParameter(f"{folder} holds a study of another design", param_hint="--earlier")
+    return study
+
+
+def _without(study: Study, cells: Sequence[Cell]) -> list[Cell]:
+    return [cell for cell in cells if cell not in study.records]
 
 
 def _names(claims: str) -> list[str]:

@@ -176,10 +176,12 @@ def shown(results: Results) -> list[Row]:
 
 
 def cut_pictures(study: Study, cells: Path, folder: Path) -> None:
-    """Write the page's pictures, each cut from the sheet of its training."""
+    """Write the page's pictures, each cut from the sheet of its training; that of an earlier study stays as it was."""
     width = min(SHOWN, study.scale.prompts // 2) * SIDE
     for row in shown(Results(study)):
-        with Image.open(cells / f"{row.cell.name}.png") as sheet:
+        if not (source := cells / f"{row.cell.name}.png").exists() and (folder / row.file).exists():
+            continue
+        with Image.open(source) as sheet:
             cut = sheet.crop((0, row.check * SIDE, width, (row.check + 1) * SIDE))
         with replacing(folder / row.file) as written:
             cut.resize((2 * cut.width, 2 * cut.height), Image.Resampling.NEAREST).save(written, format="png")

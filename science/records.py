@@ -92,11 +92,18 @@ class Study:
         return cls(Scale(**scale), records, {arm: one[-1] for arm, one in zip(arms, listed["arms"], strict=True)})
 
 
-def collect(cells: Sequence[Cell], scale: Scale, folder: Path) -> Study:
-    """The study whose trainings and counts of operations are all in a folder of runs."""
+def collect(cells: Sequence[Cell], scale: Scale, folder: Path, earlier: Study) -> Study:
+    """The study whose trainings and counts of operations are in an earlier one, or else all in a folder of runs."""
     arms = dict.fromkeys(cell.arm for cell in cells)
-    flops = {arm: float(Flops.of(arm).found(folder / "costs")["flops"]) for arm in arms}
-    return Study(scale, {cell: _read(cell, scale, folder / "cells") for cell in cells}, flops)
+    flops = {
+        arm: earlier.flops[arm] if arm in earlier.flops else float(Flops.of(arm).found(folder / "costs")["flops"])
+        for arm in arms
+    }
+    records = {
+        cell: earlier.records[cell] if cell in earlier.records else _read(cell, scale, folder / "cells")
+        for cell in cells
+    }
+    return Study(scale, records, flops)
 
 
 def _read(cell: Cell, scale: Scale, folder: Path) -> Record:

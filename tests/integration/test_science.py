@@ -15,7 +15,7 @@ from science.cell import WindowTrainer, config_of, is_done, run_cell
 from science.costs import Gradients
 from science.exam import MEASURES
 from science.flops import Flops
-from science.records import collect
+from science.records import Study, collect
 
 SCALE = Scale(updates=2, checks=(1, 2), rates=(1e-3,), seeds=1, prompts=2)
 
@@ -34,7 +34,7 @@ def test_a_training_leaves_a_record_by_which_it_is_not_run_again(prompts: Path, 
     costs = tmp_path / "costs"
     costs.mkdir()
     (costs / f"{Flops.of(arm).name}.json").write_text(json.dumps({"found": {"flops": 1e9}}))
-    study = collect([cell], SCALE, tmp_path)
+    study = collect([cell], SCALE, tmp_path, Study(SCALE, {}, {}))
     record = study.records[cell]
     assert record.checks_C.tolist() == [0, 1, 2]
     assert record.reporting_CPM.shape == (3, 1, len(MEASURES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +203,14 @@ def test_what_has_a_record_is_not_run_again_and_the_first_seeds_choose_for_the_o
     assert f"| ReFL | {min(QUICK.rates):g}* | {QUICK.updates}* |" in text
     for picture_file in re.findall(r"science/pictures-[\w-]+\.png", text):
         assert (folder / picture_file).is_file()
+
+    shutil.rmtree(folder / "cells")  # as on another machine, which has what is committed alone
+    earlier = ["--earlier", str(folder / "science"), "--page", str(folder / "science.md")]
+    again = CliRunner().invoke(main, ["--quick", "--out", str(tmp_path / "other"), *earlier])
+    assert (again.exit_code, again.exception) == (0, None)
+    assert (folder / "science.md").read_text(encoding="utf-8") == text
+    refused = CliRunner().invoke(main, ["--out", str(tmp_path / "other"), *earlier])
+    assert (refused.exit_code, "holds a study of another design" in refused.output) == (2, True)
 
 
 @pytest.mark.parametrize(

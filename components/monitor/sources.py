@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from drtune.config import is_reward
-from drtune.contracts import BESIDE_REWARDS, MANIFEST, DataSource, Observed
+from drtune.contracts import BESIDE_REWARDS, MANIFEST, TABLES, DataSource, Observed
 from drtune.errors import UserError
 from drtune.files.local import sha256_bytes
 from drtune.files.storage import Storage, open_storage
@@ -26,7 +26,6 @@ from drtune.prompts.records import SUFFIXES
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = (".csv", ".parquet")
 OURS = BESIDE_REWARDS | {"contestant", "prompt", "category", "picture", "image", "problem"}
 """Columns of our own tables of scores that describe the picture, or measure something else than a reward."""
 CANDIDATE = "candidate"

@@ -19,7 +19,7 @@ from drtune.errors import UserError
 from drtune.files.local import replacing
 from drtune.files.output import MARK
 from drtune.files.storage import Storage
-from drtune.training.mirror import MODEL, REQUEST
+from drtune.training.mirror import CHECKPOINTS, MODEL, REQUEST
 
 
 def write_request(storage: Storage, config: Config, prompts: Path) -> None:
@@ -51,7 +51,7 @@ def fetch_model(storage: Storage, out: Path, cluster_sha256: str) -> TunedModel:
         raise RuntimeError(f"{storage.uri}/{MODEL}: the training job succeeded and left no model here")
     with replacing(out) as written:
         for key in keys:
-            if not key.startswith("checkpoints/") and key != MARK:  # a model from then on, and no run
+            if not key.startswith(CHECKPOINTS) and key != MARK:  # a model from then on, and no run
                 (written / key).parent.mkdir(parents=True, exist_ok=True)
                 storage.download(f"{MODEL}/{key}", written / key)
         try:

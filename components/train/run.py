@@ -18,6 +18,7 @@ from drtune.contracts import CONFIG, TunedModel
 from drtune.errors import UserError
 from drtune.files.local import write_text
 from drtune.training.mirror import as_kept_at
+from drtune.training.summary import SUMMARY
 
 
 def train_model(
@@ -61,6 +62,6 @@ def _train_here(prompts: str, config: Config, out: str) -> None:
 
 def tell_addresses(model: Path, uri: str) -> None:
     """Let the summary of a model from a pod, whose paths are gone with it, name the model by its address."""
-    summary = model / "summary.md"
+    summary = model / SUMMARY
     if uri != str(model) and summary.is_file():
         write_text(summary, as_kept_at(uri, summary.read_text(encoding="utf-8"), model))

@@ -18,6 +18,8 @@ truth twice as often as they say, and no p-value can fall below 0.06; with eight
 correction for six comparisons (docs/evaluation.md)."""
 SCORES = "scores.parquet"
 """The file of a report with a row for each picture."""
+TABLES = (".csv", ".parquet")
+"""Suffixes of the tables of scores that are written on request and read."""
 DIVERSITY_WITHIN, DIVERSITY_ACROSS = "diversity_within", "diversity_across"
 DRIFT, DRIFT_PIXELS, CMMD = "drift", "drift_pixels", "cmmd"
 LOOKS = ("luminance", "contrast", "saturation", "sharpness")

@@ -10,6 +10,7 @@ import torch
 
 from drtune.config import PROMPTLESS, REWARDS, Config
 from drtune.contracts import Highlight
+from drtune.evaluation.comparison import BASE, CANDIDATE
 from drtune.evaluation.gathering import IMAGES
 from drtune.files.images import open_picture, resized
 from drtune.files.sheets import contact_sheet
@@ -39,7 +40,7 @@ def highlights(
         for name, term in config.rewards.items()
     )
     tuned = first["tuned"].unstack("contestant")
-    gains = (tuned["candidate"] - tuned["base"]).sort_values(ascending=False, kind="stable")
+    gains = (tuned[CANDIDATE] - tuned[BASE]).sort_values(ascending=False, kind="stable")
     count = min(2 * NUM_SHOWN, len(gains))
 
     def shown(index: int) -> Highlight:
@@ -63,14 +64,14 @@ def doubts(first: pd.DataFrame, index: int, config: Config, folder: Path) -> tup
     told, table = [], cast(Any, first)  # of which the types of pandas know too little
     for name in config.measured_rewards:
         if name in REWARDS and name not in PROMPTLESS:
-            base = table.loc["base", name]
-            fall = float(base[index] - table.loc["candidate", name][index])
+            base = table.loc[BASE, name]
+            fall = float(base[index] - table.loc[CANDIDATE, name][index])
             if fall > FAR * base.std(ddof=0) > 0:
                 told.append(f"{name}, which reads the prompt, fell by {fall:.2g}")
-    if config.base_model == "miniature" and (place := place_of(table.loc[("base", index), "prompt"])):
+    if config.base_model == "miniature" and (place := place_of(table.loc[(BASE, index), "prompt"])):
         before, after = (
             open_picture(folder / IMAGES / contestant / table.loc[(contestant, index), "image"])
-            for contestant in ("base", "candidate")
+            for contestant in (BASE, CANDIDATE)
         )
         if stands_at(before, place) and not stands_at(after, place):
             told.append(f"what stood {place} stands there no more")
@@ -79,10 +80,10 @@ def doubts(first: pd.DataFrame, index: int, config: Config, folder: Path) -> tup
 
 def write_grid(table: pd.DataFrame, folder: Path) -> None:
     """grid.png: the first prompts' first pictures by base and candidate, side by side."""
-    first = table[(table["picture"] == 0) & (table["contestant"] == "candidate")][:PAIRS_IN_GRID]
-    paths = [folder / IMAGES / contestant / image for image in first["image"] for contestant in ("base", "candidate")]
+    first = table[(table["picture"] == 0) & (table["contestant"] == CANDIDATE)][:PAIRS_IN_GRID]
+    paths = [folder / IMAGES / contestant / image for image in first["image"] for contestant in (BASE, CANDIDATE)]
     pictures = [open_picture(path).convert("RGB") for path in paths]
-    captions = [f"{contestant}: {prompt}" for prompt in first["prompt"] for contestant in ("base", "candidate")]
+    captions = [f"{contestant}: {prompt}" for prompt in first["prompt"] for contestant in (BASE, CANDIDATE)]
     contact_sheet(pictures, GRID_COLUMNS, captions=captions).save(folder / "grid.png")
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from drtune.config import reward_name
+from drtune.contracts import TABLES
 from drtune.errors import UserError
 from drtune.evaluation.pictures import Entry, batches, matched, reward_columns
 from drtune.files.images import UnusablePictureError, open_picture, to_tensor
@@ -25,8 +26,6 @@ from drtune.files.output import claimed
 from drtune.files.progress import Progress
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.files import check_own
-
-TABLES = (".csv", ".parquet")
 
 
 @dataclass

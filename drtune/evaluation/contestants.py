@@ -11,7 +11,8 @@ from typing import ClassVar, Literal
 
 from drtune.config import Config, EvaluationConfig
 from drtune.contracts import TunedModel
-from drtune.evaluation.references import ReferencePictures, Unused, find_pictures, opened
+from drtune.evaluation.references import ReferencePictures, Unused, find_pictures
+from drtune.files.folders import opened
 from drtune.files.images import to_pil
 from drtune.models.base import Base, Conditions, EncodedPrompts
 from drtune.models.drawing import draw
@@ -188,5 +189,5 @@ def reference_contestants(
 ) -> Iterator[ReferenceContestant]:
     """Those who bring their pictures."""
     for name, place in places.items():
-        folder = unpacking.enter_context(opened(name, place))
+        folder = unpacking.enter_context(opened(f"reference {name}", place))
         yield ReferenceContestant(name, place, find_pictures(name, folder, prompts, pictures_per_prompt))

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from drtune.errors import UserError
-from drtune.files.archives import ARCHIVES
-from drtune.files.storage import Storage, open_storage
+from drtune.files.folders import check_place
 
 RESERVED = ("base", "candidate", "champion")
 """Names that a reference cannot have."""
@@ -51,35 +49,5 @@ def check_reference(name: str, place: str | None = None, environment: Mapping[st
         raise UserError(
             f"reference {name!r}: wanted lower-case letters, digits and dashes, and not {', '.join(RESERVED)}"
         )
-    if place is None or Path(place).is_dir():
-        return
-    if place.startswith("s3://"):
-        storage, last = stored(place, environment)
-        is_archive = last.lower().endswith(ARCHIVES)
-        keys = storage.keys("" if is_archive else last)
-        if not keys or (is_archive and last not in keys):
-            raise UserError(f"reference {name}={place}: nothing is stored there; correct the place")
-    else:
-        check_archive(name, Path(place))
-
-
-def check_archive(name: str, path: Path) -> None:
-    """Refuse what is no archive, or not there.
-
-    Raises:
-        UserError: it is.
-    """
-    if not path.name.lower().endswith(ARCHIVES):
-        raise UserError(f"reference {name}={path}: is no folder and no {', '.join(ARCHIVES)}; give one of these")
-    if not path.exists():
-        raise UserError(f"reference {name}={path}: is not there; correct the place")
-
-
-def stored(uri: str, environment: Mapping[str, str]) -> tuple[Storage, str]:
-    """The storage around a place on S3, and the name of the archive or folder in it.
-
-    Raises:
-        UserError: as `open_storage`.
-    """
-    parent, _, last = uri.rstrip("/").rpartition("/")
-    return open_storage(parent, environment), last
+    if place is not None:
+        check_place(f"reference {name}", place, environment)

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from drtune.errors import UserError
-from drtune.evaluation.pictures import matched
-from drtune.evaluation.places import check_archive, stored
-from drtune.files.archives import ARCHIVES, ArchiveError, unpack
 from drtune.files.local import sha256_bytes, sha256_file
+from drtune.prompts.pictured import manifest_of, matched
 from drtune.prompts.prepare import Prompt
-from drtune.prompts.records import SUFFIXES
 from drtune.prompts.shots import Shot
-
-MANIFESTS = ("manifest", "prompts")
-"""Names, before the suffix, of the file that tells which picture has which prompt."""
 
 
 class Unused(NamedTuple):
@@ -47,52 +38,6 @@ class ReferencePictures:
         return paths[shot.picture] if shot.picture < len(paths) else None
 
 
-@contextmanager
-def opened(name: str, place: str, environment: Mapping[str, str] = os.environ) -> Iterator[Path]:
-    """The folder of a reference; what lies on S3 or in an archive is fetched and unpacked for as long as it is needed.
-
-    Args:
-        name: of the reference.
-        place: a folder or an archive: a path, or s3://bucket/prefix.
-        environment: what the keys of S3 are read from.
-
-    Raises:
-        UserError: there is nothing, it cannot be reached, or it is no archive.
-    """
-    if Path(place).is_dir():
-        yield Path(place)
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(place)
-        if place.startswith("s3://"):
-            path = _fetched(name, place, Path(scratch) / "fetched", environment)
-        yield path if path.is_dir() else _unpacked(name, path, Path(scratch) / "unpacked")
-
-
-def _fetched(name: str, uri: str, folder: Path, environment: Mapping[str, str]) -> Path:
-    """A local copy of what lies on S3: the one file of that name, or all files below it."""
-    storage, last = stored(uri, environment)
-    keys = [last] if last.lower().endswith(ARCHIVES) else storage.keys(last)
-    for key in keys:
-        (folder / key).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            storage.download(key, folder / key)
-        except FileNotFoundError:
-            keys = []
-    if not keys:
-        raise UserError(f"reference {name}={uri}: nothing is stored there; correct the place")
-    return folder / last
-
-
-def _unpacked(name: str, archive: Path, folder: Path) -> Path:
-    check_archive(name, archive)
-    try:
-        unpack(archive, folder)
-    except ArchiveError as error:
-        raise UserError(f"reference {name}={archive}: cannot be unpacked ({error}); take another copy") from None
-    return _only_folder(folder)
-
-
 def find_pictures(name: str, folder: Path, prompts: Sequence[Prompt], pictures_per_prompt: int) -> ReferencePictures:
     """Take the first pictures of each prompt, and name every other one with the reason.
 
@@ -103,7 +48,7 @@ def find_pictures(name: str, folder: Path, prompts: Sequence[Prompt], pictures_p
     Raises:
         UserError: no file tells which picture has which prompt, or not one picture can be used.
     """
-    entries = matched(folder, _manifest(name, folder))
+    entries = matched(folder, manifest_of(f"reference {name}", folder))
     found: dict[str, dict[str, Path]] = {prompt.text.casefold(): {} for prompt in prompts}
     seen: set[str] = set()
     problems = []
@@ -133,22 +78,3 @@ def _problem(taken: Mapping[str, Path] | None, is_duplicate: bool, pictures_per_
     if is_duplicate:
         return "duplicate"
     return "surplus" if len(taken) == pictures_per_prompt else ""
-
-
-def _manifest(name: str, folder: Path) -> Path:
-    """The file that tells which picture has which prompt."""
-    candidates = [folder / f"{stem}{suffix}" for stem in MANIFESTS for suffix in SUFFIXES]
-    present = [path for path in candidates if path.is_file()]
-    if len(present) != 1:
-        found = " and ".join(path.name for path in present) or "none"
-        raise UserError(
-            f"reference {name}: wanted one file of prompts in {folder.name}/ and found {found}; give it a manifest.csv "
-            f"with the columns image and prompt (or {', '.join(SUFFIXES)})"
-        )
-    return present[0]
-
-
-def _only_folder(folder: Path) -> Path:
-    """What an archive holds: its one folder, if there is nothing beside it."""
-    inside = [path for path in folder.iterdir() if path.name != "__MACOSX"]
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder

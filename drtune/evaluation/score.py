@@ -19,11 +19,12 @@ from pyarrow import parquet
 from drtune.config import reward_name
 from drtune.contracts import TABLES
 from drtune.errors import UserError
-from drtune.evaluation.pictures import Entry, batches, matched, reward_columns
+from drtune.evaluation.pictures import batches, reward_columns
 from drtune.files.images import UnusablePictureError, open_picture, to_tensor
 from drtune.files.local import replacing
 from drtune.files.output import claimed
 from drtune.files.progress import Progress
+from drtune.prompts.pictured import Entry, matched
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.files import check_own
 

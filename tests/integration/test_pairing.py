@@ -11,8 +11,8 @@ from PIL import Image
 
 from drtune.cli.main import main
 from drtune.errors import UserError
-from drtune.evaluation.pictures import matched
 from drtune.evaluation.references import find_pictures
+from drtune.prompts.pictured import matched
 from drtune.prompts.prepare import Prompt
 
 COLOURS = {"7c1e.png": "red", "0ab2.png": "green", "f00d.png": "blue", "3bcd.png": "white"}

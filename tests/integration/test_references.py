@@ -14,8 +14,9 @@ from PIL import Image
 
 from drtune.errors import UserError
 from drtune.evaluation.findings import ALONE
-from drtune.evaluation.references import find_pictures, opened
+from drtune.evaluation.references import find_pictures
 from drtune.evaluation.run import evaluate
+from drtune.files.folders import opened
 from drtune.files.storage import open_storage
 from drtune.models.sample_set import SampleSettings, write_sample_set
 from tests.evaluations import PROMPTS, ModelOf

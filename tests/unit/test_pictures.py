@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from drtune.errors import UserError
-from drtune.evaluation.pictures import PIXELS_AT_ONCE, batches, matched
+from drtune.evaluation.pictures import PIXELS_AT_ONCE, batches
 from drtune.files.images import UnusablePictureError, open_picture, resized, to_tensor
+from drtune.prompts.pictured import matched
 from tests.words import picture
 
 ORIENTATION = 0x0112

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from components.train.request import fetch_model
 from drtune.errors import UserError
-from drtune.evaluation.references import opened
+from drtune.files.folders import opened
 from drtune.files.patience import PATIENCE_SECONDS, Patience
 from drtune.files.storage import open_storage
 from drtune.training.mirror import Mirror

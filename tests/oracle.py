@@ -59,7 +59,8 @@ def _loss_of_recovered(
     task: Task, run: Run, noise: Tensor, method: MethodConfig, plan: Plan, prices: list[Tensor]
 ) -> Tensor:
     """Discounted sums over the steps of what is recovered there; of SRPO the mean over both directions."""
-    real, both, losses = _real(task, run, noise)[-1], method.name == "srpo", []
+    real = _real(task, run, noise)[-1] if task.real_BCHW is None else task.real_BCHW
+    both, losses = method.name == "srpo", []
     for place, step in enumerate(plan.trained):
         discount = method.discount ** (step - (len(task.sampler.steps) - 1 - both - method.early_stop))
         ways: list[tuple[int, dict[str, Any]]] = [(step, {})]

@@ -75,6 +75,11 @@ def check_method(method: MethodConfig, steps: int) -> None:
         )
     if method.name in ("direct_align", "srpo"):
         _check_recoveries(method, steps)
+    elif method.pictures is not None:
+        raise ValueError(
+            f"method.pictures={method.pictures!r}: {method.name} starts from noise; give method.name=srpo or "
+            "direct_align, or leave it out"
+        )
     if method.name in ("leapalign", "flowbp_bridge", "flowbp_lagrange") and steps < 2:
         raise ValueError(f"method.name={method.name} takes two steps, sampler.steps={steps}: give at least 2")
     if method.name == "flowbp_bridge" and method.trained_steps < 2:

@@ -103,6 +103,9 @@ class MethodConfig(Section):
     """How far above 1 srpo counts the praised prompt of a relative reward: at the last of these m, and at the first."""
     blame_surplus: tuple[Surplus, Surplus] = (0.3, 0.01)
     """How far above 1 it counts the blamed prompt in the way back, which seeks what is blamed."""
+    pictures: str | None = Field(default=None, min_length=1)
+    """Real pictures of all prompts to train on, from which direct_align and srpo start in place of sampled ones: a
+    folder with a manifest, an archive, or s3://bucket/prefix, as a reference is (docs/evaluation.md)."""
     renoised: Count = 2
     """n: how many times draft_lv re-noises the image for its last step."""
     alpha: float | None = Field(default=None, ge=0, le=1)

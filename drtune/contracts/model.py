@@ -82,6 +82,8 @@ class TunedModel(Contract):
     base_revision: str | None
     start_sha256: str | None = None
     """Digest of the adapter that it began from, which `lora.init` names; None: it began afresh."""
+    pictures_sha256: str | None = None
+    """Digest of the real pictures that its updates started from, which `method.pictures` names; None: of none."""
     step: int
     """Optimizer updates done."""
     config_sha256: str

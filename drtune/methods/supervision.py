@@ -54,6 +54,8 @@ class Task:
     loss_scale: LossScale = unscaled
     unrecorded: Callable[[], AbstractContextManager[None]] = nullcontext
     """Within, `rewards_of` says what it would, and takes no note of it for the log."""
+    real_BCHW: Tensor | None = None
+    """Latents of real pictures, from which Direct-Align and SRPO start in place of sampled ones."""
 
     def part(self, rows: slice, batch: int) -> Task:
         """The same for some rows of the batch, with their share of the gradient."""
@@ -164,7 +166,7 @@ def _direct_align(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConf
 
     The gradients of several steps add up, each with its discount.
     """
-    clean = sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
+    clean = _finished(task, noise_BCHW)
     rewards = [_recover(task, clean, (step, step + 1), gain, method) for step, gain in plan.gain_of.items()]
     return torch.stack(rewards).mean(0)
 
@@ -174,7 +176,7 @@ def _srpo(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) -> T
 
     The gradient is the mean of the two, as in its code.
     """
-    clean = sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
+    clean = _finished(task, noise_BCHW)
     half, rewards = replace(task, gradient_scale=task.gradient_scale / 2), []
     for (step, gain), (praise, blame) in zip(plan.gain_of.items(), plan.surpluses, strict=True):
         praised = replace(half, rewards_of=partial(task.rewards_of, surplus=praise))
@@ -185,14 +187,21 @@ def _srpo(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) -> T
     return torch.stack(rewards).mean(0)
 
 
+def _finished(task: Task, noise_BCHW: Tensor) -> Tensor:
+    """Clean latents of real pictures, if there are some, or of sampled ones."""
+    if task.real_BCHW is not None:
+        return task.real_BCHW
+    return sample_chain(task.denoiser, task.sampler, noise_BCHW, draw_noise=task.draw_noise)
+
+
 def _recover(task: Task, clean_BCHW: Tensor, way: tuple[int, int], gain: float, method: MethodConfig) -> Tensor:
     """Rewards of what a step `way`, from the noise of one to that of another, makes of clean latents and known noise.
 
         x0 = (x_end - noise_end * known) / signal_end
 
     The true noise stands in for the predicted one, so even a step from far out gives a sharp picture to score. It is
-    that from which the picture was sampled. All is one step of a sampler of its own, with x0 but for a constant at its
-    end; what its output is owed counts `gain` times.
+    that from which the picture was sampled, if it was. All is one step of a sampler of its own, with x0 but for a
+    constant at its end; what its output is owed counts `gain` times.
     """
     (start, end), known = way, task.draw_noise()
     step = task.sampler.steps[start]

@@ -208,6 +208,19 @@ class Base(ABC):
         images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         return images.to(latents_BCHW.dtype) / 2 + 0.5
 
+    def latents_of(self, images_BCHW: Tensor) -> Tensor:
+        """Latents (B, C, H, W) of images (B, 3, height, width) in [0, 1], without a graph; `pixels` is the way back."""
+        config = self.pipeline.vae.config
+        shift, scale = float(config.get("shift_factor") or 0.0), float(config.scaling_factor)
+        return (self._encoded(images_BCHW) - shift) * scale
+
+    @torch.no_grad()
+    def _encoded(self, images: Tensor) -> Tensor:
+        """The VAE's own latents: the mean of those that it has for an image."""
+        vae = self.pipeline.vae
+        latents: Tensor = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist.mode()
+        return latents.to(images.dtype)
+
     def prepare(self, compute: ComputeSection) -> None:
         """Make network and VAE ready to be tuned, after the weights that train were put on.
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from drtune.errors import UserError
 from drtune.models.base import Conditions
@@ -88,10 +88,20 @@ class Flux2Klein(LanguageModelBase):
 
     def pixels(self, latents_BCHW: Tensor) -> Tensor:
         """As `Base`."""
-        norm = self.pipeline.vae.bn
-        mean, variance = (part.view(1, -1, 1, 1).to(latents_BCHW) for part in (norm.running_mean, norm.running_var))
-        deviation = (variance + self.pipeline.vae.config.batch_norm_eps).sqrt()
+        mean, deviation = self._spread(latents_BCHW)
         return self.final_pixels(pixel_shuffle(latents_BCHW * deviation + mean, self.folded))
+
+    def latents_of(self, images_BCHW: Tensor) -> Tensor:
+        """As `Base`."""
+        folded = pixel_unshuffle(self._encoded(images_BCHW), self.folded)
+        mean, deviation = self._spread(folded)
+        return (folded - mean) / deviation
+
+    def _spread(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the folded latents of the VAE."""
+        norm = self.pipeline.vae.bn
+        mean, variance = (part.view(1, -1, 1, 1).to(like) for part in (norm.running_mean, norm.running_var))
+        return mean, (variance + self.pipeline.vae.config.batch_norm_eps).sqrt()
 
     def final_pixels(self, latents: Tensor) -> Tensor:
         """As `Base`: the pipeline's last latents are those of the VAE."""

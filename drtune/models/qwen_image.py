@@ -84,9 +84,18 @@ class QwenImage(PatchedBase, LanguageModelBase):
     def pixels(self, latents_BCHW: Tensor) -> Tensor:
         """As `Base`; the VAE is one for films, of which a picture is a single frame."""
         vae = self.pipeline.vae
-        mean, deviation = (
-            latents_BCHW.new_tensor(part).view(-1, 1, 1) for part in (vae.config.latents_mean, vae.config.latents_std)
-        )
+        mean, deviation = self._spread(latents_BCHW)
         latents_BCFHW = (latents_BCHW * deviation + mean).unsqueeze(2).to(vae.dtype)
         images: Tensor = vae.decode(latents_BCFHW, return_dict=False)[0].squeeze(2)
         return images.to(latents_BCHW.dtype) / 2 + 0.5
+
+    def latents_of(self, images_BCHW: Tensor) -> Tensor:
+        """As `Base`."""
+        mean, deviation = self._spread(images_BCHW)
+        return (self._encoded(images_BCHW.unsqueeze(2)).squeeze(2) - mean) / deviation
+
+    def _spread(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the VAE's latents, by channel."""
+        config = self.pipeline.vae.config
+        mean, deviation = (like.new_tensor(part).view(-1, 1, 1) for part in (config.latents_mean, config.latents_std))
+        return mean, deviation

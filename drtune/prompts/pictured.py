@@ -17,7 +17,7 @@ from drtune.prompts.records import IMAGE_FIELDS, SUFFIXES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Files with these endings are pictures."""
-MANIFESTS = ("manifest", "prompts")
+MANIFESTS = ("manifest", "prompts", "metadata")
 """Names, before the suffix, of the file that tells which picture has which prompt."""
 
 

@@ -55,9 +55,11 @@ class Checkpoints:
         processes: Processes,
         *,
         start_sha256: str | None = None,
+        pictures_sha256: str | None = None,
     ) -> None:
         self.folder, self.config, self.processes = folder, config, processes
         self.prompts_sha256, self.start_sha256 = prompts_sha256, start_sha256
+        self.pictures_sha256 = pictures_sha256
 
     def files(self) -> dict[int, Path]:
         """The checkpoints by the number of updates that they have seen, the newest last."""
@@ -78,6 +80,7 @@ class Checkpoints:
             "config": self.config.model_dump(mode="json"),
             "prompts_sha256": self.prompts_sha256,
             "start_sha256": self.start_sha256,
+            "pictures_sha256": self.pictures_sha256,
             "held_out": state.held_out,
             "held_out_pictures": HELD_OUT_PICTURES,
         }
@@ -215,6 +218,11 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {path}: lora.init={self.config.lora.init!r} is another file than the run began from; give "
                 "the same, or start again with --overwrite instead of --resume"
+            )
+        if about.get("pictures_sha256") != self.pictures_sha256:
+            raise UserError(
+                f"checkpoint {path}: method.pictures={self.config.method.pictures!r} holds other pictures than the run "
+                "began from; give the same, or start again with --overwrite instead of --resume"
             )
         if about["prompts_sha256"] != self.prompts_sha256:
             raise UserError(

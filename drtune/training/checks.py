@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from drtune.config import Config
 from drtune.errors import UserError
+from drtune.files.folders import check_place
 from drtune.prompts.compositional import read_tasks
 from drtune.rewards.files import check_own
 
@@ -15,10 +16,12 @@ def check_start(config: Config) -> None:
     """Refuse to begin what could not be logged or scored in the end.
 
     Raises:
-        UserError: a package is asked for and not installed, or a file of your own rewards, or of compositional
-            prompts, cannot be read.
+        UserError: a package is asked for and not installed, a file of your own rewards, or of compositional prompts,
+            cannot be read, or there are no pictures where they should be.
     """
     check_own(config.reward_names)
+    if pictures := config.method.pictures:
+        check_place("method.pictures", pictures)
     if file := config.evaluation.capability.file:
         read_tasks(file)
     if config.wandb_project:

@@ -41,8 +41,14 @@ class Trainer(Updates):
         self.mirror = mirror
         self.reward_files: dict[str, str] = {}
         self.start_sha256 = self.start.sha256 if self.start else None
+        self.pictures_sha256 = self.pictures.sha256 if self.pictures else None
         self.checkpoints = Checkpoints(
-            out / FOLDER, config, prompts.prompt_set.sha256, processes, start_sha256=self.start_sha256
+            out / FOLDER,
+            config,
+            prompts.prompt_set.sha256,
+            processes,
+            start_sha256=self.start_sha256,
+            pictures_sha256=self.pictures_sha256,
         )
 
     def _encode_prompts(self) -> None:
@@ -189,6 +195,7 @@ class Trainer(Updates):
             base_model=self.config.base_model,
             base_revision=self.config.base_revision,
             start_sha256=self.start_sha256,
+            pictures_sha256=self.pictures_sha256,
             step=step,
             config_sha256=self.config.sha256(),
             prompts=self.prompts.prompt_set,

@@ -59,6 +59,8 @@ def train(
             inputs = [prepared.folder, base_folder(config.base_model), mirror]
             if config.weights == "lora" and config.lora.init not in FRESH:
                 inputs.append(config.lora.init)
+            if config.method.pictures:
+                inputs.append(config.method.pictures)
             if overwrite:  # a run that goes on may be given what it keeps itself
                 inputs += [file_of(name) for name in config.reward_names if name not in REWARDS]
             held.enter_context(claimed(out, "TrainingRun", overwrite=overwrite or resume, inputs=inputs))

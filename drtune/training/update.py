@@ -36,6 +36,7 @@ from drtune.training.optimization import (
     mean_decay,
     moved_against,
 )
+from drtune.training.pictures import RealPictures
 from drtune.training.processes import Processes
 from drtune.training.state import TrainState
 from drtune.training.weights import open_weights
@@ -75,6 +76,7 @@ class Updates:
             config.rewards, antialias=config.reward_antialias, checkpoints=config.reward_checkpoints
         )
         self.start = read_start(config.lora) if config.weights == "lora" else None
+        self.pictures = RealPictures(config.method.pictures, self.texts) if config.method.pictures else None
         self.interrupts = Interrupts()
         self.stopped_by: signal.Signals | None = None
 
@@ -110,6 +112,8 @@ class Updates:
             shown |= {self.draws.prompt(step, slot) for slot in self.slots}
             if len(shown) == len(self.texts):  # a long run shows them all, again and again
                 break
+        if self.pictures:
+            self.pictures.check(shown)
         self.out.parent.mkdir(parents=True, exist_ok=True)
         self.conditions = EncodedPrompts(
             self.base, {index: self.texts[index] for index in sorted(shown)}, self.out.parent
@@ -185,5 +189,6 @@ class Updates:
             gradient_scale=len(slots) / len(self.slots),
             loss_scale=self.loss_scale,
             unrecorded=self.reward.unrecorded,
+            real_BCHW=self.pictures.latents(base, chosen) if self.pictures else None,
         )
         return supervise(task, config.method, plan)

@@ -117,6 +117,20 @@ def cosine(one: Tensor, other: Tensor) -> float:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image"])
+def test_the_latents_of_a_picture_are_what_the_vae_says_on_the_scale_of_the_network(
+    kind: str, folder_of: FolderOf
+) -> None:
+    base = open_base(folder_of(kind), height=16, width=32)
+    images = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(0))
+    latents, vae = base.latents_of(images), base.pipeline.vae
+    assert latents.shape == (2, *base.latents_shape)
+    told = images.unsqueeze(2) if kind == "qwen_image" else images
+    with torch.no_grad():
+        seen = vae.decode(vae.encode(2 * told - 1).latent_dist.mode()).sample.view_as(images) / 2 + 0.5
+        torch.testing.assert_close(base.pixels(latents), seen, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kind", "sampler"),
     [(kind, sampler) for kind in ("sd15", "sd21", "sdxl") for sampler in ("ddim", "euler")]

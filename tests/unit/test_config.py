@@ -57,6 +57,7 @@ from drtune.errors import UserError
             "method={name: srpo, early_stop: 2, recoveries: 3}",
             "method.recoveries=3 are among the method.early_stop=2 steps that srpo may take: give at most 2",
         ),
+        ("method.pictures=photos", "method.pictures='photos': drtune starts from noise; give method.name=srpo or dir"),
         ("method.praise_surplus=[0.1]", "method.praise_surplus.1: "),
         ("method.praise_surplus=0.1", "method.praise_surplus=0.1: "),
         ("sampler={name: euler, eta: 0.5}", "sampler.eta=0.5 needs sampler.name=ddim, not euler"),

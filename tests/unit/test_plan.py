@@ -57,6 +57,7 @@ def work_of(*overrides: str) -> tuple[Count, Count]:
         (["method.name=full"], (12, 12), (6, 6)),
         (["method.name=leapalign"], (6 + 2, 6 + 2), (2, 2)),
         (["method.name=direct_align", "method.recoveries=2"], (6 + 4, 6 + 4), (2, 2)),
+        (["method.name=direct_align", "method.pictures=pictures"], (2, 2), (1, 1)),
         (["method.name=srpo", "method.rho=0.1"], (6 + 4, 6 + 4), (2, 2)),
         (["method.name=srpo", "method.weight_rho=0.1"], (2 * (6 + 4), 2 * (6 + 4)), (4, 4)),
     ],

@@ -174,6 +174,13 @@ def test_the_gradient_is_taken_rho_away_and_what_is_told_is_the_reward_of_the_pi
     assert bool((rewards_of(moved, slice(0, BATCH)) < rewards).all())
 
 
+@pytest.mark.parametrize("sampler", [ddim, euler, flow])
+@pytest.mark.parametrize("name", ["direct_align", "srpo"])
+def test_the_gradient_from_real_pictures_equals_autograd(name: str, sampler: Callable[[], Sampler]) -> None:
+    task = replace(task_of(GUIDED, sampler(), penalty=5.0, micro_batch_size=1), real_BCHW=noise("real"))
+    assert_equals_autograd(task, METHODS[name], penalty=5.0)
+
+
 @pytest.mark.parametrize("pair", [(0, 1), (1, 3), (3, 4)])
 def test_the_gradient_of_two_leaps_equals_autograd(pair: tuple[int, int]) -> None:
     plan = Plan(T - 1, pair, alpha=0.3, leaps=((pair[0],), (pair[1],)))

@@ -135,6 +135,14 @@ def test_srpo_steps_towards_the_picture_and_back_to_the_same_level_for_the_oppos
     assert all(torch.equal(gradient, torch.full((BATCH,), -1 / BATCH)) for gradient in owed)
 
 
+def test_real_pictures_stand_in_for_the_roll_out() -> None:
+    task = replace(task_of(), real_BCHW=noise("real"))
+    denoiser, plan = Counted(task.denoiser), Plan(1, (1,), 0.0, start=1)
+    gradient_left_by(lambda: supervise(replace(task, denoiser=denoiser), METHODS["direct_align"], plan))
+    assert denoiser.forwards == [task.sampler.steps[1].timestep] * 2
+    assert len(denoiser.backwards) == 1
+
+
 def test_a_step_counts_as_its_discount_says() -> None:
     whole, half, both = (
         gradient_left_by(lambda plan=plan: supervise(task_of(), METHODS["direct_align"], plan))

@@ -93,6 +93,7 @@ def count_work(config: Config, sampler: Sampler, plans: Sequence[Plan]) -> tuple
             draw_noise=lambda *_key: torch.ones(1, 1, 1, 1),
             compute=config.compute,
             penalty=_BaseRun(counter) if config.base_penalty else None,
+            real_BCHW=torch.ones(1, 1, 1, 1) if config.method.pictures else None,
         )
         supervise(task, config.method, plan)
         forwards.append(sweeps * counter.forwards)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,29 +18,6 @@ MOST_PIXELS = 2**25
 """Of a picture that somebody brings: 8192 x 4096. Decoded as floats it takes 0.4 GB."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")
 """Pillow has others that start programs, as EPS does."""
-
-
-class TooLargeError(Exception):
-    """A picture has more pixels than are opened."""
-
-
-@contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
-    """A picture that somebody brings, for as long as its file is open; its pixels are not decoded yet.
-
-    Raises:
-        TooLargeError: it has more than MOST_PIXELS.
-        OSError, SyntaxError or ValueError: it cannot be opened; while it is decoded, too.
-    """
-    with open_given(path) as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-        try:
-            image = Image.open(file, formats=FORMATS)
-        except Image.DecompressionBombError:
-            raise TooLargeError from None
-        if image.width * image.height > MOST_PIXELS:
-            raise TooLargeError
-        yield image
 
 
 class UnusablePictureError(Exception):
@@ -61,9 +37,13 @@ def open_picture(path: Path) -> Image.Image:
     import numpy as np
 
     try:
-        with open_image(path) as file:
-            picture = ImageOps.exif_transpose(file)  # a copy, which is loaded
-    except TooLargeError:
+        with open_given(path) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            image = Image.open(file, formats=FORMATS)
+            if image.width * image.height > MOST_PIXELS:
+                raise Image.DecompressionBombError
+            picture = ImageOps.exif_transpose(image)  # a copy, which is loaded
+    except Image.DecompressionBombError:
         raise UnusablePictureError(f"more than {MOST_PIXELS // 10**6} megapixels") from None
     except (OSError, SyntaxError, ValueError):  # all that Pillow has for a bad file
         raise UnusablePictureError("corrupt") from None

@@ -204,6 +204,20 @@ def test_pictures_lose_what_their_files_tell_beside_pixels(tmp_path: Path) -> No
                 assert picture.size == (80, 40)
 
 
+def test_raters_see_the_grey_that_the_rewards_see_and_not_its_sixteen_bits_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.full((32, 32), 0x4000, np.uint16)).save(tmp_path / "a.png")
+    content = base64.b64decode(encode(tmp_path / "a.png", 32, "png").partition(",")[2])
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.getpixel((5, 5)) == (0x40, 0x40, 0x40)
+
+
+def test_a_picture_that_is_gone_or_none_is_told_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    for name, problem in (("a.png", r"is no picture that can be opened \(corrupt\)"), ("b.png", "is missing")):
+        with pytest.raises(UserError, match=f"{name}: {problem}.*; evaluate again"):
+            encode(tmp_path / name, 32, "png")
+
+
 def test_pictures_of_different_sizes_come_in_one_format(tmp_path: Path) -> None:
     report = write_report(tmp_path / "report", numbered(4))
     for path in (report / "images" / "base").iterdir():

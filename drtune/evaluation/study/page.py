@@ -13,11 +13,11 @@ from pathlib import Path
 import jinja2
 import numpy as np
 from markupsafe import Markup
-from PIL import Image, ImageOps
+from PIL import Image
 
 from drtune.contracts import GRADES, Study, StudyPair
 from drtune.errors import UserError
-from drtune.files.images import MOST_PIXELS, TooLargeError, open_image, resized
+from drtune.files.images import UnusablePictureError, open_picture, resized
 
 JPEG_QUALITY = 90
 
@@ -98,18 +98,16 @@ def encode(path: Path, side: int, kind: str) -> str:
 
 def longer_side(path: Path) -> int:
     """Of the picture in a file, in pixels; raises as `encode`."""
-    return max(_opened(path, decode=False).size)
+    return max(_opened(path).size)
 
 
-def _opened(path: Path, *, decode: bool = True) -> Image.Image:
+def _opened(path: Path) -> Image.Image:
+    """As the rewards see it."""
+    if not path.exists():
+        raise UserError(f"{path}: is missing, though the report names it; evaluate again")
     try:
-        with open_image(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB") if decode else image
-    except FileNotFoundError:
-        raise UserError(f"{path}: is missing, though the report names it; evaluate again") from None
-    except TooLargeError:
-        raise UserError(f"{path}: has more than {MOST_PIXELS // 10**6} megapixels; evaluate again") from None
-    except (OSError, SyntaxError, ValueError) as error:
+        return open_picture(path).convert("RGB")
+    except UnusablePictureError as error:
         raise UserError(f"{path}: is no picture that can be opened ({error}); evaluate again") from None
 
 

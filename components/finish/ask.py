@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import ProxyHandler, Request, build_opener
@@ -89,7 +90,7 @@ def look(
     for _ in range(LOOKS):
         try:
             known = _of_kubeflow(_ask_kubeflow(run, environment), word, pods, doubts)
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError) as error:
             unasked = f"Kubeflow's API did not say how the run ended ({error})"
             phases = {step: PHASES.get(pod.phase, "RUNNING") for step, pod in pods.items()}
             return Known(word, phases, pods=pods, doubts=(*doubts, unasked))

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from urllib.request import Request, urlopen
 
-SECONDS = 20.0
+from drtune.files.webhook import post
 
 
 def send(text: str, environment: Mapping[str, str]) -> str:
-    """Post {"text": text} to DRTUNE_WEBHOOK_URL, if it is set; what went wrong, in a line without the address.
-
-    The address is a secret: who knows it can write there.
-    """
+    """Post {"text": text} to DRTUNE_WEBHOOK_URL, if it is set; what went wrong, in a line without the address."""
     address = environment.get("DRTUNE_WEBHOOK_URL")
     if not address:
         return ""
-    try:
-        request = Request(address, json.dumps({"text": text}).encode(), {"Content-Type": "application/json"})
-        if request.type not in ("http", "https"):
-            return "the webhook was not told: DRTUNE_WEBHOOK_URL begins neither with http:// nor with https://"
-        with urlopen(request, timeout=SECONDS):
-            return ""
-    except ValueError:
-        return "the webhook was not told: DRTUNE_WEBHOOK_URL is no web address"
-    except OSError as error:
-        return f"the webhook was not told: {getattr(error, 'reason', None) or type(error).__name__}"
+    if not address.startswith(("http://", "https://")):
+        return "the webhook was not told: DRTUNE_WEBHOOK_URL begins neither with http:// nor with https://"
+    problem = post(address, {"text": text})
+    return problem and f"the webhook was not told: {problem}"

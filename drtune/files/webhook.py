@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from urllib.request import Request, urlopen
 
 from drtune.errors import UserError
@@ -39,9 +39,9 @@ def telling(url: str | None, what: str, result: Callable[[], str]) -> Iterator[N
         yield
     except BaseException as error:
         is_stopped = isinstance(error, KeyboardInterrupt) or getattr(error, "code", None) in STOPPED
-        _post(url, "stopped" if is_stopped else "failed", what, _reason(error))
+        _tell(url, "stopped" if is_stopped else "failed", what, _reason(error))
         raise
-    _post(url, "finished", what, result())
+    _tell(url, "finished", what, result())
 
 
 def _reason(error: BaseException) -> str:
@@ -51,12 +51,24 @@ def _reason(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _post(url: str | None, status: str, what: str, detail: str) -> None:
-    if not url:
-        return
-    message = {"text": f"{what} {status}: {detail}", "status": status, "what": what, "detail": detail}
+def post(url: str, message: Mapping[str, str]) -> str:
+    """Post a message as JSON to an address that begins with http; why it did not arrive, or "".
+
+    The address may hold a secret, for who knows it can write there: it stands in no reason.
+    """
     try:
         request = Request(url, json.dumps(message).encode(), {"Content-Type": "application/json"})
         urlopen(request, timeout=TIMEOUT_SECONDS).close()
-    except (OSError, HTTPException, ValueError) as error:  # its address may hold a secret, and is not repeated
-        print(f"webhook: the message did not arrive ({type(error).__name__})", file=sys.stderr)
+    except (InvalidURL, ValueError):
+        return "its address is none"
+    except (OSError, HTTPException) as error:
+        return str(getattr(error, "reason", None) or type(error).__name__)
+    return ""
+
+
+def _tell(url: str | None, status: str, what: str, detail: str) -> None:
+    if not url:
+        return
+    message = {"text": f"{what} {status}: {detail}", "status": status, "what": what, "detail": detail}
+    if problem := post(url, message):
+        print(f"webhook: the message did not arrive ({problem})", file=sys.stderr)

@@ -19,7 +19,7 @@ from components.finish.run import finish_run
 from components.finish.webhook import send
 from components.train.environment import RUN_ID
 from tests.unit.test_endings import FAILED_LOG
-from tests.web import Web
+from tests.web import Web, saying
 
 RECORDINGS = Path(__file__).parents[1] / "recordings" / "kubeflow"
 RUNNING = "RUNNING"
@@ -175,7 +175,8 @@ def test_the_outcome_is_written_printed_and_sent(web: Web, tmp_path: Path, capsy
             "file:///etc/passwd",
             "the webhook was not told: DRTUNE_WEBHOOK_URL begins neither with http:// nor with https://",
         ),
-        ("secret", "the webhook was not told: DRTUNE_WEBHOOK_URL is no web address"),
+        ("http://[/secret", "the webhook was not told: its address is none"),
+        ("{web}/a secret", "the webhook was not told: its address is none"),
         ("", ""),
     ],
 )
@@ -183,6 +184,18 @@ def test_a_webhook_that_does_not_answer_is_a_line_and_its_address_stays_secret(
     address: str, problem: str, web: Web
 ) -> None:
     assert send("done", {"DRTUNE_WEBHOOK_URL": address.format(web=web.url)}) == problem
+
+
+def test_what_answers_in_another_tongue_or_hangs_up_is_a_line(web: Web) -> None:
+    with saying(b"SSH-2.0-secret\r\n") as port:
+        problem = send("done", {"DRTUNE_WEBHOOK_URL": f"http://127.0.0.1:{port}/secret"})
+    assert problem == "the webhook was not told: BadStatusLine"
+    web.answers[PODS] = 200, json.dumps({"kind": "PodList", "items": []})
+    status = dsl.PipelineTaskFinalStatus(RUNNING, "tune", "run", None, "")
+    with saying(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}") as port:
+        given = environment(web, "x") | {"ML_PIPELINE_SERVICE_PORT": str(port)}
+        seen = look(status, given, client_of(web), pause=lambda _seconds: None)
+    assert "did not say how the run ended (IncompleteRead(2 bytes read, 97 more expected))" in ending(seen).sentence
 
 
 def test_a_cluster_that_cannot_be_asked_keeps_no_outcome_from_being_told(tmp_path: Path) -> None:

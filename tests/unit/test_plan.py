@@ -88,6 +88,7 @@ def run_of(config: Config, tmp_path: Path) -> Trainer:
         pytest.param(["compute.keep_graphs=2", "method.name=draft_k"], marks=pytest.mark.slow),
         pytest.param(["compute.gradient_checkpointing=true", "compute.decode_batch_size=1"], marks=pytest.mark.slow),
         pytest.param(["compute.micro_batch_size=1", "rewards={preference: 1, symmetry: 1}"], marks=pytest.mark.slow),
+        pytest.param(["method.name=draft_k", "sampler.eta=1"], marks=pytest.mark.slow),
         ["weights=full"],
     ],
     ids=" ".join,
@@ -311,6 +312,11 @@ def test_an_update_is_planned_in_the_largest_size_and_samples_in_that_of_the_eva
         assert phase == (miniature if name in ("encode prompts", "samples") else large).memory.phases[name]
     assert large.memory.phases["samples"].peak > miniature.memory.phases["samples"].peak
     assert ", 32 x 32, 16 x 16, 64 x 32, fp32" in as_text(both)
+
+
+def test_noise_that_is_drawn_on_the_way_takes_part() -> None:
+    config = load_config(None, [*SHORT, "method.name=draft_k", "sampler.eta=1"])
+    assert estimate(config).memory.phases["sweep back"].saved > 0
 
 
 @pytest.mark.slow

@@ -177,7 +177,14 @@ class _Run:
         standing = sum(self.weights.values())
 
         latents = torch.randn(rolled_out, *self.largest.latents_shape)
-        rollout = roll_out(denoiser, self.sampler, latents, plan, keep_graphs=compute.keep_graphs)
+        rollout = roll_out(
+            denoiser,
+            self.sampler,
+            latents,
+            plan,
+            draw_noise=lambda *_key: torch.randn_like(latents),
+            keep_graphs=compute.keep_graphs,
+        )
         phases = {"roll out": self._phase(standing, self.gathered)}
 
         def rewards_of(clean_BCHW: Tensor, _rows: slice) -> Tensor:

@@ -6,7 +6,7 @@ A short run on the miniature is made once without a kill. Every trial then start
 number of updates and a random part of the time that one takes with all that follows it, and resumes it. The prompts
 are few, so that they repeat: what a process has computed before must not change what it computes next. Equal means:
 the last checkpoint (weights, optimizer, average, held-out checks) and the tuned weights have the digests of the whole
-run, and metrics.jsonl has its lines, but for the times.
+run, and metrics.jsonl has its lines, but for what no two runs share.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class End:
     checkpoint: str
     """Name of the last one, which has its digest."""
     log_sha256: str
-    """Of metrics.jsonl without the times."""
+    """Of metrics.jsonl without what no two runs share."""
 
 
 def main() -> None:
@@ -116,11 +116,12 @@ def _start(out: Path, *options: str) -> subprocess.Popen[bytes]:
 
 def _end_of(out: Path) -> End:
     lines = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
-    timeless = [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    own = ("seconds", "at", "memory", "resumed")
+    shared = [{key: value for key, value in line.items() if key not in own} for line in lines]
     return End(
         weights_sha256=TunedModel.load(out).weights_sha256,
         checkpoint=max(path.name for path in out.glob("checkpoints/step-*")),
-        log_sha256=sha256_bytes(json.dumps(timeless).encode()),
+        log_sha256=sha256_bytes(json.dumps(shared).encode()),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -43,6 +44,8 @@ class UpdateMetrics:
     """Most bytes so far: of the GPU's memory that tensors took, or without a GPU of the process."""
     held_out: float | None = None
     """Mean of the held-out reward after this update, if it was checked then."""
+    resumed: bool = False
+    """It is the first since the run was started again: for a while before it there was none."""
 
     def scalars(self) -> dict[str, float]:
         """What is plotted, by name."""
@@ -52,10 +55,9 @@ class UpdateMetrics:
 
 def pace_of(updates: Sequence[UpdateMetrics]) -> float:
     """Seconds from one update to the next of late, with the samples and checkpoints between them."""
-    recent = updates[-RECENT - 1 :]
-    if len(recent) < 2 or not recent[0].at:
-        return updates[-1].seconds
-    return (recent[-1].at - recent[0].at) / (len(recent) - 1)
+    recent = pairwise(updates[-RECENT - 1 :])
+    gaps = [update.at - before.at for before, update in recent if before.at and not update.resumed]
+    return fmean(gaps) if gaps else updates[-1].seconds
 
 
 def read_metrics(folder: Path) -> list[UpdateMetrics]:

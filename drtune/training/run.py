@@ -76,7 +76,7 @@ class Trainer(Updates):
             base_NCHW = self._look(0) if done == 0 else None
             if done == 0 and self.config.held_out:
                 self._save_checkpoint(0)
-            first = self.update(done + 1) if done < steps else None
+            first = replace(self.update(done + 1), resumed=done > 0) if done < steps else None
             take_place()
             self.processes.wait()
             self.checkpoints.folder = self.out / FOLDER

@@ -87,10 +87,13 @@ def finished(prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+OWN = ("seconds", "at", "memory", "resumed")
+
+
 def logged(out: Path) -> list[dict[str, object]]:
-    """metrics.jsonl without times and memory, which no two runs share."""
+    """metrics.jsonl without what no two runs share: times, memory, and where a run was started again."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in ("seconds", "at", "memory")} for line in lines]
+    return [{key: value for key, value in line.items() if key not in OWN} for line in lines]
 
 
 def command_of(overrides: list[str], prompts: Path) -> list[str]:
@@ -133,8 +136,11 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(
     names = [sorted(path.name for path in (tmp_path / run / "checkpoints").iterdir()) for run in ("whole", "parts")]
     assert names[0][-1] == names[1][-1]
     assert logged(tmp_path / "parts") == logged(tmp_path / "whole")
-    rates = [update.learning_rate for update in read_metrics(tmp_path / "parts")]
-    assert rates == [learning_rate(config.optimizer, step, 4) for step in (1, 2, 3, 4)]
+    updates = read_metrics(tmp_path / "parts")
+    assert [update.learning_rate for update in updates] == [
+        learning_rate(config.optimizer, step, 4) for step in (1, 2, 3, 4)
+    ]
+    assert [update.resumed for update in updates] == [False, False, False, True]
 
 
 @pytest.mark.slow

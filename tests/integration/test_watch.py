@@ -40,12 +40,10 @@ class Run:
         write_text(folder / "config.yaml", CONFIG.to_yaml())
         self.log = MetricLog(folder, 0, CONFIG, Progress("train", 100, "update"))
 
-    def update(self, step: int, started: float = START) -> None:
-        self.log.write(
-            UpdateMetrics(
-                step, step / 100, {}, 1.0, 1e-4, 11, (2, 5), seconds=1.6, at=started + 2 * step, memory=3 * 2**30
-            )
-        )
+    def update(self, step: int, started: float = START, *, resumed: bool = False) -> None:
+        at, memory = started + 2 * step, 3 * 2**30
+        update = UpdateMetrics(step, step / 100, {}, 1.0, 1e-4, 11, (2, 5), 1.6, at, memory, resumed=resumed)
+        self.log.write(update)
 
     def samples(self, step: int) -> None:
         point = CurvePoint(step=step, rewards={"my<b>.py:warm": step / 100})
@@ -92,6 +90,14 @@ def test_it_tells_speed_memory_and_the_time_left(run: Run) -> None:
     assert "time left" not in dict(later["facts"])
     write_text(run.folder / "manifest.json", "{}")
     assert state_of(run.folder, START + 660)["status"] == "finished"
+
+
+def test_the_time_in_which_a_run_did_not_run_is_no_part_of_its_pace(run: Run) -> None:
+    for step in range(1, 31):
+        run.update(step, START + 3600 * (step > 20), resumed=step == 21)
+    state = state_of(run.folder, START + 3661)
+    assert dict(state["facts"])["time left"] == "2 min 20 s"
+    assert state_of(run.folder, START + 3660 + 600)["status"] == "silent for 10 min"
 
 
 def test_the_server_gives_the_page_the_state_and_samples_and_nothing_else(run: Run) -> None:

@@ -24,7 +24,8 @@ class AwayError(UserError):
 
 
 class UnusableFileError(OSError):
-    """A file that a user named is none that can be read: a pipe, a device, a giant, or no name that a file can have."""
+    """A file that a user named is none that can be read: a pipe, a device, a giant, a name that no file can have, or one
+    that S3 refuses."""
 
 
 class InterruptionError(SystemExit):

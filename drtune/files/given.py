@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,8 +49,5 @@ def read_place(given: str | Path, *, most: int = LARGEST_READ, environment: Mapp
         return str(given).encode()
     if is_on_s3(given):
         folder, _, name = str(given).rpartition("/")
-        try:
-            return open_storage(folder, environment).read(name)
-        except FileNotFoundError:
-            raise FileNotFoundError(errno.ENOENT, "not there", str(given)) from None
+        return open_storage(folder, environment).read(name)
     return read_given(given, most=most)

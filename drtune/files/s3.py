@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import re
 import shutil
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
-from drtune.errors import AwayError, UserError
+from drtune.errors import AwayError, UnusableFileError, UserError
 from drtune.files.local import check_key
 from drtune.files.patience import OutOfPatienceError, Patience, patient_pool
 from drtune.files.progress import spell
@@ -205,7 +206,7 @@ class S3Storage:
 
     def _explain(self, key: str, error: S3Error) -> Exception:
         if error.code == "NoSuchKey":
-            return FileNotFoundError(f"{self.uri}/{key}: not there")
+            return FileNotFoundError(errno.ENOENT, "not there", f"{self.uri}/{key}")
         if error.code == "NoSuchBucket":
             return UserError(
                 f"storage {self.uri}: no bucket {self.bucket} at {self.endpoint}; create it or name another"
@@ -217,7 +218,8 @@ class S3Storage:
             )
         if fix := _MISTAKES.get(error.code or ""):
             return UserError(f"storage {self.uri}: {self.endpoint} answered {error.code}: {error.message}; {fix}")
-        return OSError(f"{self.uri}/{key}: {self.endpoint} answered {error.code}: {error.message}")
+        reason = f"{self.endpoint} answered {error.code}: {error.message}"
+        return UnusableFileError(errno.EIO, reason, f"{self.uri}/{key}")
 
 
 def _endpoint(url: str) -> tuple[str, str, bool]:

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.train.request import fetch_model
+from drtune.config.sections import read_tree
 from drtune.errors import UserError
 from drtune.files.folders import opened
 from drtune.files.patience import PATIENCE_SECONDS, Patience
 from drtune.files.storage import open_storage
 from drtune.training.mirror import Mirror
-from tests.web import Web
+from tests.web import Web, saying
 
 KEYS = {"AWS_ACCESS_KEY_ID": "some-key", "AWS_SECRET_ACCESS_KEY": "some-secret"}
 
@@ -82,6 +83,18 @@ def test_a_wrong_endpoint_is_refused_without_showing_a_password(endpoint: str) -
     with pytest.raises(UserError, match=r"AWS_ENDPOINT_URL=.*wanted http://host:port") as refusal:
         open_storage("s3://bucket/models", KEYS | {"AWS_ENDPOINT_URL": endpoint})
     assert "hidden" not in str(refusal.value)
+
+
+def test_an_answer_of_s3_that_nobody_foresaw_is_told_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = b"<Error><Code>KeyTooLongError</Code><Message>Your key is too long</Message></Error>"
+    head = b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(error)
+    with saying(head + error) as port:
+        for name, value in (KEYS | {"AWS_REGION": "here", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}).items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError) as refusal:
+            read_tree("config", "s3://settings/mine.yaml")
+    reason = f"http://127.0.0.1:{port} answered KeyTooLongError: Your key is too long"
+    assert str(refusal.value).startswith(f"config s3://settings/mine.yaml: cannot be read ({reason}); give the path")
 
 
 def test_keys_are_listed_below_a_folder_and_writes_under_way_are_not(tmp_path: Path) -> None:

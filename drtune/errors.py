@@ -24,8 +24,10 @@ class AwayError(UserError):
 
 
 class UnusableFileError(OSError):
-    """A file that a user named is none that can be read: a pipe, a device, a giant, a name that no file can have, or one
-    that S3 refuses."""
+    """A file that a user named is none that can be read.
+
+    It is a pipe, a device, a giant, or one that S3 does not give, or no file can have such a name.
+    """
 
 
 class InterruptionError(SystemExit):

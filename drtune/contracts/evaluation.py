@@ -174,7 +174,10 @@ class Highlight(Contract):
     prompt: str
     category: str
     gain: float
-    """Of candidate over base from the same noise, in the weighted sum of the trained rewards, bent as in training."""
+    """Of candidate over base from the same noise, in the weighted sum of the trained rewards.
+
+    They are bent as in training; of relative ones the reward of the prompt alone counts, as it is.
+    """
     values: dict[str, float]
     """That sum by contestant."""
     thumbnails: dict[str, str]

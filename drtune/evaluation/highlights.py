@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
-from drtune.config import PROMPTLESS, REWARDS, Config
+from drtune.config import PROMPTLESS, REWARDS, Config, RewardTerm
 from drtune.contracts import Highlight
 from drtune.evaluation.comparison import BASE, CANDIDATE
 from drtune.evaluation.gathering import IMAGES
@@ -35,10 +37,7 @@ def highlights(
     Their thumbnails are written into `folder`.
     """
     first = table[table["picture"] == 0].set_index(["contestant", "index"])
-    first["tuned"] = sum(
-        term.weight * bend(torch.from_numpy(first[name].to_numpy(copy=True)), term).numpy()
-        for name, term in config.rewards.items()
-    )
+    first["tuned"] = sum(_counted(first[name], term) for name, term in config.rewards.items())
     tuned = first["tuned"].unstack("contestant")
     gains = (tuned[CANDIDATE] - tuned[BASE]).sort_values(ascending=False, kind="stable")
     count = min(2 * NUM_SHOWN, len(gains))
@@ -57,6 +56,12 @@ def highlights(
 
     best, worst = gains.index[: count - count // 2], gains.index[::-1][: count // 2]
     return tuple(map(shown, best)), tuple(map(shown, worst))
+
+
+def _counted(rewards: pd.Series[float], term: RewardTerm) -> NDArray[np.float64]:
+    """What a reward adds to the sum; a relative one as it is, for its bounds are those of a difference."""
+    raw_N = torch.from_numpy(rewards.to_numpy(copy=True))
+    return term.weight * (raw_N if term.praise is not None else bend(raw_N, term)).numpy()
 
 
 def doubts(first: pd.DataFrame, index: int, config: Config, folder: Path) -> tuple[str, ...]:

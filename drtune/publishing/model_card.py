@@ -13,6 +13,7 @@ from PIL import Image
 from drtune.config import Config
 from drtune.contracts import Decision, EvaluationReport, Highlight, TunedModel
 from drtune.errors import UserError
+from drtune.evaluation.report.pages import told
 from drtune.files.markdown import markdown_environment
 from drtune.files.sheets import contact_sheet
 
@@ -117,6 +118,7 @@ def render_model_card(
         lora=lora,
         kind=kind,
         method=METHODS[config.method.name],
+        told=told,
         dtype=DTYPES[config.compute.precision],
         model=model,
         report=report,
@@ -137,9 +139,9 @@ def draw_picture(report: EvaluationReport, report_folder: Path, out: Path) -> No
         UserError: a picture of the report is gone.
     """
     pictures, captions = [], []
-    for contestant, told in (("base", "before"), ("candidate", "after")):
+    for contestant, when in (("base", "before"), ("candidate", "after")):
         for _, highlight in _shown(report):
-            captions.append(f"{told}: {highlight.prompt}")
+            captions.append(f"{when}: {highlight.prompt}")
             path = report_folder / highlight.thumbnails[contestant]
             try:
                 with Image.open(path) as picture:

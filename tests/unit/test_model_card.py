@@ -139,10 +139,11 @@ def test_every_table_row_has_as_many_cells_as_its_head(tmp_path: Path) -> None:
 
 
 def test_settings_provenance_and_reasons_are_stated(tmp_path: Path) -> None:
-    card = _card(make_folders(tmp_path))
+    relative = ("praise=a bright", "blame=a dark", "hinge=0.1")
+    card = _card(make_folders(tmp_path, settings=[f"rewards.preference.{setting}" for setting in relative]))
     for line in (
-        "| Reward | symmetry, weight 1.0 |",
-        "| Reward | preference, weight 0.5 |",
+        "| Reward | 1 \N{MULTIPLICATION SIGN} symmetry |",
+        "| Reward | 0.5 \N{MULTIPLICATION SIGN} preference (tuned on 'a bright' less 'a dark' up to 0.1) |",
         "| Method | DRTune, trained_steps 4, early_stop 3 |",
         "| Sampler | ddim, 12 steps, guidance 1.0 |",
         "| Optimizer updates | 80, 8 prompts each, learning rate 0.0002 |",

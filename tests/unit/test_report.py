@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from drtune.cli.evaluation import decide
-from drtune.config import Config
+from drtune.config import Config, RewardTerm
 from drtune.contracts import Agreement, BenchmarkRow, Check, Decision, EvaluationReport, Highlight, ScaleCurve, Score
 from drtune.errors import UserError
-from drtune.evaluation.highlights import doubts
-from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, warned, write_pages
+from drtune.evaluation.highlights import doubts, highlights
+from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, told, warned, write_pages
 from drtune.evaluation.report.published import STYLES
 from drtune.evaluation.report.signs import signs
 from drtune.evaluation.report.strength import panels
@@ -208,6 +208,31 @@ def test_only_pictures_that_gained_while_their_prompt_was_lost_are_doubted() -> 
     table["prompt"] = "a red circle"
     told = [doubts(table, index, Config(), Path()) for index in range(4)]
     assert told == [(), ("preference, which reads the prompt, fell by 0.5",), (), ()]
+
+
+def test_a_relative_reward_is_told_and_ranks_pictures_by_the_prompt_alone(tmp_path: Path) -> None:
+    rows = [
+        {
+            "contestant": contestant,
+            "index": index,
+            "picture": 0,
+            "prompt": f"prompt {index}",
+            "category": "",
+            "image": "0.png",
+        }
+        | {"preference": 0.5 + index * (contestant == "candidate")}
+        for contestant in ("base", "candidate")
+        for index in range(4)
+    ]
+    for contestant in ("base", "candidate"):
+        (tmp_path / "images" / contestant).mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "images" / contestant / "0.png")
+    term = RewardTerm(weight=2.0, praise="a bright", blame="a dark", hinge=0.1)
+    gained, lost = highlights(pd.DataFrame(rows), Config(rewards={"preference": term}), tmp_path)
+    assert [one.gain for one in (*gained, *lost)] == [6.0, 4.0, 0.0, 2.0]
+    assert (
+        told("preference", term) == "2 \N{MULTIPLICATION SIGN} preference (tuned on 'a bright' less 'a dark' up to 0.1)"
+    )
 
 
 def test_an_object_that_left_its_place_is_doubted(tmp_path: Path) -> None:

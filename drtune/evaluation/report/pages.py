@@ -135,11 +135,14 @@ def warned(report: EvaluationReport, num_signs: int) -> str:
 def told(name: str, term: RewardTerm) -> str:
     """One reward of the sum that was maximised, with how it is bent."""
     said = f"{term.weight:g} \N{MULTIPLICATION SIGN} {words(name)}".replace("-", "\N{MINUS SIGN}")
+    bound = ""
     if term.hinge is not None:
-        said += f" up to {term.hinge:g}"
+        bound = f" up to {term.hinge:g}"
     if term.target is not None:
-        said += f" near {term.target:g}"
-    return said
+        bound = f" near {term.target:g}"
+    if term.praise is not None:
+        bound = f" (tuned on {term.praise!r} less {term.blame!r}{bound})"
+    return said + bound
 
 
 def scales(report: EvaluationReport) -> dict[tuple[str, str], float]:

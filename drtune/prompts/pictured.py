@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtune.errors import UserError
-from drtune.files.local import is_text, read_given
+from drtune.files.local import files_below, is_text, read_given
 from drtune.prompts.prepare import PicturePrompt, parse_pictures
 from drtune.prompts.records import IMAGE_FIELDS, SUFFIXES
 
@@ -45,6 +45,7 @@ def matched(images: Path, prompts: Path, *, by_order: bool = False) -> list[Entr
     Raises:
         UserError: the folder or the file cannot be read, no field names pictures that are there, or `by_order` is asked
             for where one does, or where there are not as many pictures as prompts.
+        OSError: a folder below cannot be read.
     """
     if not images.is_dir():
         raise UserError(f"images {images}: is no folder; give the folder that holds the pictures")
@@ -52,7 +53,7 @@ def matched(images: Path, prompts: Path, *, by_order: bool = False) -> list[Entr
         records = parse_pictures(read_given(prompts), str(prompts))
     except OSError as error:
         raise UserError(f"prompts {prompts}: cannot be read ({error.strerror}); give the path of a file") from None
-    files = {path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()}
+    files = {path.relative_to(images).as_posix() for path in files_below(images)}
     present = sorted((name for name in files if name.lower().endswith(PICTURES)), key=_natural)
     if unreadable := [name for name in present if not is_text(name)]:
         raise UserError(f"images {images}: the name {unreadable[0]!a} is not UTF-8; rename the file")

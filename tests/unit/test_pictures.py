@@ -59,6 +59,20 @@ def test_a_name_that_no_table_can_hold_is_told(tmp_path: Path) -> None:
         matched(tmp_path / "images", prompts)
 
 
+def test_a_folder_that_cannot_be_read_is_told_and_its_pictures_are_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "prompts.csv").write_text("image,prompt\nsub/a.png,a cat\n")
+    (tmp_path / "images" / "sub").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "sub" / "a.png")
+    (tmp_path / "images" / "sub").chmod(0)
+    try:
+        if os.access(tmp_path / "images" / "sub", os.R_OK):
+            pytest.skip("needs a user who may not read everywhere")
+        with pytest.raises(PermissionError, match="sub"):
+            matched(tmp_path / "images", tmp_path / "prompts.csv")
+    finally:
+        (tmp_path / "images" / "sub").chmod(0o755)
+
+
 def test_a_batch_is_limited_by_its_pixels_and_keeps_the_order() -> None:
     small, large, giant = (Image.new("1", size) for size in ((8, 8), (2048, 3072), (5000, 5000)))
     pictures = [small] * 5 + [None] * 3 + [large] * 5 + [giant] * 2

@@ -303,7 +303,7 @@ class EncodedPrompts:
             if start == 0:
                 self.one = {name: tensor[0].to("meta") for name, tensor in conditions.items()}
                 self.size = sum(tensor.nbytes for tensor in self.one.values())
-                _refuse_little_room(self.size * len(texts), len(texts), Path(folder or gettempdir()))
+                _refuse_little_room(self.size * len(texts), len(texts), folder)
             parts = [tensor.cpu().reshape(batch_size, -1).view(torch.uint8) for tensor in conditions.values()]
             rest = torch.cat(parts, dim=1)[: len(batch)].flatten().numpy().data
             while rest:  # without a buffer, which could still be full when the file is closed
@@ -325,9 +325,10 @@ class EncodedPrompts:
         }
 
 
-def _refuse_little_room(needed: int, count: int, folder: Path) -> None:
-    if needed > (free := shutil.disk_usage(folder).free):
+def _refuse_little_room(needed: int, count: int, folder: Path | None) -> None:
+    place, fix = (folder, "give another output") if folder else (gettempdir(), "name another place in TMPDIR")
+    if needed > (free := shutil.disk_usage(place).free):
         raise UserError(
-            f"output {folder}: {count} encoded prompts take {needed / 2**30:.1f} GiB beside it, and its disk has "
-            f"{free / 2**30:.1f}; free some space, or give another place"
+            f"{place}: {count} encoded prompts take {needed / 2**30:.1f} GiB there, and its disk has "
+            f"{free / 2**30:.1f}; free some space, or {fix}"
         )

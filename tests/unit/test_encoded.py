@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 import torch
@@ -52,7 +53,9 @@ class Vast:
         return {"prompt_embeds": torch.zeros(1).expand(len(prompts), 2**50)}
 
 
-def test_a_disk_without_room_is_told_before_it_is_full(tmp_path: Path) -> None:
-    told = rf"^output {tmp_path}: 2 encoded prompts take 8388608\.0 GiB beside it, and its disk has .*; free some space"
+@pytest.mark.parametrize("is_given", [True, False])
+def test_a_disk_without_room_is_told_before_it_is_full(is_given: bool, tmp_path: Path) -> None:
+    place, fix = (tmp_path, "give another output") if is_given else (gettempdir(), "name another place in TMPDIR")
+    told = rf"^{place}: 2 encoded prompts take 8388608\.0 GiB there, and its disk has .*; free some space, or {fix}$"
     with pytest.raises(UserError, match=told):
-        EncodedPrompts(Vast(), {0: "a", 1: "b"}, tmp_path)
+        EncodedPrompts(Vast(), {0: "a", 1: "b"}, tmp_path if is_given else None)

@@ -77,6 +77,8 @@ def mean_reward(updates: Sequence[UpdateMetrics]) -> float:
 def tuning_charts(updates: Sequence[UpdateMetrics], points: Sequence[CurvePoint]) -> str:
     """SVG: the reward of each update as a dot, their running mean as a line, and what the rewards give the samples."""
     name = "reward while tuning"
-    means = [(update.step, mean_reward(updates[: end + 1])) for end, update in enumerate(updates)]
+    means = [
+        (update.step, mean_reward(updates[max(0, end - WINDOW) : end])) for end, update in enumerate(updates, start=1)
+    ]
     dots = [(update.step, update.reward) for update in updates]
     return charts({name: means} | curve_lines(points), dots={name: dots}, unit="update")

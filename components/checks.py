@@ -15,6 +15,7 @@ from drtune.config import load_config
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference, read_places
 from drtune.files.given import is_on_s3, is_text_itself
+from drtune.models.index import read_index
 from drtune.publishing.policy import Policy, refuse_unmeasured
 from drtune.publishing.registry import check_name
 from drtune.training.checks import check_start
@@ -64,6 +65,8 @@ def check_parameters(
         config = load_config(given["config"], given.get("overrides") or [])
         if not elsewhere:
             check_start(config)
+            if not spec:  # whose pods may have other folders, and another network
+                read_index(config.base_model, config.base_revision)
         if spec:
             refuse_uneven(config, spec)
         if given.get("policy") and can_be_read(given["policy"]):

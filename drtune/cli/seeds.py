@@ -44,11 +44,17 @@ def run(
     What was ended goes on when it is started again in the same way: what is finished is kept.
     """
     from drtune.cli.evaluation import evaluate
-    from drtune.cli.main import prompt_set, train
+    from drtune.cli.training import prompt_set, train
     from drtune.config import load_config
     from drtune.contracts import MANIFEST, EvaluationReport, TunedModel
+    from drtune.models.index import read_index
+    from drtune.models.start import read_start
+    from drtune.training.checks import check_start
 
     settings = load_config(config, overrides)
+    check_start(settings)
+    read_index(settings.base_model, settings.base_revision)
+    read_start(settings)
     place = prompt_set(prompts, out / "prompts", settings, goes_on=True, overwrite=False)
     for number in numbers:
         model, report = out / str(number) / "model", out / str(number) / "report"

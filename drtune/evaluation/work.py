@@ -57,7 +57,11 @@ class Work:
         self.prompts, self.exam = prompts, open_exam(config)
         tasks = self.exam.prompts if self.exam else ()
         self.loaded = LoadedModel(config, [prompt.text for prompt in (*prompts, *tasks)])
-        base = self.loaded.become(model.base_model, model.base_revision)
+        drawn = drawn_contestants(self.loaded, config.evaluation, folder, model, champion)
+        self.contestants: list[AnyContestant] = [*drawn, *references]
+        self.others: list[DrawnContestant] = list(other_strengths(config, self.contestants))
+        self.gauges = Gauges(config, folder)
+        base = self.loaded.become(model.base_model, model.base_revision)  # minutes, where all else is there
         self.pipeline: dict[str, Any] = {
             "height": base.height,
             "width": base.width,
@@ -66,10 +70,6 @@ class Work:
             "num_truncated": base.count_truncated([prompt.text for prompt in prompts]),
         }
         self.config = config.model_copy(update={"height": self.loaded.height, "width": self.loaded.width})
-        drawn = drawn_contestants(self.loaded, config.evaluation, folder, model, champion)
-        self.contestants: list[AnyContestant] = [*drawn, *references]
-        self.others: list[DrawnContestant] = list(other_strengths(config, self.contestants))
-        self.gauges = Gauges(self.config, folder)
 
     @property
     def everybody(self) -> list[AnyContestant]:

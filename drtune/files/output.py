@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -19,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 from drtune.errors import UserError
 from drtune.files.local import is_text, read_given, write_text
-from drtune.files.scratch import clear_killed
+from drtune.files.scratch import clear_killed, scratch_beside
 
 MARK = "drtune.json"
 """What tells that a folder is ours when it has no manifest, or none yet."""
@@ -78,6 +79,31 @@ def claimed(
             raise UserError(f"output {place}: cannot be written ({error.strerror}); give another place") from None
         _refuse_taken(place, kind, overwrite=overwrite)
         yield place
+
+
+@contextmanager
+def unless_begun(out: Path, *beside: Path) -> Iterator[None]:
+    """Within, files and folders are written beside an output; if it fails before that is a new one, they are as before.
+
+    So what is refused late leaves nothing, and what stands at `out` keeps what belongs to it.
+    """
+    before, copies = id_of(out), {}
+    with ExitStack() as held:
+        for place in beside:
+            if place.exists():
+                copies[place] = held.enter_context(scratch_beside(place)) / place.name
+                (shutil.copytree if place.is_dir() else shutil.copyfile)(place, copies[place])
+        try:
+            yield
+        except BaseException:
+            for place in beside if id_of(out) == before else ():
+                if place.is_dir():
+                    shutil.rmtree(place)
+                else:
+                    place.unlink(missing_ok=True)
+                if place in copies:
+                    copies[place].replace(place)
+            raise
 
 
 def resolved(path: str | Path) -> tuple[Path, Path]:

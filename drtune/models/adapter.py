@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig, get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from drtune.config import LoraSection
 from drtune.errors import UserError
 from drtune.models.base import Base
+from drtune.models.start import Start
 from drtune.models.tensors import load_tensors, to_bytes
+
+INNER = re.compile(r"\.lora(_A|_down|\.down)\.")
+"""In the name of a layer's inner matrix, whoever wrote it."""
+NAME, FILE = "start", "start.safetensors"
 
 
 def add_adapter(base: Base, lora: LoraSection, seed: int) -> dict[str, torch.nn.Parameter]:
@@ -38,6 +46,71 @@ def add_adapter(base: Base, lora: LoraSection, seed: int) -> dict[str, torch.nn.
     for weight in weights.values():
         weight.data = weight.data.float()
     return weights
+
+
+def add_adapter_from(base: Base, lora: LoraSection, seed: int, start: Start | None) -> dict[str, torch.nn.Parameter]:
+    """As `add_adapter`, with what `start` adds to each layer in it.
+
+    Targets that the start has nothing for begin as fresh ones do, with no effect.
+
+    Raises:
+        UserError: the start is of another rank, or of layers that are no targets, are not there, or not tuned.
+    """
+    matrices = _matrices(base, start, lora) if start else {}
+    weights = add_adapter(base, lora, seed)
+    for layer, (inner, outer) in matrices.items():
+        if f"{layer}.lora_A.default.weight" not in weights:
+            ends = sorted({re.sub(r".*\.(?=\D)", "", name) for name in matrices})
+            raise UserError(
+                f"lora.init={lora.init!r}: has an adapter for {layer}, which is none of lora.targets; "
+                f"give lora.targets={list(dict.fromkeys(ends))}"
+            )
+        with torch.no_grad():
+            weights[f"{layer}.lora_A.default.weight"].copy_(inner)
+            weights[f"{layer}.lora_B.default.weight"].copy_(outer * lora.rank / lora.alpha)
+    return weights
+
+
+def _matrices(base: Base, start: Start, lora: LoraSection) -> dict[str, tuple[Tensor, Tensor]]:
+    """The inner and the outer matrix of each layer, whose product is added to its weight; diffusers reads the file.
+
+    The network is without an adapter before and after.
+    """
+    shown = f"lora.init={start.given!r}"
+    pipeline = base.pipeline
+    try:
+        with TemporaryDirectory() as folder:
+            (Path(folder) / FILE).write_bytes(start.content)
+            about = {"unet_config": base.network.config} if base.network_name == "unet" else {}
+            state = pipeline.lora_state_dict(folder, weight_name=FILE, use_safetensors=True, **about)
+            names = state[0] if isinstance(state, tuple) else state
+            if elsewhere := next((name for name in names if not name.startswith(f"{base.network_name}.")), None):
+                raise UserError(f"{shown}: holds {elsewhere}, and only the {base.network_name} is tuned; take it out")
+            pipeline.load_lora_weights(folder, weight_name=FILE, adapter_name=NAME)
+        layers = {
+            name: module
+            for name, module in base.network.named_modules()
+            if isinstance(module, LoraLayer) and NAME in module.lora_A
+        }
+        found = {
+            name: (
+                layer.lora_A[NAME].weight.detach().float(),
+                layer.lora_B[NAME].weight.detach().float() * layer.scaling[NAME],
+            )
+            for name, layer in layers.items()
+        }
+        pipeline.unload_lora_weights()
+    except (AssertionError, KeyError, RuntimeError, ValueError) as error:  # as diffusers finds that it does not fit
+        reason = next(iter(str(error).splitlines()), "its layers have other sizes")
+        raise UserError(f"{shown}: does not fit this {type(pipeline).__name__} ({reason})") from None
+    in_file = sum(INNER.search(name) is not None for name in names)
+    if len(found) < in_file or not found:
+        raise UserError(f"{shown}: {in_file - len(found)} of its {in_file} layers are not in this base; give one of it")
+    ranks = {len(inner) for inner, _ in found.values()}
+    if ranks != {lora.rank}:
+        fix = f"give lora.rank={min(ranks)}" if len(ranks) == 1 else "give one that has the same rank everywhere"
+        raise UserError(f"{shown}: is of rank {', '.join(map(str, sorted(ranks)))}, and lora.rank={lora.rank}; {fix}")
+    return found
 
 
 @contextmanager

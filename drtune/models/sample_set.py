@@ -115,6 +115,10 @@ def write_sample_set(
     with claimed(out, "SampleSet", overwrite=overwrite, inputs=inputs) as out:
         if settings.lora_scale != 1 and (model is None or model.weights == "full"):
             raise UserError(f"lora_scale={settings.lora_scale}: there is no adapter that could be scaled; leave it out")
+        negative_prompt = ""
+        if model is not None:
+            settings = _as_deployed(settings, config.evaluation.sampler)
+            negative_prompt = config.evaluation.sampler.negative_prompt
         from drtune.models.base import EncodedPrompts
         from drtune.models.loading import DEVICE, load_base, quiet_libraries
 
@@ -125,10 +129,6 @@ def write_sample_set(
         height = config.height if settings.height is None else settings.height
         width = config.width if settings.width is None else settings.width
         base = load_base(config.base_model, config.base_revision, precision=precision, height=height, width=width)
-        negative_prompt = ""
-        if model is not None:
-            settings = _as_deployed(settings, config.evaluation.sampler)
-            negative_prompt = config.evaluation.sampler.negative_prompt
         with base.encoding_on(DEVICE):  # one at a time: what else is encoded with a prompt would change its last bits
             encoded = EncodedPrompts(base, dict(enumerate(prompts)), batch_size=1)
             negative = base.encode_negative(negative_prompt)

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ from drtune.config import load_config
 from drtune.contracts import MANIFEST, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import read_given, write_text
-from drtune.files.output import claimed
+from drtune.files.output import claimed, unless_begun
+from drtune.models.index import read_index
+from drtune.models.start import read_start
 from drtune.prompts.datasets import is_from, source_of
 from drtune.prompts.prepare import PROBLEMS, prepare
 from drtune.python.functions import reward_file
 from drtune.python.pipelines import base_name
 from drtune.python.result import Result
 from drtune.python.words import in_python, overrides
+from drtune.training.checks import check_start
 from drtune.training.trainer import train
 
 Prompts = Sequence[str | Mapping[str, str]]
@@ -69,9 +73,12 @@ def tune(
     ...                      eval_prompts=["a green star"], steps=20)
     """
     place = _temporary() if out is None else Path(out)
-    with in_python(place):
+    with in_python(place), ExitStack() as held:
         if "WORLD_SIZE" in os.environ:
             raise UserError("drtune.tune: is for one process; with torchrun start -m drtune.training.worker")
+        if not (resume and place.exists()):
+            beside = (Path(f"{place}.{kind}") for kind in ("prompts", "prompts.jsonl", "rewards"))
+            held.enter_context(unless_begun(place, *beside))
         write = partial(_write, overwrite=overwrite)
         name_of = partial(reward_file, folder=Path(f"{place}.rewards"), write=write)
         if reward is not None:
@@ -82,8 +89,11 @@ def tune(
         tree = load_config(config, [*overrides({"base_model": base} | settings, name_of)])
         if tree.process_count != 1:
             raise UserError(f"processes={tree.process_count}: drtune.tune is one; `drtune train` starts several")
+        check_start(tree)
         inputs = [prompts if isinstance(prompts, str | Path) else None, config if overwrite else None]
         with claimed(place, "TrainingRun", overwrite=overwrite or resume, inputs=inputs):
+            read_index(tree.base_model, tree.base_revision)
+            read_start(tree)
             prompt_set = _prompt_set(prompts, eval_prompts, place, write, overwrite=overwrite)
         train(tree, prompt_set, place, resume=resume, overwrite=overwrite)
         gc.collect()  # the memory of the trainer, before pictures are drawn

@@ -75,7 +75,7 @@ class Updates:
         self.reward = WeightedSum(
             config.rewards, antialias=config.reward_antialias, checkpoints=config.reward_checkpoints
         )
-        self.start = read_start(config.lora) if config.weights == "lora" else None
+        self.start = read_start(config)
         self.pictures = RealPictures(config.method.pictures, self.texts) if config.method.pictures else None
         self.interrupts = Interrupts()
         self.stopped_by: signal.Signals | None = None

@@ -11,10 +11,10 @@ from drtune.config import Config
 from drtune.contracts import ADAPTER, NETWORK, NETWORK_CONFIG
 from drtune.errors import UserError
 from drtune.files.local import replacing
-from drtune.models.adapter import save_adapter
+from drtune.models.adapter import add_adapter_from, save_adapter
 from drtune.models.base import Base
 from drtune.models.sharding import shard, whole
-from drtune.models.start import Start, add_adapter_from
+from drtune.models.start import Start
 from drtune.models.tensors import in_order, stream_tensors
 from drtune.training.processes import Processes
 

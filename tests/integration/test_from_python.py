@@ -78,6 +78,20 @@ def plain(pipe: StableDiffusionXLPipeline, prompt: str) -> np.ndarray:
     return np.asarray(drawn.images[0], dtype=float)
 
 
+def test_what_is_refused_late_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="height=30: give a multiple of"):
+        drtune.tune(
+            "miniature",
+            prompts=PROMPTS,
+            reward=cell(CELL)["warm"],
+            eval_prompts=HELD_OUT,
+            out=tmp_path / "run",
+            height=30,
+            **SHORT,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_pictures_are_those_that_plain_diffusers_draws_before_and_after(result: drtune.Result) -> None:
     pipe = StableDiffusionXLPipeline.from_pretrained(CHECKPOINT, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

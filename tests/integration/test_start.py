@@ -9,12 +9,13 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from drtune.config import LoraSection, load_config
+from drtune.config import Config, LoraSection, load_config
 from drtune.contracts import ADAPTER, TunedModel
 from drtune.errors import UserError
+from drtune.models.adapter import add_adapter_from
 from drtune.models.export import export
 from drtune.models.loading import load_base
-from drtune.models.start import add_adapter_from, read_start
+from drtune.models.start import read_start
 from drtune.training.trainer import train
 from tests.pipelines import FolderOf, pictures
 from tests.tuned import make_tuned
@@ -25,7 +26,7 @@ RANK = 4
 def started(base_model: str, init: Path | str, **lora: object) -> DiffusionPipeline:
     section = LoraSection(init=str(init), **({"rank": RANK, "alpha": 2.0} | lora))  # type: ignore[arg-type]
     base = load_base(base_model)
-    add_adapter_from(base, section, 0, read_start(section))
+    add_adapter_from(base, section, 0, read_start(Config(lora=section)))
     return base.pipeline
 
 
@@ -85,7 +86,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, folder_of: Fol
         (str(tmp_path / "text.safetensors"), "is no safetensors file"),
     ):
         with pytest.raises(UserError, match=error):
-            read_start(LoraSection(init=init))
+            read_start(Config(lora=LoraSection(init=init)))
 
 
 def test_a_run_from_an_adapter_is_recorded_and_resumes_only_from_the_same(prompts: Path, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
+from drtune.cli.main import main
 from drtune.config import load_config
 from drtune.contracts import MANIFEST, TunedModel, read_curve
 from drtune.errors import InterruptionError, UserError
@@ -189,6 +191,22 @@ def test_a_run_that_fails_before_its_first_update_is_done_replaces_nothing(
             train(load_config(None, [*SHORT, *failing]), prompts, tmp_path / place, overwrite=overwrite)
     assert sha256_folder(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_command_that_fails_before_its_first_update_leaves_prompts_as_they_were(
+    finished: Path, prompts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    shutil.copytree(prompts, tmp_path / "out.prompts")
+    (tmp_path / "other.txt").write_text("".join(f"a red circle, {number}\n" for number in range(30)))
+    before = sha256_folder(tmp_path)
+    command = ["train", f"--prompts={tmp_path / 'other.txt'}", "--set=processes=1", "--set=height=30"]
+    for options in (["--out=new"], ["--out=new", "--resume"], ["--out=out", "--overwrite"]):
+        place = options[0].replace("=", f"={tmp_path}/")
+        failed = CliRunner().invoke(main, [*command, place, *options[1:]])
+        assert (failed.exit_code, failed.stderr.count("\n")) == (2, 1)
+        assert "height=30: give a multiple of" in failed.stderr
+        assert sha256_folder(tmp_path) == before
 
 
 def test_a_run_that_replaces_another_is_as_one_in_an_empty_place(finished: Path, prompts: Path, tmp_path: Path) -> None:

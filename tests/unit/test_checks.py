@@ -79,6 +79,13 @@ def test_what_this_machine_lacks_counts_only_here(override: str, message: str) -
     assert str(refused.value).startswith(message)
 
 
+def test_a_base_is_looked_for_where_it_is_tuned() -> None:
+    given = GIVEN | {"policy": "", "overrides": ["base_model=/nothing", "batch_size=16"]}
+    with pytest.raises(UserError, match=r"base_model='/nothing', .* no such folder"):
+        check_parameters(given, elsewhere=False)
+    assert check_parameters(given | {"cluster": str(CONFIGS / "cluster.yaml")}, elsewhere=False) == []
+
+
 def test_a_policy_may_name_a_reference_that_is_given(tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text("min_prompts: 8\nagainst: {mj: {symmetry: {max_drop: 1}}}\n", encoding="utf-8")

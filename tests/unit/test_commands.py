@@ -98,6 +98,7 @@ REFUSALS = [
     "train --set wandb_project=mine",
     "train --set evaluation.rewards=[nothing.py:fn]",
     "train --set base_model=/nothing --prompts few.txt",
+    "train --set lora.init=few.txt --prompts few.txt",
     "sample --base-model /nothing --prompt a",
     "plan --set base_model=owner/nothing",
     "score . --prompts nothing.csv --reward beauty",
@@ -122,7 +123,7 @@ REFUSALS = [
 def test_what_cannot_be_used_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     (make_folders(tmp_path).model / ADAPTER).write_bytes(b"damaged")
     (tmp_path / "mine.py").write_text("def warm(images, prompts): ...")
-    (tmp_path / "few.txt").write_text("a cat\na dog\n")
+    (tmp_path / "few.txt").write_text("".join(f"a cat, {number} times\n" for number in range(30)))
     code = f"""
 import sys
 from click.testing import CliRunner
@@ -135,6 +136,7 @@ for command in {REFUSALS!r}:
     assert "torch" not in sys.modules, command
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert list(tmp_path.glob("runs/*")) == []
 
 
 def test_what_a_pipeline_cannot_use_here_is_refused_before_kfp_is_imported(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from drtune.contracts import Contract
 from drtune.errors import UserError
-from drtune.files.output import KINDS, LONGEST_NAME, MARK, claimed, id_of, kind_of, locked, mark
+from drtune.files.output import KINDS, LONGEST_NAME, MARK, claimed, id_of, kind_of, locked, mark, unless_begun
 from drtune.models.sample_set import SampleSet
 
 
@@ -221,4 +221,37 @@ def test_a_place_without_locks_is_told_once_and_written_to(tmp_path: Path, capsy
             pass
     assert capsys.readouterr().err == (
         f"{tmp_path}: has no locks (Operation not supported); see to it that no two runs write to one place\n"
+    )
+
+
+@pytest.mark.parametrize("stood", [False, True])
+@pytest.mark.parametrize("begins", [False, True])
+def test_what_is_written_beside_an_output_is_undone_unless_a_new_one_begins(
+    stood: bool, begins: bool, tmp_path: Path
+) -> None:
+    out, prompts, text = tmp_path / "out", tmp_path / "out.prompts", tmp_path / "out.prompts.txt"
+    if stood:
+        for folder in (out, prompts):
+            folder.mkdir()
+        mark(out, "TrainingRun")
+        (prompts / "prompts.jsonl").write_text("old")
+        text.write_text("old")
+
+    def fail() -> None:
+        prompts.mkdir(exist_ok=True)
+        (prompts / "prompts.jsonl").write_text("new")
+        text.write_text("new")
+        if begins:
+            out.mkdir(exist_ok=True)
+            (out / MARK).unlink(missing_ok=True)
+            mark(out, "TrainingRun")
+        raise SystemExit(1)
+
+    with pytest.raises(SystemExit), unless_begun(out, prompts, text):
+        fail()
+    there = {path.name: path.read_text() for path in tmp_path.rglob("*") if path.is_file() and path.name != MARK}
+    kept = "new" if begins else "old"
+    assert there == ({"prompts.jsonl": kept, "out.prompts.txt": kept} if stood or begins else {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == (
+        ["out", "out.prompts", "out.prompts.txt"] if stood or begins else []
     )

@@ -34,8 +34,8 @@ def tune(
     """Tune a text-to-image model on a reward, compare it with its base, and publish it when it deserves it.
 
     Args:
-        prompts: Prompts file: .txt, .csv, .tsv, .json, .jsonl or .parquet, in the image or on s3://; or lines with a
-            prompt each; or a PromptSet, or a folder of such files.
+        prompts: Prompts file: .txt, .csv, .tsv, .json, .jsonl or .parquet, in the image or on s3://; or a data set of
+            the hub, hf://datasets/owner/name; or lines with a prompt each; or a PromptSet, or a folder of such files.
         data_revision: Commit, branch or tag whose version of the data is taken; empty takes the one at hand.
         incoming: More prompts to tune on, such as came in since: a prompts file, or a folder or S3 prefix whose prompts
             files are all read.

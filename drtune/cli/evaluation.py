@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from drtune.cli.console import AS_JSON, OVERWRITE, PATH
+from drtune.errors import UserError
 from drtune.files.local import replacing
 from drtune.files.output import claimed
 
@@ -52,7 +53,13 @@ def evaluate(
     from drtune.evaluation.checks import check_inputs, overridden
     from drtune.evaluation.places import read_places
 
-    prompts, places = prompts or Path(f"{model}.prompts"), read_places(references)
+    places = read_places(references)
+    if prompts is None:
+        prompts = Path(f"{model}.prompts")
+        if model.exists() and not prompts.exists():
+            raise UserError(
+                f"prompts {prompts}: not there; give --prompts, such as the set that the model was tuned on"
+            )
     check_inputs(model, prompts, out, champion, places, overwrite=overwrite)
     overridden(model, overrides)
     from drtune.evaluation.report.pages import PAGE

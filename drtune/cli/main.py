@@ -27,8 +27,8 @@ NAMED_AT_MOST = 5
 def main() -> None:
     """Tune a text-to-image diffusion model on a reward, and decide whether the result deserves to be published.
 
-    The steps in their order are prompts, train, evaluate, decide and publish; the output of one is by default the input
-    of the next. `drtune-pipeline run` does them all.
+    The steps in their order are prompts, train, evaluate, decide and publish; from train on the output of one is by
+    default the input of the next. `drtune-pipeline run` does them all.
 
     Exit codes: 0 done, 1 failed, 2 something given cannot be used, 143 or 130 ended by SIGTERM or Ctrl-C; a training
     saves its state first.

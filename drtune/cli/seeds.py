@@ -17,7 +17,7 @@ def seeds() -> None:
 
 @seeds.command()
 @click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
-@click.option("--prompts", type=PATH, help="A prompt set or a raw prompts file.  [default: captions of the miniature]")
+@click.option("--prompts", type=PATH, help="As `drtune train` takes them.  [default: captions of the miniature]")
 @OVERRIDES
 @click.option(
     "--seeds",

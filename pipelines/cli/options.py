@@ -89,7 +89,9 @@ def on_server(command: Callable[..., None]) -> Callable[..., None]:
 
 TUNING = (
     click.option(
-        "--prompts", help="Prompts file, here or on s3://, or lines of prompts.  [default: data/miniature.jsonl]"
+        "--prompts",
+        help="Prompts file, here or on s3://, a data set of the hub (hf://datasets/OWNER/NAME), or lines of prompts.  "
+        "[default: data/miniature.jsonl]",
     ),
     click.option("--data-revision", help="Commit, branch or tag whose version of the data is taken."),
     click.option(

@@ -273,6 +273,13 @@ def test_a_run_that_goes_on_says_which_prompts_it_began_with(tmp_path: Path) -> 
     )
 
 
+def test_a_model_that_was_tuned_on_a_prompt_set_from_elsewhere_is_evaluated_on_what_is_given(tmp_path: Path) -> None:
+    model = make_folders(tmp_path).model
+    result = CliRunner().invoke(drtune.cli.main.main, ["evaluate", f"--model={model}", f"--out={tmp_path / 'report'}"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: prompts {model}.prompts: not there; give --prompts")
+
+
 def test_an_existing_output_is_kept(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()

@@ -14,13 +14,13 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from kubernetes.client import ApiClient, Configuration
 
 from tests.cluster_schemas import KINDS, Object, schema_of, unknown_fields, validator_of
+from tests.serving import JSON, Handler, Serving
 
 GROUPS = {"pytorchjobs": "kubeflow.org/v1", "trainjobs": "trainer.kubeflow.org/v1alpha1"}
 QUEUE = "kueue.x-k8s.io/queue-name"
@@ -52,10 +52,11 @@ class Log:
         self.closed = False
 
 
-class ClusterApi:
+class ClusterApi(Serving):
     """Starts on entry, ends on exit."""
 
     def __init__(self) -> None:
+        super().__init__(_Handler)
         self.objects: dict[tuple[str, str], Object] = {}
         self.changes: list[tuple[int, str, str, Object]] = []
         self.logs: dict[str, Log] = {}
@@ -80,27 +81,11 @@ class ClusterApi:
         """The kinds that Kueue manages."""
         self.stopping = False
 
-    def __enter__(self) -> ClusterApi:
-        api = self
-
-        class Handler(_Handler):
-            server_api = api
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stopping = True
         with self.news:
             self.news.notify_all()
-        self.server.shutdown()
-        self.server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
+        super().__exit__(*error)
 
     def client(self) -> ApiClient:
         settings = Configuration()
@@ -277,19 +262,14 @@ class ClusterApi:
                 return
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or each answer is 40 ms late
-    server_api: ClusterApi
-
-    def log_message(self, *_arguments: object) -> None:
-        pass
+class _Handler(Handler):
+    server: ClusterApi
 
     def do_GET(self) -> None:
         parts, query = urlsplit(self.path), dict(parse_qsl(urlsplit(self.path).query))
         if self._misbehaves("GET"):
             return
-        api = self.server_api
+        api = self.server
         if "/namespaces/" not in parts.path:
             self._answer(*api.discovered(parts.path))
             return
@@ -309,20 +289,20 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         parts = urlsplit(self.path)
-        self._change("POST", lambda body: self.server_api.created(parts.path, body, dict(parse_qsl(parts.query))))
+        self._change("POST", lambda body: self.server.created(parts.path, body, dict(parse_qsl(parts.query))))
 
     def do_DELETE(self) -> None:
-        self._change("DELETE", lambda _: self.server_api.deleted(*_split(urlsplit(self.path).path)))
+        self._change("DELETE", lambda _: self.server.deleted(*_split(urlsplit(self.path).path)))
 
     def _change(self, method: str, change: Any) -> None:
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        body = json.loads(self.body() or b"{}")
         if not self._misbehaves(method):
             answer = change(body)
             if not self._misbehaves(method, after=True):
                 self._answer(*answer)
 
     def _misbehaves(self, method: str, *, after: bool = False) -> bool:
-        api = self.server_api
+        api = self.server
         if not after:
             api.requests.append((method, self.path))
         for fault in api.faults:
@@ -337,13 +317,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _answer(self, status: int, item: Object, **headers: str) -> None:
-        content = json.dumps(item).encode()
-        self.send_response(status)
-        for key, value in {"Content-Type": "application/json", **headers}.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        self.send(status, JSON, json.dumps(item), **headers)
 
     def _stream(self, chunks: Iterator[bytes]) -> None:
         self.send_response(200)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import groupby
+
+from tests.serving import JSON, Handler, Serving
 
 KINDS = [  # group, version, kind, plural, scope
     ("", "v1", "LimitRange", "limitranges", "Namespaced"),
@@ -31,19 +31,15 @@ def discovery() -> Iterator[tuple[str, list[str]]]:
     """The address of a server that knows these kinds and holds nothing, and the requests that it got."""
     requests: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Answering(Handler):
         def do_GET(self) -> None:
             requests.append(f"GET {self.path}")
             groups = _groups(self.path.partition("?")[0])
             found = groups is not None
             body = {"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "items": groups}
             missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
-            content = json.dumps(body if found else missing).encode()
-            self.send_response(HTTPStatus.OK if found else HTTPStatus.NOT_FOUND)
-            self.send_header("Content-Type", AGGREGATED if found else "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            status, kind, answer = (HTTPStatus.OK, AGGREGATED, body) if found else (HTTPStatus.NOT_FOUND, JSON, missing)
+            self.send(status, kind, json.dumps(answer))
 
         def do_change(self) -> None:
             requests.append(f"{self.command} {self.path}")
@@ -51,13 +47,8 @@ def discovery() -> Iterator[tuple[str, list[str]]]:
 
         do_POST = do_PUT = do_PATCH = do_DELETE = do_change
 
-        def log_message(self, *_arguments: object) -> None:
-            """Keep the test's output for the test."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", requests
-        server.shutdown()
+    with Serving(Answering) as server:
+        yield server.url, requests
 
 
 def _groups(path: str) -> list[dict[str, object]] | None:

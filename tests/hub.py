@@ -9,24 +9,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote
+
+from tests.serving import JSON, Handler, Serving
 
 TOKEN = "hf_stand-in"
 COMMIT = "4a1b" * 10
 
 
-class Hub(ThreadingHTTPServer):
+class Hub(Serving):
     """Listens on entry. `repositories` holds files by their paths, `commits` the messages in their order."""
 
-    daemon_threads = True
-
     def __init__(self, *, refuse_commits: bool = False) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        super().__init__(_Handler)
         self.refuse_commits = refuse_commits
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.large: dict[str, bytes] = {}
@@ -37,21 +34,12 @@ class Hub(ThreadingHTTPServer):
         self.sizes: dict[str, int] = {}
         """Of files that are said to be larger than they are."""
 
-    def __enter__(self) -> Hub:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
+    server: Hub
 
     def do_POST(self) -> None:
-        hub = cast(Hub, self.server)
-        body = self._body()
+        hub, body = self.server, self.body()
         # utils/_headers.py: build_hf_headers sends "authorization: Bearer <token>".
         if self.headers.get("authorization") != f"Bearer {TOKEN}":
             return self._answer(401, {"error": "Invalid username or password."})
@@ -72,10 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         """The store behind the hub, which takes a signed address in place of a token: lfs.py, _upload_single_part."""
-        content = self._body()
+        content = self.body()
         oid = self.path.removeprefix("/store/")
         assert hashlib.sha256(content).hexdigest() == oid
-        cast(Hub, self.server).large[oid] = content
+        self.server.large[oid] = content
         self._answer(200, {})
 
     def _create(self, hub: Hub, asked: dict[str, Any]) -> None:
@@ -127,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """hf_api.py, repo_info: asked for where there was nothing new to commit."""
-        hub = cast(Hub, self.server)
+        hub = self.server
         if "/datasets/" in self.path or "/resolve/" in self.path:
             self._files(hub.datasets if "/datasets/" in self.path else hub.repositories, hub.sizes)
             return
@@ -164,9 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self.wfile.write(content)
 
-    def _body(self) -> bytes:
+    def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return super().body()
         parts = []
         while size := int(self.rfile.readline(), 16):
             parts.append(self.rfile.read(size))
@@ -175,17 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _answer(self, status: int, value: dict[str, Any], headers: Mapping[str, str] | None = None) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        for name, given in (headers or {}).items():
-            self.send_header(name, given)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.send(status, JSON, json.dumps(value), **(headers or {}))
 
 
 def _oid(content: bytes, *, large: bool) -> str:

@@ -12,13 +12,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-import ssl
-import sys
-import threading
 import uuid
 from collections.abc import Callable
 from email.parser import BytesParser
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -26,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from tests.kfp_nodes import WORKFLOW, Json, Look, after_cancelling, stamp, tasks_of
+from tests.serving import JSON, Handler, Serving
 
 API = "/apis/v2beta1/"
 RECORDINGS = Path(__file__).parent / "recordings" / "kubeflow"
@@ -53,7 +50,7 @@ class RefusalError(Exception):
         self.status = status
 
 
-class KfpServer:
+class KfpServer(Serving):
     """Starts on entry, ends on exit.
 
     >>> with KfpServer() as server:
@@ -66,12 +63,11 @@ class KfpServer:
         *,
         multi_user: bool = False,
         token: str | None = None,
-        certificate: Path | None = None,
-        key: Path | None = None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
+        super().__init__(_Handler, certificate)
         self.multi_user = multi_user
         self.token = token
-        self._certificate, self._key = certificate, key
         self.looks: list[Look] = [Look("SUCCEEDED")]
         """What each look at any run shows, in turn; the last one stays."""
         self.looks_again: list[Look] = [Look("SUCCEEDED")]
@@ -98,32 +94,14 @@ class KfpServer:
         self._looked: dict[str, int] = {}
         self._clock = 0
 
-    def __enter__(self) -> KfpServer:
-        handler = type("Handler", (_Handler,), {"api": self})
-        self._http = _Http(("127.0.0.1", 0), handler)
-        scheme = "http"
-        if self._certificate:
-            scheme, context = "https", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(self._certificate, self._key)
-            self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
-        self.endpoint = f"{scheme}://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
     @property
     def environment(self) -> dict[str, str]:
         token = {"KFP_EXISTING_TOKEN": self.token} if self.token else {}
-        return {"KF_PIPELINES_ENDPOINT": self.endpoint} | token
+        return {"KF_PIPELINES_ENDPOINT": self.url} | token
 
     def refuse(self, pattern: str, status: int, message: str) -> None:
         """From now on answer such requests with an error of the API's own form."""
-        self.misbehave[pattern] = lambda: (status, "application/json", _error_body(status, message))
+        self.misbehave[pattern] = lambda: (status, JSON, _error_body(status, message))
 
     def show(self, pattern: str, page: str, status: int = 200) -> None:
         """From now on answer such requests with a web page."""
@@ -287,12 +265,12 @@ class KfpServer:
                 error = {"error_message": "artifact not found: <nil>", "error_details": "artifact not found: <nil>"}
                 return 404, "text/plain; charset=utf-8", json.dumps(error)
             data = base64.b64encode(self.archived[archived[1]].encode()).decode()
-            return 200, "application/json", json.dumps({"data": data})
+            return 200, JSON, json.dumps({"data": data})
         if run := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", path):
             # KFP/server/api_converter.go:1695: the workflow as it was reported last, as text
             manifest = json.dumps({"metadata": {"name": WORKFLOW}, "status": {"nodes": self.workflow}})
             detail = {"run": {"id": run[1]}, "pipeline_runtime": {"workflow_manifest": manifest}}
-            return 200, "application/json", json.dumps(detail)
+            return 200, JSON, json.dumps(detail)
         return None
 
     def _listed(self, key: str, store: dict[str, Json], query: dict[str, str]) -> Json:
@@ -328,42 +306,27 @@ def _error_body(status: int, message: str) -> str:
     return json.dumps({"error": message, "code": CODES[status], "message": message, "details": []})
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *about: Any) -> None:
-        """A client that hangs up, or does not trust the certificate, is no news."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(*about)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    api: KfpServer
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
+    server: KfpServer
 
     def _serve(self) -> None:
-        url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        api, url, body = self.server, urlsplit(self.path), self.body()
         request = f"{self.command} {url.path}"
-        self.api.requests.append(request)
-        self.api.tokens.append(self.headers.get("Authorization"))
-        for pattern, answer in self.api.misbehave.items():
+        api.requests.append(request)
+        api.tokens.append(self.headers.get("Authorization"))
+        for pattern, answer in api.misbehave.items():
             if re.search(pattern, request):
-                return self._send(*answer())
-        if self.api.token and self.headers.get("Authorization") != f"Bearer {self.api.token}":
-            return self._send(
-                401, "application/json", _error_body(401, "Request header error: there is no user identity")
-            )
+                return self.send(*answer())
+        if api.token and self.headers.get("Authorization") != f"Bearer {api.token}":
+            return self.send(401, JSON, _error_body(401, "Request header error: there is no user identity"))
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        if (found := self.api.read(url.path, query)) is not None:
-            return self._send(*found)
+        if (found := api.read(url.path, query)) is not None:
+            return self.send(*found)
         try:
             given = self._uploaded(body) if "/upload" in url.path else json.loads(body or "null")
-            return self._send(
-                200, "application/json", json.dumps(self.api.answer(self.command, url.path[len(API) :], query, given))
-            )
+            return self.send(200, JSON, json.dumps(api.answer(self.command, url.path[len(API) :], query, given)))
         except RefusalError as refusal:
-            return self._send(refusal.status, "application/json", _error_body(refusal.status, str(refusal)))
+            return self.send(refusal.status, JSON, _error_body(refusal.status, str(refusal)))
 
     do_GET = do_POST = do_DELETE = _serve
 
@@ -376,13 +339,3 @@ class _Handler(BaseHTTPRequestHandler):
         content = part.get_payload(decode=True)
         assert isinstance(content, bytes)
         return content
-
-    def _send(self, status: int, kind: str, text: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_about: object) -> None:
-        """Tests read `requests` instead."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
+
+from tests.serving import JSON, Handler, Serving
 
 Json = dict[str, Any]
 ROOT = re.compile(r"/api/model_registry/v1(alpha3)?/")
@@ -65,10 +65,11 @@ class RefusalError(Exception):
         self.status = status
 
 
-class ModelRegistryServer:
+class ModelRegistryServer(Serving):
     """Starts on entry, ends on exit."""
 
     def __init__(self, token: str | None = None) -> None:
+        super().__init__(_Handler)
         self.token = token
         self.models: list[Json] = []
         self.versions: list[Json] = []
@@ -76,19 +77,6 @@ class ModelRegistryServer:
         self.requests: list[str] = []
         self.faults: dict[str, tuple[int, str]] = {}
         """Status and body to answer such a "METHOD path" with, below ROOT."""
-
-    def __enter__(self) -> ModelRegistryServer:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
-        self._http.daemon_threads = True
-        self.address = f"http://127.0.0.1:{self._http.server_port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
 
     def answer(self, request: str, query: dict[str, str], body: Any) -> Json:
         match request.replace(" ", "/").split("/"):
@@ -130,34 +118,23 @@ def _found(store: list[Json], what: str, **named: str) -> Json:
     raise RefusalError(404, f"no {what} found for {named}: not found")  # CORE/model_version.go:170
 
 
-class _Handler(BaseHTTPRequestHandler):
-    api: ModelRegistryServer
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
+    server: ModelRegistryServer
 
     def _serve(self) -> None:
-        url = urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        api, url, body = self.server, urlsplit(self.path), self.body()
         request = f"{self.command} {ROOT.sub('', url.path)}"
-        self.api.requests.append(request)
-        if request in self.api.faults:
-            return self._send(*self.api.faults[request])
-        if self.api.token and self.headers.get("Authorization") != f"Bearer {self.api.token}":
-            return self._send(401, json.dumps({"code": "401", "message": "Unauthorized"}))
+        api.requests.append(request)
+        if request in api.faults:
+            status, text = api.faults[request]
+            return self.send(status, JSON if text[:1] in "{[" else "text/html", text)
+        if api.token and self.headers.get("Authorization") != f"Bearer {api.token}":
+            return self.send(401, JSON, json.dumps({"code": "401", "message": "Unauthorized"}))
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         try:
-            answer = self.api.answer(request, query, json.loads(body or "null"))
-            return self._send(201 if self.command == "POST" else 200, json.dumps(answer))
+            answer = api.answer(request, query, json.loads(body or "null"))
+            return self.send(201 if self.command == "POST" else 200, JSON, json.dumps(answer))
         except RefusalError as refusal:
-            return self._send(refusal.status, json.dumps({"code": str(refusal.status), "message": str(refusal)}))
+            return self.send(refusal.status, JSON, json.dumps({"code": str(refusal.status), "message": str(refusal)}))
 
     do_GET = do_POST = _serve
-
-    def _send(self, status: int, text: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json" if text[:1] in "{[" else "text/html")
-        self.send_header("Content-Length", str(len(text.encode())))
-        self.end_headers()
-        self.wfile.write(text.encode())
-
-    def log_message(self, *_about: object) -> None:
-        """Tests read `requests` instead."""

@@ -5,41 +5,33 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal, cast
+from typing import Literal
+
+from tests.serving import Handler, Serving
 
 Fault = Literal["busy", "broken", "stalled", "lost", "cut"]
 """503; the connection ends without an answer; no answer; answered, and the answer is lost; half of the answer comes."""
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(Serving):
     """Listens on entry; `fault(method, path)` says what becomes of a request, None: all is well."""
 
-    daemon_threads = True
-
     def __init__(self, port: int, fault: Callable[[str, str], Fault | None]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.port, self.fault = port, fault
         self.over = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-
-    def __enter__(self) -> Proxy:
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.over.set()
-        self.shutdown()
-        self.server_close()
+        super().__exit__(*error)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(Handler):
+    server: Proxy
 
     def do_GET(self) -> None:
-        server = cast(Proxy, self.server)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        server, body = self.server, self.body()
         fault = server.fault(self.command, self.path)
         self.close_connection = fault not in (None, "busy")
         if fault == "stalled":
@@ -70,6 +62,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""

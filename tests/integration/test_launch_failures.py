@@ -141,8 +141,8 @@ def test_a_watch_that_breaks_goes_on_where_it_was(api: ClusterApi, tried: Tried)
     def script(job: PlayedJob) -> None:
         trains(job)
         until(lambda: "running" in tried.log)
-        until(lambda: any("watch=true" in where and "pytorchjobs" in where for _, where in list(api.requests)))
-        api.break_streams()  # "running" may have been in the list already
+        until(lambda: JOBS in api.told)  # "running" may have been in the list already
+        api.break_streams()
         succeeds(tried, job)
 
     with Played(api, script):

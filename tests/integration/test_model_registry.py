@@ -39,7 +39,7 @@ def values(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_published_version_is_registered_with_what_speaks_for_it(server: ModelRegistryServer, tmp_path: Path) -> None:
-    entry = publish(tmp_path, make_folders(tmp_path), server.address)
+    entry = publish(tmp_path, make_folders(tmp_path), server.url)
     [model], [version], [artifact] = server.models, server.versions, server.artifacts
     assert (model["name"], version["name"], version["registeredModelId"]) == ("mine", "v1", model["id"])
     assert (artifact["name"], artifact["uri"], artifact["version"]) == ("mine", entry.uri, version["id"])
@@ -61,11 +61,11 @@ def test_a_registration_that_broke_off_is_finished_by_the_next_try(
     folders = make_folders(tmp_path)
     server.faults[lost] = 503, '{"code": "503", "message": "in a minute"}'
     with pytest.raises(UserError, match=r"answered 503: in a minute; mine v1 is published, `drtune-pipe"):
-        publish(tmp_path, folders, server.address)
+        publish(tmp_path, folders, server.url)
     server.faults.clear()
-    first = publish(tmp_path, folders, server.address)
+    first = publish(tmp_path, folders, server.url)
     counted = len(server.requests)
-    assert publish(tmp_path, folders, server.address) == first
+    assert publish(tmp_path, folders, server.url) == first
     assert not [request for request in server.requests[counted:] if request.startswith("POST")]
     assert (len(server.models), len(server.versions), len(server.artifacts)) == (1, 1, 1)
 
@@ -81,9 +81,9 @@ def test_it_is_registered_later_by_the_command_that_the_error_names(
     server: ModelRegistryServer, tmp_path: Path
 ) -> None:
     publish(tmp_path, make_folders(tmp_path), "")
-    command = ["register", "mine@v1", "--registry", str(tmp_path / "registry"), "--to", server.address]
+    command = ["register", "mine@v1", "--registry", str(tmp_path / "registry"), "--to", server.url]
     done = CliRunner().invoke(main, command)
-    assert (done.exit_code, done.output) == (0, f"registered: mine v1 at {server.address}\n")
+    assert (done.exit_code, done.output) == (0, f"registered: mine v1 at {server.url}\n")
     assert [version["name"] for version in server.versions] == ["v1"]
     unknown = CliRunner().invoke(main, ["register", "mine@v7", *command[2:]])
     assert unknown.exit_code == 2
@@ -91,9 +91,9 @@ def test_it_is_registered_later_by_the_command_that_the_error_names(
 
 
 def test_another_version_of_that_name_is_not_touched(server: ModelRegistryServer, tmp_path: Path) -> None:
-    publish(tmp_path, make_folders(tmp_path / "one"), server.address)
+    publish(tmp_path, make_folders(tmp_path / "one"), server.url)
     with pytest.raises(UserError, match=r"has another mine v1; give `name` what is free there"):
-        publish(tmp_path / "other", make_folders(tmp_path / "other", content=b"weights two"), server.address)
+        publish(tmp_path / "other", make_folders(tmp_path / "other", content=b"weights two"), server.url)
     assert len(server.versions) == 1
 
 
@@ -101,15 +101,15 @@ def test_what_is_wrong_with_an_address_is_one_line_before_anything_is_tuned(tmp_
     token = tmp_path / "token"
     token.write_text("a secret\n")
     with ModelRegistryServer(token="a secret") as server:
-        check_model_registry(server.address, {"KF_PIPELINES_SA_TOKEN_PATH": str(token)})
+        check_model_registry(server.url, {"KF_PIPELINES_SA_TOKEN_PATH": str(token)})
         with pytest.raises(UserError, match=r"refuses us \(401\); KF_PIPELINES_SA_TOKEN_PATH names") as refused:
-            check_model_registry(server.address, {})
+            check_model_registry(server.url, {})
         assert "a secret" not in str(refused.value)
         server.faults["GET registered_models"] = 404, "<html>nothing here</html>"
         with pytest.raises(UserError, match=r"has not what its client asks for; .* \(here is 0\.3\.\d+\)"):
-            check_model_registry(server.address, {"KF_PIPELINES_SA_TOKEN_PATH": str(token)})
+            check_model_registry(server.url, {"KF_PIPELINES_SA_TOKEN_PATH": str(token)})
         server.faults["GET registered_models"] = 200, "<html>log in</html>"
         with pytest.raises(UserError, match="no answer of a model registry"):
-            check_model_registry(server.address, {"KF_PIPELINES_SA_TOKEN_PATH": str(token)})
+            check_model_registry(server.url, {"KF_PIPELINES_SA_TOKEN_PATH": str(token)})
     with pytest.raises(UserError, match=r"^model_registry registry:8080: wanted an address such as http://"):
         check_model_registry("registry:8080")

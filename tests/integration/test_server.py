@@ -36,7 +36,7 @@ def test_an_upload_is_a_version_named_after_the_code(server: KfpServer) -> None:
     assert version["pipeline_spec"] == {"pipeline_spec": spec, "platform_spec": platform}
     assert result.stdout.splitlines() == [
         f"pipeline tune version {name}: uploaded, {version['pipeline_version_id']}",
-        f"{server.endpoint}/#/pipelines/details/{pipeline['pipeline_id']}/version/{version['pipeline_version_id']}",
+        f"{server.url}/#/pipelines/details/{pipeline['pipeline_id']}/version/{version['pipeline_version_id']}",
     ]
 
 
@@ -113,7 +113,7 @@ def test_a_run_gets_its_parameters_as_they_were_given(server: KfpServer) -> None
         f"pipeline tune version {metadata.version('drtune')}-4a1b2c9: uploaded",
         "experiment tried: made, since it was not there",
         f"run mine: {run['run_id']}",
-        f"{server.endpoint}/#/runs/details/{run['run_id']}",
+        f"{server.url}/#/runs/details/{run['run_id']}",
     ]
 
 

@@ -30,7 +30,7 @@ def test_a_run_that_published(server: KfpServer) -> None:
     run = server.replay("published", "tune")
     server.logs[PUBLISH] = "published as miniature-symmetry v2 at s3://models/drtune/miniature-symmetry/files/5d1c\n"
     ending = "published as miniature-symmetry v2 at s3://models/drtune/miniature-symmetry/files/5d1c (18 min 7 s)"
-    page = f"report (in step decide): {server.endpoint}/#/runs/details/{run}"
+    page = f"report (in step decide): {server.url}/#/runs/details/{run}"
     assert fine(server, "status", "accepted") == [
         f"run accepted: SUCCEEDED, {run}",
         "  prepare-prompts succeeded after 20 s",
@@ -122,14 +122,14 @@ def test_a_run_of_a_schedule(server: KfpServer) -> None:
     assert fine(server, "status", run) == [
         f"run watchgcs8m-1-3961680838: SUCCEEDED, {run}",
         "  monitor succeeded after 38 s",
-        f"page: {server.endpoint}/#/runs/details/{run}",
+        f"page: {server.url}/#/runs/details/{run}",
         "stable: 0 of 4 checks fail (58 s)",
     ]
 
 
 def test_a_log_that_is_not_there_is_no_log(server: KfpServer) -> None:
     assert NO_SUCH_POD.startswith('{"error_message":"BadRequestError: Failed to read logs for run c41b6cf4')
-    with connected(server.endpoint, "kubeflow", None) as client:
+    with connected(server.url, "kubeflow", None) as client:
         assert client.read_log("c41b6cf4", "tune-wm425-system-container-impl-2669924211") is None
         assert client.read_archived_log("c41b6cf4", PREPARE_THAT_FAILED) is None
 

@@ -113,7 +113,7 @@ FORBIDDEN = (
 def test_a_refusal_is_one_line(server: KfpServer, pattern: str, status: int, message: str, said: str) -> None:
     server.refuse(pattern, status, message)
     line = refused(server, "submit")
-    assert line.startswith(f"endpoint {server.endpoint}: ")
+    assert line.startswith(f"endpoint {server.url}: ")
     assert said in line
 
 
@@ -133,12 +133,12 @@ def test_a_server_that_is_down_is_named(server: KfpServer) -> None:
 
 
 def test_a_certificate_is_trusted_only_when_it_is_named(tmp_path: Path) -> None:
-    certificate, key = make_certificate(tmp_path) or pytest.skip("needs openssl")
-    with KfpServer(certificate=certificate, key=key) as server:
+    certificate = make_certificate(tmp_path) or pytest.skip("needs openssl")
+    with KfpServer(certificate=certificate) as server:
         line = refused(server, "status")
         assert "no trusted connection (" in line
         assert line.endswith("SSL_CERT_FILE names a file with certificates to trust")
-        result = call(server, "status", SSL_CERT_FILE=str(certificate))
+        result = call(server, "status", SSL_CERT_FILE=str(certificate[0]))
         assert result.output == "no runs\n"
 
 

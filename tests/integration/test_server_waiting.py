@@ -45,7 +45,7 @@ def test_waiting_tells_of_each_step_once_and_ends_with_what_was_published(server
         "train succeeded after 3 min",
         "decide succeeded after 3 min",
         "publish succeeded after 3 min",
-        f"report (in step decide): {server.endpoint}/#/runs/details/{run}",
+        f"report (in step decide): {server.url}/#/runs/details/{run}",
         "run mine: published as sdxl-hps v3 at s3://models/drtune/sdxl-hps/files/5d1c (3 min)",
     ]
 
@@ -169,7 +169,7 @@ def test_status_shows_why_a_pod_waits(server: KfpServer) -> None:
 @pytest.fixture
 def waiting(server: KfpServer) -> Iterator[Callable[..., Outcome]]:
     """Follow a run that was just started; takes `say` and the times of `follow`."""
-    with connected(server.endpoint, "kubeflow", None) as client:
+    with connected(server.url, "kubeflow", None) as client:
         package = Package.read(PACKAGE)
         run = submit(client, Job(package, {}, "tried"), "mine", print)
         yield partial(follow, client, run, package, pending_seconds=600.0, pause_seconds=0.01)

@@ -88,7 +88,7 @@ def test_the_server_takes_every_command_of_kfp_that_a_page_shows() -> None:
     """By kfp's own parser, which makes a number of what looks like one, and the server's rule that text stays text."""
     calls = kfp_commands()
     assert calls
-    with KfpServer() as server, connected(server.endpoint, "kubeflow", None) as client:
+    with KfpServer() as server, connected(server.url, "kubeflow", None) as client:
         for words in calls:
             given = {"client": client, "output": "json"}
             result = CliRunner().invoke(kfp.cli.run.create, words, obj=given, catch_exceptions=False)

@@ -70,7 +70,7 @@ def known(web: Web, run: str | None, *pods: dict[str, Any], status: str = RUNNIN
 
 
 def environment(web: Web, run: str) -> dict[str, str]:
-    return {RUN_ID: run, "ML_PIPELINE_SERVICE_HOST": "127.0.0.1", "ML_PIPELINE_SERVICE_PORT": str(web.port)}
+    return {RUN_ID: run, "ML_PIPELINE_SERVICE_HOST": "127.0.0.1", "ML_PIPELINE_SERVICE_PORT": str(web.server_port)}
 
 
 def client_of(web: Web) -> ApiClient:

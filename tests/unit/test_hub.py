@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from tests.hub import Hub
+from tests.serving import Handler, Serving
 
 READ = """
 from drtune.errors import UserError
@@ -40,17 +39,12 @@ def test_a_file_that_the_hub_has_is_downloaded_and_then_found_without_it(tmp_pat
 def test_a_hub_that_is_away_is_asked_twice(tmp_path: Path) -> None:
     asked = []
 
-    class HangsUp(BaseHTTPRequestHandler):
+    class HangsUp(Handler):
         def do_HEAD(self) -> None:
             asked.append(self.path)
             self.close_connection = True
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), HangsUp) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        told = read_from(f"http://127.0.0.1:{server.server_address[1]}", tmp_path)
-        server.shutdown()
+    with Serving(HangsUp) as server:
+        told = read_from(server.url, tmp_path)
     assert "base_model='owner/name', base_revision=None: cannot be loaded: no such folder, the hub cannot be" in told
     assert len(asked) == 2

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import ssl
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 from drtune.training.history import METRICS, UpdateMetrics
 from drtune.training.trainer_status import CERTIFICATE, NODE, TOKEN, URL, shown_in_trainer
 from tests.relay import make_certificate
+from tests.serving import JSON, Handler, Serving
 
 PATH = "/apis/trainer.kubeflow.org/v1alpha1/namespaces/team/trainjobs/drtune-1/status"
 WORD = {"type": "string", "minLength": 1, "maxLength": 64}
@@ -37,47 +35,32 @@ STATUS = {  # TrainerStatus and Metric in pkg/apis/trainer/v1alpha1/trainjob_typ
 }
 
 
-class Trainer(ThreadingHTTPServer):
+class Trainer(Serving):
     """Takes what is posted with the token; anything else is forbidden."""
 
-    daemon_threads = True
-
     def __init__(self, certificate: tuple[Path, Path]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*certificate)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
+        super().__init__(_Handler, certificate)
         self.posted: list[dict[str, Any]] = []
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Trainer
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.body())
         allowed = (self.path, self.headers["Authorization"]) == (PATH, "Bearer a token")
         if allowed:
             jsonschema.validate(body["trainerStatus"], STATUS)
             self.server.posted.append(body["trainerStatus"])
-        self.send_response(200 if allowed else 403)
-        self.end_headers()
-
-    def log_message(self, *_about: object) -> None:
-        """Tests read `posted` instead."""
+        self.send(200 if allowed else 403, JSON, "{}")
 
 
 @pytest.fixture
 def trainer(tmp_path: Path) -> Iterator[tuple[Trainer, dict[str, str]]]:
     certificate = make_certificate(tmp_path) or pytest.skip("needs openssl")
-    server = Trainer(certificate)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
     (tmp_path / "token").write_text("a token\n")
-    url = f"https://127.0.0.1:{server.server_port}{PATH}"
-    yield server, {URL: url, CERTIFICATE: str(certificate[0]), TOKEN: str(tmp_path / "token")}
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with Trainer(certificate) as server:
+        yield server, {URL: server.url + PATH, CERTIFICATE: str(certificate[0]), TOKEN: str(tmp_path / "token")}
 
 
 def log(folder: Path, step: int) -> None:

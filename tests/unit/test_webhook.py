@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
@@ -14,41 +12,33 @@ from click.testing import CliRunner
 from drtune.cli.main import main
 from drtune.errors import InterruptionError, UserError
 from drtune.files.webhook import telling
+from tests.serving import Handler, Serving
 
 SHORT = ["steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2", "processes=1"]
 
 
-class Chat(HTTPServer):
+class Chat(Serving):
     """It keeps what is posted, and answers with a status."""
 
     def __init__(self) -> None:
         self.got: list[dict[str, Any]] = []
         self.status = 200
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/secret"
+        super().__init__(_Handler)
+        self.url += "/secret"
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     server: Chat
 
     def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.server.status)
-        self.end_headers()
-
-    def log_message(self, *_: Any) -> None:
-        pass
+        self.server.got.append(json.loads(self.body()))
+        self.send(self.server.status, "text/plain", "")
 
 
 @pytest.fixture
 def chat() -> Iterator[Chat]:
     with Chat() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
-        server.shutdown()
 
 
 def test_a_training_that_ended_well_is_told(chat: Chat, tmp_path: Any) -> None:

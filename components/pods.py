@@ -6,7 +6,7 @@ from kfp import kubernetes
 from kfp.dsl import PipelineTask
 from kfp.dsl.pipeline_channel import PipelineParameterChannel
 
-from components.platform import PLATFORM, Platform, Requests
+from components.platform import PLATFORM, Requests
 from components.train.environment import CERTIFICATES, POD_FIELDS, TRUST
 
 S3_SECRET = "drtune-s3"
@@ -30,7 +30,6 @@ def equip(
     hours: float,
     retries: int,
     requests: Requests | None = None,
-    platform: Platform = PLATFORM,
 ) -> PipelineTask:
     """Give a step its resources, its run's name, its keys of S3, a time limit and retries; say that it needs no root.
 
@@ -42,30 +41,29 @@ def equip(
         memory: the same, such as "4Gi"; beyond it the pod is killed.
         hours: how long it may take before it counts as failed.
         retries: how often it is tried again; 0 where repeating is not safe, or would cost too much.
-        requests: what is set aside for it; None: as much as it may use.
-        platform: settings of the site, whose requests come first.
+        requests: what is set aside for it, unless the site says otherwise; None: as much as it may use.
     """
-    asked = platform.requests.get(step.name, requests or Requests(cpu=cpu, memory=memory))
+    asked = PLATFORM.requests.get(step.name, requests or Requests(cpu=cpu, memory=memory))
     step.set_cpu_request(asked.cpu).set_cpu_limit(cpu).set_memory_request(asked.memory).set_memory_limit(memory)
     step.set_caching_options(False)
     for variable, field in POD_FIELDS.items():
         kubernetes.use_field_path_as_env(step, variable, field)
     kubernetes.use_secret_as_env(step, S3_SECRET, S3_KEYS, optional=True)
-    kubernetes.set_security_context(step, run_as_user=platform.user, run_as_non_root=True)
+    kubernetes.set_security_context(step, run_as_user=PLATFORM.user, run_as_non_root=True)
     kubernetes.set_timeout(step, round(3600 * hours))
     if retries:
         # Argo counts it from the start of the first try, and ends the last one by it: it holds all tries and pauses.
         longest = round((retries + 1) * 3600 * hours) + retries * RETRY_AFTER_SECONDS + 3600
         step.set_retry(retries, f"{RETRY_AFTER_SECONDS}s", backoff_max_duration=f"{longest}s")
-    if platform.image_pull_secrets:
-        kubernetes.set_image_pull_secrets(step, list(platform.image_pull_secrets))
-    if platform.ca_bundle:
-        kubernetes.use_config_map_as_volume(step, platform.ca_bundle, CERTIFICATES)
-    for variable, value in ((TRUST if platform.ca_bundle else {}) | platform.environment).items():
+    if PLATFORM.image_pull_secrets:
+        kubernetes.set_image_pull_secrets(step, list(PLATFORM.image_pull_secrets))
+    if PLATFORM.ca_bundle:
+        kubernetes.use_config_map_as_volume(step, PLATFORM.ca_bundle, CERTIFICATES)
+    for variable, value in ((TRUST if PLATFORM.ca_bundle else {}) | PLATFORM.environment).items():
         step.set_env_variable(variable, value)
-    for label, value in platform.node_selector.items():
+    for label, value in PLATFORM.node_selector.items():
         kubernetes.add_node_selector(step, label, value)
-    for toleration in platform.tolerations:
+    for toleration in PLATFORM.tolerations:
         kubernetes.add_toleration(step, **toleration.model_dump())
     return step
 
@@ -75,11 +73,11 @@ def keep_its_node(step: PipelineTask) -> None:
     kubernetes.add_pod_annotation(step, "cluster-autoscaler.kubernetes.io/safe-to-evict", "false")
 
 
-def let_load_from_the_hub(step: PipelineTask, platform: Platform = PLATFORM) -> None:
+def let_load_from_the_hub(step: PipelineTask) -> None:
     """Give a step the token of the Hugging Face hub, where there is one, and the claim that keeps weights."""
     kubernetes.use_secret_as_env(step, HUB_SECRET, HUB_KEYS, optional=True)
-    if platform.models_claim:
-        kubernetes.mount_pvc(step, platform.models_claim, MODELS)
+    if PLATFORM.models_claim:
+        kubernetes.mount_pvc(step, PLATFORM.models_claim, MODELS)
         step.set_env_variable("HF_HOME", MODELS)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -40,15 +39,12 @@ class Scores:
     observed: Observed
 
 
-def read_prompts(
-    side: Literal["reference", "incoming", "prompts"], uri: str, environment: Mapping[str, str] = os.environ
-) -> Gathered:
+def read_prompts(side: Literal["reference", "incoming", "prompts"], uri: str) -> Gathered:
     """Read every different prompt of a file, of all prompts files below a folder, or of a PromptSet.
 
     Args:
         side: Of a PromptSet that is the reference only the training half is read: it is what was trained on.
         uri: A file with a suffix that `drtune prompts` takes, or a folder: a path, file:// or s3://bucket/prefix.
-        environment: What `drtune.files.storage.open_storage` reads the keys of S3 from.
 
     A file below a folder that is no prompts file is counted as a problem; an S3 prefix with nothing below it is empty.
 
@@ -57,9 +53,9 @@ def read_prompts(
             PromptSet, cannot be read.
     """
     if _is_file(uri, SUFFIXES):
-        content = _read_file(side, uri, environment)
+        content = _read_file(side, uri)
         return Gathered(*parse(content, uri), DataSource(path=uri, sha256=sha256_bytes(content)))
-    storage = _open_folder(side, uri, environment)
+    storage = _open_folder(side, uri)
     keys = storage.keys()
     if {MANIFEST, PROMPTS}.issubset(keys):
         return _read_prompt_set(side, storage, uri)
@@ -98,9 +94,7 @@ def observed(read: Gathered) -> Observed:
     return _observed(read.source.path, read.source.sha256, read.num_files, len(read.prompts), problems)
 
 
-def read_scores(
-    side: str, uri: str, named: Collection[str] = (), environment: Mapping[str, str] = os.environ
-) -> Scores:
+def read_scores(side: str, uri: str, named: Collection[str] = ()) -> Scores:
     """Read a table of `drtune score`, or the scores.parquet of an evaluation, of which the candidate's rows count.
 
     Any other column of numbers, as an index or a seed, is counted as a problem.
@@ -109,7 +103,6 @@ def read_scores(
         side: What the table is called in errors.
         uri: A .csv or .parquet file: a path, file:// or s3://.
         named: Columns that are rewards, beside those with a name that `drtune score` writes.
-        environment: As in `read_prompts`.
 
     Raises:
         UserError: the file cannot be read as what its suffix says.
@@ -118,7 +111,7 @@ def read_scores(
 
     if not _is_file(uri, TABLES):
         raise UserError(f"{side} {uri}: wanted a table, a file that ends in {' or '.join(TABLES)}")
-    content = _read_file(side, uri, environment)
+    content = _read_file(side, uri)
     read = pd.read_parquet if uri.lower().endswith(".parquet") else pd.read_csv
     try:
         table = read(io.BytesIO(content)).rename(columns=str)
@@ -164,17 +157,17 @@ def _here(uri: str) -> Path:
     return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else Path(uri)
 
 
-def _read_file(side: str, uri: str, environment: Mapping[str, str]) -> bytes:
+def _read_file(side: str, uri: str) -> bytes:
     parent, slash, name = uri.rpartition("/")
-    storage = open_storage(parent + slash or ".", environment)
+    storage = open_storage(parent + slash or ".")
     try:
         return storage.read(unquote(name) if uri.startswith("file:") else name)
     except FileNotFoundError:
         raise UserError(f"{side} {uri}: not there; give the path of a file, or of a folder with files") from None
 
 
-def _open_folder(side: str, uri: str, environment: Mapping[str, str]) -> Storage:
-    storage = open_storage(uri, environment)
+def _open_folder(side: str, uri: str) -> Storage:
+    storage = open_storage(uri)
     if not uri.startswith("s3:") and not _here(uri).is_dir():
         raise UserError(
             f"{side} {uri}: no such folder, and no file that ends in {', '.join(SUFFIXES)}; give one of them, or "

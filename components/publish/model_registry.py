@@ -32,28 +32,27 @@ T = TypeVar("T")
 def check_model_registry(address: str, environment: Mapping[str, str] = os.environ) -> None:
     """See that the registry answers, before a model is tuned that would be registered there.
 
+    In the environment KF_PIPELINES_SA_TOKEN_PATH names a file with a token, SSL_CERT_FILE one with certificates.
+
     Raises:
         UserError: it does not, it refuses us, or its client is not installed.
     """
     _ask(address, environment, lambda api: api.get_registered_models())
 
 
-def register(
-    entry: RegistryEntry, report: EvaluationReport, address: str, environment: Mapping[str, str] = os.environ
-) -> None:
+def register(entry: RegistryEntry, report: EvaluationReport, address: str) -> None:
     """Make a published version one of the model registry; what is there already stays, so that it can be repeated.
 
     Args:
         entry: The version.
         report: What it was published on.
         address: Of the registry, such as http://model-registry-service.kubeflow:8080.
-        environment: KF_PIPELINES_SA_TOKEN_PATH names a file with a token, SSL_CERT_FILE one with certificates to trust.
 
     Raises:
         UserError: it does not answer, it refuses us, it has another version of that name, or its client is not
             installed.
     """
-    _ask(address, environment, lambda api: _register(api, entry, facts_of(entry, report), address))
+    _ask(address, os.environ, lambda api: _register(api, entry, facts_of(entry, report), address))
 
 
 def facts_of(entry: RegistryEntry, report: EvaluationReport) -> dict[str, str | float]:

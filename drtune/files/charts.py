@@ -26,19 +26,18 @@ STYLE = """
 """
 
 
-def charts(curves: Mapping[str, Points], *, dots: Mapping[str, Points] | None = None, unit: str) -> str:
+def charts(curves: Mapping[str, Points], *, dots: Mapping[str, Points] | None = None) -> str:
     """One SVG with a chart for each curve by its name, side by side: they have no unit in common.
 
     Args:
-        curves: points (x, y), in the order of x; of a name such as `my.py:warm_light` is shown "warm light".
+        curves: points (update, value), in their order; of a name such as `my.py:warm_light` is shown "warm light".
         dots: for some of the curves, points that are shown faintly behind it and not joined.
-        unit: what x counts, in the singular.
     """
     count = len(curves)
     columns = min(COLUMNS, count)
     width, height = columns * WIDTH, -(-count // columns) * HEIGHT
     parts = [
-        _chart(name, points, (dots or {}).get(name, ()), unit, (index % columns) * WIDTH, (index // columns) * HEIGHT)
+        _chart(name, points, (dots or {}).get(name, ()), (index % columns) * WIDTH, (index // columns) * HEIGHT)
         for index, (name, points) in enumerate(curves.items())
     ]
     return (
@@ -47,7 +46,7 @@ def charts(curves: Mapping[str, Points], *, dots: Mapping[str, Points] | None = 
     )
 
 
-def _chart(name: str, points: Points, dots: Points, unit: str, left: int, top: int) -> str:
+def _chart(name: str, points: Points, dots: Points, left: int, top: int) -> str:
     shown, name = [*points, *dots], name.rpartition(":")[2].replace("_", " ")
     (first_x, last_x), (low, high) = (
         (min(values), max(values)) for values in ([x for x, _ in shown], [y for _, y in shown])
@@ -73,7 +72,7 @@ def _chart(name: str, points: Points, dots: Points, unit: str, left: int, top: i
         f'<text x="{right}" y="14" text-anchor="end">{shown_value(points[0][1])} → {shown_value(points[-1][1])}</text>'
         f'<line class="axis" x1="{SIDE}" y1="{base + 4}" x2="{right}" y2="{base + 4}"/>'
         f'<text x="{SIDE}" y="{HEIGHT - 4}">{first_x:g}</text>'
-        f'<text x="{right}" y="{HEIGHT - 4}" text-anchor="end">{unit} {last_x:g}</text>'
+        f'<text x="{right}" y="{HEIGHT - 4}" text-anchor="end">update {last_x:g}</text>'
         f'<g class="faint">{"".join(circle(dot, 1.5) for dot in dots)}</g>'
         f'<polyline points="{" ".join(map(place, points))}"/>'
         f"{'' if dots else ''.join(circle(point, 2.5) for point in points)}</g>"

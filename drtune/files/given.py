@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from drtune.files.local import LARGEST_READ, read_given
@@ -33,21 +31,20 @@ def shown_place(given: str | Path) -> str:
     return f"given as text ({start!r}...)"
 
 
-def read_place(given: str | Path, *, most: int = LARGEST_READ, environment: Mapping[str, str] = os.environ) -> bytes:
+def read_place(given: str | Path, *, most: int = LARGEST_READ) -> bytes:
     """Its content.
 
     Args:
         given: a path, s3://bucket/key, or the text itself.
         most: bytes that a file here may have.
-        environment: as `open_storage` reads the keys of S3 from.
 
     Raises:
-        UserError: S3 cannot be read with these keys.
+        UserError: S3 cannot be read with the keys of the environment.
         OSError: as `read_given`, or there is no such object.
     """
     if is_text_itself(given):
         return str(given).encode()
     if is_on_s3(given):
         folder, _, name = str(given).rpartition("/")
-        return open_storage(folder, environment).read(name)
+        return open_storage(folder).read(name)
     return read_given(given, most=most)

@@ -182,12 +182,11 @@ def _stretches(num_steps: int, generator: torch.Generator) -> tuple[int, int]:
     return first, first + length
 
 
-def _supports(start: int, end: int, most: int = 3) -> tuple[int, ...]:
-    """At most so many steps from `start` to before `end`, evenly spaced, the first and the last among them."""
-    length = end - start
-    if length <= most:
+def _supports(start: int, end: int) -> tuple[int, ...]:
+    """The first, the middle and the last of the steps from `start` to before `end`, or all of fewer than three."""
+    if end - start < 3:
         return tuple(range(start, end))
-    return tuple(start + round(index * (length - 1) / (most - 1)) for index in range(most))
+    return start, start + round((end - 1 - start) / 2), end - 1
 
 
 def _recover(method: MethodConfig, num_steps: int, generator: torch.Generator) -> Plan:

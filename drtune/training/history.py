@@ -81,4 +81,4 @@ def tuning_charts(updates: Sequence[UpdateMetrics], points: Sequence[CurvePoint]
         (update.step, mean_reward(updates[max(0, end - WINDOW) : end])) for end, update in enumerate(updates, start=1)
     ]
     dots = [(update.step, update.reward) for update in updates]
-    return charts({name: means} | curve_lines(points), dots={name: dots}, unit="update")
+    return charts({name: means} | curve_lines(points), dots={name: dots})

@@ -206,7 +206,7 @@ class Trainer(Updates):
         points = log.points
         page = summarise(model, self.config, updates, points, self.state.held_out, self.out, self.prompts.folder)
         if lines := curve_lines(points):
-            write_text(self.out / CHART, charts(lines, unit="update"))
+            write_text(self.out / CHART, charts(lines))
         if self.mirror:
             page = as_kept_at(self.mirror.storage.uri, page, self.out)
         write_text(self.out / SUMMARY, page)

@@ -22,7 +22,7 @@ def lines_of(svg: str) -> list[list[list[float]]]:
 
 
 def test_a_chart_spans_its_values_and_names_first_and_last() -> None:
-    svg = charts({"my.py:warm_light": [(0, -0.5), (20, 0.25), (40, 0.0)], "<b>": [(0, 1.0), (40, 1.0)]}, unit="update")
+    svg = charts({"my.py:warm_light": [(0, -0.5), (20, 0.25), (40, 0.0)], "<b>": [(0, 1.0), (40, 1.0)]})
     rising, flat = lines_of(svg)
     assert rising == [[10, 108], [135, 36], [260, pytest.approx(60)]]
     assert [y for _, y in flat] == [72, 72]
@@ -31,7 +31,7 @@ def test_a_chart_spans_its_values_and_names_first_and_last() -> None:
 
 
 def test_what_hardly_moves_looks_like_it() -> None:
-    [line] = lines_of(charts({"a": [(0, 100.0), (1, 100.1)]}, unit="update"))
+    [line] = lines_of(charts({"a": [(0, 100.0), (1, 100.1)]}))
     assert abs(line[0][1] - line[1][1]) < 5
 
 

@@ -71,7 +71,7 @@ def write_pages(
         "scales": scales(report),
         "signs": (found := signs(report)),
         "warned": warned(report, len(found)),
-        "curve": charts(lines, unit="update") if (lines := curve_lines(read_curve(folder))) else "",
+        "curve": charts(lines) if (lines := curve_lines(read_curve(folder))) else "",
         "panels": panels(report),
         "capable": report.capability,
         "published": PUBLISHED,

@@ -38,7 +38,7 @@ def is_answered(storage: Storage, config: Config, prompts: Path) -> bool:
     return made.config_sha256 == config.sha256() and made.prompts == PromptSet.load(prompts)
 
 
-def fetch_model(storage: Storage, out: Path, cluster_sha256: str) -> TunedModel:
+def fetch_model(storage: Storage, out: Path, cluster_sha256: str) -> None:
     """Fetch the model that the training left into the new folder `out`, with its log but without its checkpoints.
 
     Its nodes do not know the cluster file, so its digest is written into the manifest here.
@@ -59,6 +59,4 @@ def fetch_model(storage: Storage, out: Path, cluster_sha256: str) -> TunedModel:
             tuned.check_files(written, place=f"{storage.uri}/{MODEL}", fix="start the run again")
         except UserError as error:  # nobody who reads this has made it
             raise RuntimeError(str(error)) from None
-        tuned = tuned.model_copy(update={"cluster_sha256": cluster_sha256})
-        tuned.save(written)
-    return tuned
+        tuned.model_copy(update={"cluster_sha256": cluster_sha256}).save(written)

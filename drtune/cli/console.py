@@ -42,25 +42,6 @@ class Number(click.FloatRange):
         return number
 
 
-def seeds_of(_ctx: click.Context | None, _param: click.Parameter | None, given: str | None) -> list[int] | None:
-    """The seeds of an option: how many, from 0 on, or which, as in 5,0,1; two different ones or more.
-
-    Raises:
-        BadParameter: they are not.
-    """
-    if given is None:
-        return None
-    parts = [part.strip() for part in given.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise click.BadParameter(f"{given!r} is neither how many, as in 3, nor which, as in 0,1,2.")
-    numbers = list(map(int, parts))
-    if len(numbers) == 1:
-        numbers = list(range(numbers[0]))
-    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
-        raise click.BadParameter(f"{given!r} are not two different seeds or more.")
-    return numbers
-
-
 class CommandGroup(click.Group):
     """A group of commands that answers a user's mistake with one line `error: ...` and its exit code."""
 

@@ -61,7 +61,3 @@ class Capability(Contract):
     """Over all prompts, then by category."""
     lost: tuple[LostPrompt, ...]
     """Some that the base alone got right, for a page to show."""
-
-    def score(self, category: str | None = None) -> CapabilityScore | None:
-        """The comparison in that category, if it was made."""
-        return next((score for score in self.scores if score.category == category), None)

@@ -19,8 +19,6 @@ class ProcessesFailedError(Exception):
 
     def __init__(self, rank: int, exit_code: int) -> None:
         super().__init__(f"rank {rank} ended with exit code {exit_code}")
-        self.rank = rank
-        """Of the process that failed first."""
         self.exit_code = exit_code
         """As shells count: 137 for a process that SIGKILL ended. torchrun's own would always be 1."""
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks.coverage import coverage_of_seeds, coverage_of_shares_by_seed
-from drtune.cli.console import seeds_of
 from drtune.cli.main import main
+from drtune.cli.seeds import seeds_of
 from drtune.config import load_config
 from drtune.contracts import ANSWERS, Capability, Decision, EvaluationReport, SeedGain, SeedRun, SeedsResult
 from drtune.errors import UserError

@@ -28,20 +28,13 @@ def to_bytes(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> bytes:
     return save({name: _finite(name, tensor).detach().contiguous() for name, tensor in tensors.items()}, dict(about))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
-    """Write tensors and a few words about them, whole or not at all."""
-    with replacing(path) as written:
-        # Bytes first: a full disk is then an ordinary OSError, and not one of the safetensors library.
-        written.write_bytes(to_bytes(tensors, about))
-
-
 def stream_tensors(
     path: Path,
     tensors: Mapping[str, Tensor],
     about: Mapping[str, str],
     whole: Callable[[Tensor], Tensor] = lambda tensor: tensor,
 ) -> None:
-    """Write what `save_tensors` writes, byte for byte, with one tensor in memory at a time.
+    """Write what `to_bytes` makes, byte for byte, whole or not at all, with one tensor in memory at a time.
 
     `whole` makes a tensor what is written, on any device, once it is its turn; the turns are those of `in_order`.
     """
@@ -83,14 +76,14 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """What `save_tensors` wrote.
+    """What `stream_tensors` wrote.
 
     Raises:
         UserError: the file is damaged, or a number in it is not finite.
     """
     with _opened(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        return {name: _finite(f"{path}: {name}", tensor) for name, tensor in tensors.items()}, file.metadata()
+        return {name: _finite(f"{path}: {name}", tensor) for name, tensor in tensors.items()}, file.metadata() or {}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drtune.files.progress import Progress
-from drtune.models.tensors import below, load_optimizer_tensors, load_tensors, named, optimizer_tensors, save_tensors
+from drtune.models.tensors import below, load_optimizer_tensors, load_tensors, named, optimizer_tensors, stream_tensors
 
 
 def fit(
@@ -77,7 +77,7 @@ def _save(
         | named("average", average)
         | named("optimizer", optimizer_tensors(optimizer))
     )
-    save_tensors(path, tensors, {"step": str(step)})
+    stream_tensors(path, tensors, {"step": str(step)})
 
 
 def _restore(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> int:

@@ -9,8 +9,9 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import urlsplit
 from xml.etree.ElementTree import ParseError
 
@@ -97,7 +98,7 @@ class S3Storage:
     def download(self, key: str, target: Path) -> None:
         """As `Storage`."""
 
-        def save(stream: BinaryIO) -> None:
+        def save(stream: BufferedIOBase) -> None:
             with target.open("wb") as file:
                 shutil.copyfileobj(stream, file)
 
@@ -110,14 +111,7 @@ class S3Storage:
 
     def sha256(self, key: str) -> str:
         """As `Storage`."""
-
-        def digest(stream: BinaryIO) -> str:
-            found = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                found.update(block)
-            return found.hexdigest()
-
-        return self._streamed(key, digest)
+        return self._streamed(key, lambda stream: hashlib.file_digest(stream, "sha256").hexdigest())
 
     def written(self, folder: str = "") -> dict[str, float]:
         """As `Storage`."""
@@ -161,13 +155,13 @@ class S3Storage:
                 raise
         return True
 
-    def _streamed(self, key: str, use: Callable[[BinaryIO], Result]) -> Result:
+    def _streamed(self, key: str, use: Callable[[BufferedIOBase], Result]) -> Result:
         """What `use` makes of an object, from its beginning again when the stream breaks."""
 
         def once() -> Result:
             response = self._client.get_object(self.bucket, self._name(key))
             try:
-                return use(cast(BinaryIO, response))
+                return use(cast(BufferedIOBase, response))
             finally:
                 response.close()
                 response.release_conn()

@@ -12,6 +12,7 @@ from minio import Minio
 from urllib3.exceptions import ProtocolError
 
 from drtune.errors import UserError
+from drtune.files.local import sha256_bytes
 from drtune.files.patience import Patience
 from drtune.files.storage import Storage, open_storage
 from tests.proxy import Fault, Proxy
@@ -86,6 +87,7 @@ def test_a_stream_that_breaks_is_read_again_from_its_beginning(s3_server: S3Serv
         storage.download("weights", tmp_path / "weights")
         assert (tmp_path / "weights").read_bytes() == content
         assert storage.read("weights") == content
+        assert storage.sha256("weights") == sha256_bytes(content)
 
 
 def test_after_the_patience_one_line_names_what_was_asked_and_how_long(s3_server: S3Server) -> None:

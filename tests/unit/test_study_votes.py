@@ -107,8 +107,8 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         read_ballots([tmp_path], STUDY)
     huge = tmp_path / "huge.json"
     with huge.open("wb") as file:
-        file.truncate(MAX_FILE_BYTES + 1)
-    with pytest.raises(UserError, match=r"huge\.json: is larger than 10 MB"):
+        file.truncate(2 * MAX_FILE_BYTES)
+    with pytest.raises(UserError, match=r"huge\.json: cannot be read \(has 20 MiB, at most 10 are read\)"):
         read_ballots([huge], STUDY)
 
 

@@ -15,7 +15,7 @@ from drtune.contracts.reading import problem_in
 from drtune.errors import UserError
 from drtune.files.local import read_given, sha256_bytes
 
-MAX_FILE_BYTES = 10_000_000
+MAX_FILE_BYTES = 10 * 2**20
 """A file of 50,000 votes is smaller."""
 ANSWER = {"choice": "choice", "grades": "grade of a picture"}
 """What an answer is, by protocol."""
@@ -102,12 +102,7 @@ def read_ballots(paths: Sequence[str | Path], study: Study) -> list[Ballot]:
 def _read(path: Path, study: Study) -> Ballot:
     """Read one file."""
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(
-                f"votes {path}: is larger than {MAX_FILE_BYTES // 10**6} MB, as no file with votes is; give a file "
-                "that the page saved"
-            )
-        content = read_given(path)
+        content = read_given(path, most=MAX_FILE_BYTES)
     except OSError as error:
         raise UserError(f"votes {path}: cannot be read ({error.strerror}); give a file that the page saved") from None
     try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from drtune.config import Config
@@ -66,7 +67,8 @@ class HeldOutPictures:
 
     def mean_reward(self, images_NCHW: Tensor) -> Tensor | None:
         """Mean of the held-out reward over the pictures, if there is one, as the evaluation scores their files."""
-        return self._mean(self._loaded[self.config.held_out.reward], images_NCHW) if self.config.held_out else None
+        held_out = self.config.held_out
+        return self._mean(self._loaded[held_out.reward], *_finished(images_NCHW)) if held_out else None
 
     def mean_rewards(self, images_NCHW: Tensor) -> dict[str, float]:
         """Mean over the pictures by reward: of those that the run uses, and of those that its evaluation measures.
@@ -74,8 +76,9 @@ class HeldOutPictures:
         The latter are loaded at the first call, and judge on the CPU: the GPU's memory is for the update. One whose
         weights are not to be had is left out, and told.
         """
-        means = {name: self._mean(reward, images_NCHW) for name, reward in self._loaded.items()}
-        means |= {name: self._mean(reward, images_NCHW.cpu()) for name, reward in self._beside.items()}
+        pictures, finished_NCHW = _finished(images_NCHW)
+        means = {name: self._mean(reward, pictures, finished_NCHW) for name, reward in self._loaded.items()}
+        means |= {name: self._mean(reward, pictures, finished_NCHW.cpu()) for name, reward in self._beside.items()}
         return {name: mean.item() for name, mean in means.items() if mean.isfinite()}
 
     @cached_property
@@ -90,9 +93,14 @@ class HeldOutPictures:
         return rewards
 
     @torch.no_grad()
-    def _mean(self, reward: Reward, images_NCHW: Tensor) -> Tensor:
-        pictures = to_pil(images_NCHW)
-        return score_finished(reward, pictures, to_tensor(pictures).to(images_NCHW.device), self.texts).mean()
+    def _mean(self, reward: Reward, pictures: Sequence[Image.Image], images_NCHW: Tensor) -> Tensor:
+        return score_finished(reward, pictures, images_NCHW, self.texts).mean()
+
+
+def _finished(images_NCHW: Tensor) -> tuple[list[Image.Image], Tensor]:
+    """The pictures of the images as files hold them, and the images (N, 3, H, W) of these."""
+    pictures = to_pil(images_NCHW)
+    return pictures, to_tensor(pictures).to(images_NCHW.device)
 
 
 def last_passed(held_out: Mapping[int, float], max_drop: float) -> int:

@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 
 import jinja2
@@ -116,7 +115,8 @@ def _template(name: str) -> jinja2.Template:
         environment.filters |= filters | {"words": words}
     else:
         environment = markdown_environment(**filters)
-    return environment.from_string(resources.files("drtune.evaluation.report").joinpath(name).read_text("utf-8"))
+    environment.loader = jinja2.PackageLoader("drtune.evaluation.report", "")
+    return environment.get_template(name)
 
 
 def categories(scores: Sequence[Score]) -> list[str]:

@@ -152,8 +152,8 @@ def random_bench(config: Config) -> Bench:
     parts = [part for part in base.pipeline.components.values() if isinstance(part, torch.nn.Module)]
     for module in (*parts, *networks(terms.values())):
         fill(module)
-    if config.compute.quantization:
-        quantize(base.network, torch.device(DEVICE))
+    if kind := config.compute.quantization:
+        quantize(base.network, torch.device(DEVICE), kind)
     return Bench(config, base, [f"picture {number}" for number in range(config.batch_size)], reward)
 
 

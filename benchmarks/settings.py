@@ -57,7 +57,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "optimizer.eight_bit": ("false", "false", "true"),
     "optimizer.warmup_steps": (0, 1, 5),
     "compute.precision": ("fp32", "fp32", "bf16", "fp16"),
-    "compute.quantization": ("null", "null", "nf4"),
+    "compute.quantization": ("null", "null", "nf4", "int8", "fp8"),
     "compute.micro_batch_size": ("null", 1, 2, 5),
     "compute.rollout_batch_size": ("null", "null", 1, 2),
     "compute.decode_batch_size": ("null", 1, 3),

@@ -166,9 +166,9 @@ class ComputeSection(Section):
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen weights and of the network's arithmetic; what trains is kept in fp32."""
-    quantization: Literal["nf4"] | None = None
-    """Of the frozen weights in the network's blocks, while tuning: 4 bits each in place of 16, by bitsandbytes. The
-    evaluation draws with the network as it is published."""
+    quantization: Literal["nf4", "int8", "fp8"] | None = None
+    """Of the frozen weights in the network's blocks, while tuning: 4 bits each in place of 16, by bitsandbytes, or 8.
+    The evaluation draws with the network as it is published."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=AT_ONCE)
     """Pictures at once in one process where there is a graph; null: the process's whole share of the batch."""
     rollout_batch_size: int | None = Field(default=None, ge=1, le=AT_ONCE)

@@ -30,8 +30,8 @@ def check_start(config: Config) -> None:
         _installed(f"mlflow_experiment={config.mlflow_experiment}: MLflow", "mlflow", "mlflow-skinny")
     if config.optimizer.eight_bit:
         _installed("optimizer.eight_bit=true: bitsandbytes", "bitsandbytes")
-    if config.compute.quantization:
-        _installed(f"compute.quantization={config.compute.quantization}: bitsandbytes", "bitsandbytes")
+    if config.compute.quantization == "nf4":
+        _installed("compute.quantization=nf4: bitsandbytes", "bitsandbytes")
 
 
 def _installed(told: str, *packages: str) -> None:

@@ -94,8 +94,8 @@ class Updates:
         self.draws = Draws(config.seed, len(self.texts), config.batch_size, shapes)
         with self.base.encoding_on(processes.device):
             self._encode_prompts()
-        if config.compute.quantization:
-            quantize(self.base.network, processes.device)
+        if kind := config.compute.quantization:
+            quantize(self.base.network, processes.device, kind)
         self.base.pipeline.to(processes.device)
 
         weights = open_weights(self.base, config, processes, self.start)

@@ -23,10 +23,12 @@ pytest.importorskip("bitsandbytes")
     ("kind", "overrides"),
     [
         ("z_image", ["compute.quantization=nf4", "base_penalty=0.1"]),
+        ("sdxl", ["compute.quantization=int8", "base_penalty=0.1"]),
+        ("flux2_klein", ["compute.quantization=fp8"]),
         ("sdxl", ["compute.quantization=nf4", "base_penalty=0.1", "optimizer.eight_bit=true", "lora.rank=128"]),
         ("sdxl", ["weights=full", "optimizer.eight_bit=true"]),
     ],
-    ids=["four bits", "both", "eight bits"],
+    ids=["four bits", "integers", "floats", "both", "moments"],
 )
 def test_a_run_in_few_bits_resumes_and_is_exported_and_evaluated(
     kind: str, overrides: list[str], folder_of: FolderOf, tmp_path: Path

@@ -90,8 +90,8 @@ def measure(config: Config, base: Base, sampler: Sampler, plans: Sequence[Plan])
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in (*_modules(base).values(), *learned):
             give_content(module)
-        if config.compute.quantization:
-            quantize(base.network, torch.device("cpu"))
+        if kind := config.compute.quantization:
+            quantize(base.network, torch.device("cpu"), kind)
         return _Run(config, base, sampler, plans, total, learned).measure(parameters)
 
 

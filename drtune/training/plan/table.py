@@ -74,7 +74,7 @@ def verdict(made: Estimate, gpu: int, found: Remedy | None) -> str:
         return f"does not fit: {needs}\nit fits, with {lower}, by {changes}"
     sizes = "height, width and other_sizes" if made.config.other_sizes else "height and width"
     hints = f"lower {sizes}, take a smaller base, or a larger GPU"
-    if made.config.weights == "lora" and not made.config.compute.quantization:
+    if made.config.weights == "lora" and made.config.compute.quantization != "nf4":
         hints = f"give compute.quantization=nf4, {hints}"
     if made.config.weights == "full":
         hints = f"give weights=lora or shard over more processes, {hints}"

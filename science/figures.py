@@ -106,15 +106,14 @@ def fronts(results: Results, arms: Sequence[Arm]) -> Figure:
             panel.plot([NEAR, NEAR], [gain.low, gain.high], color=GREY, linewidth=4, alpha=0.6)
         if arm.way != DRTUNE and arms[0].way == DRTUNE:
             panel.axhline(gains[0].mean, color=GREY, linestyle="--", linewidth=1)
-            place = (1, gains[0].mean), (-2, 3)
-            panel.annotate(
-                DRTUNE, *place, ("axes fraction", "data"), "offset points", ha="right", color=GREY, fontsize=8
-            )
-        panel.set_xlim(left=0)
+            place = (0, gains[0].mean), (2, 3)
+            panel.annotate(DRTUNE, *place, ("axes fraction", "data"), "offset points", color=GREY, fontsize=8)
         panel.set_xlabel("drift")
     panels[0].set_ylabel(f"gain in {_judged(arms)}")
     _shared_y(panels)
+    furthest = max(panel.get_xlim()[1] for panel in panels)
     for arm, panel in zip(arms, panels, strict=True):
+        panel.set_xlim(0, furthest)
         _name_rates(results, arm, panel, "drift")
     return figure
 

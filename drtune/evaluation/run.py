@@ -76,7 +76,7 @@ def evaluate(
     with claimed(out, "EvaluationReport", overwrite=overwrite, inputs=inputs) as out:
         config = overridden(model_folder, overrides)
         judge = config.evaluation.capability.judge_of(model.base_model)
-        judges = [*config.rewards, *config.evaluation.rewards, config.evaluation.features, judge]
+        judges = [*config.measured_rewards, config.evaluation.features, judge]
         processes = 1
         if is_small(model.base_model, judges):
             take_one_thread()

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from drtune.config.tree import ComputeSection, MethodConfig
+    from drtune.config.tree import ComputeSection, Config, MethodConfig
 
 
 def size(text: str) -> str:
@@ -90,6 +90,33 @@ def check_method(method: MethodConfig, steps: int) -> None:
     if method.name in ("draft_lv", "direct_align", "srpo") and method.weighting != "chain":
         raise ValueError(
             f"method.weighting={method.weighting}: {method.name} trains steps of its own making; leave it at chain"
+        )
+
+
+def check_weights(config: Config) -> None:
+    """Refuse what weights=full or quantized weights cannot do.
+
+    Raises:
+        ValueError: naming the key, its value and what would do.
+    """
+    quantization, is_full = config.compute.quantization, config.weights == "full"
+    base_steps = config.evaluation.sampler.base_steps
+    refused = (
+        ("compute.quantization", quantization, "is for frozen weights, and with weights=full none are"),
+        ("evaluation.sampler.base_steps", base_steps, "draws with the base, which weights=full overwrites"),
+        ("base_penalty", config.base_penalty, "compares with the base, which weights=full overwrites"),
+    )
+    for key, value, why in refused if is_full else ():
+        if value:
+            raise ValueError(f"{key}={value} {why}: give weights=lora, or leave it out")
+    if quantization and config.compute.compile:
+        raise ValueError(
+            f"compute.compile=true cannot compile compute.quantization={quantization}: leave one of them out"
+        )
+    if is_full and config.optimizer.eight_bit and config.process_count > 1:
+        raise ValueError(
+            f"optimizer.eight_bit=true cannot be shared out by processes={config.processes}, as weights=full are: "
+            "leave it out, or give processes=1"
         )
 
 

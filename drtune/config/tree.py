@@ -8,7 +8,7 @@ import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from drtune.config.evaluation import MOST_TASKS, CapabilityConfig, ScaleCurveConfig
-from drtune.config.possible import check_batches, check_method, size
+from drtune.config.possible import check_batches, check_method, check_weights, size
 from drtune.config.rewards import NON_DIFFERENTIABLE, PROMPTLESS, PublishedName, RewardName, RewardTerm
 from drtune.config.sections import Section
 from drtune.files.local import sha256_bytes
@@ -314,31 +314,7 @@ class Config(Section):
         for name in PROMPTLESS:
             if name in self.rewards and self.rewards[name].praise is not None:
                 raise ValueError(f"rewards.{name} does not read the prompt: praise and blame would cancel out")
-        if self.weights == "full" and self.compute.quantization:
-            raise ValueError(
-                f"compute.quantization={self.compute.quantization} is for frozen weights, and with weights=full none "
-                "are: give weights=lora, or leave it out"
-            )
-        if self.weights == "full" and self.evaluation.sampler.base_steps:
-            raise ValueError(
-                f"evaluation.sampler.base_steps={self.evaluation.sampler.base_steps} draws with the base, which "
-                "weights=full overwrites: give weights=lora"
-            )
-        if self.compute.compile and self.compute.quantization:
-            raise ValueError(
-                f"compute.compile=true cannot compile compute.quantization={self.compute.quantization}: "
-                "leave one of them out"
-            )
-        if self.weights == "full" and self.optimizer.eight_bit and self.process_count > 1:
-            raise ValueError(
-                f"optimizer.eight_bit=true cannot be shared out by processes={self.processes}, as weights=full are: "
-                "leave it out, or give processes=1"
-            )
-        if self.weights == "full" and self.base_penalty:
-            raise ValueError(
-                f"base_penalty={self.base_penalty} compares with the base, which weights=full "
-                "overwrites: give weights=lora"
-            )
+        check_weights(self)
         return self
 
     @property

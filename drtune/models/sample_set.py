@@ -86,6 +86,8 @@ class SampleSettings:
     """The base's pictures from the same noise, too."""
     base_steps: int = 0
     """So many of the first steps are the base's; taken from the tuned model's evaluation."""
+    negative_prompt: str = ""
+    """Likewise."""
     grid: bool = False
     """All pictures on one sheet; with `compare` in any case, base and tuned side by side."""
 
@@ -115,10 +117,8 @@ def write_sample_set(
     with claimed(out, "SampleSet", overwrite=overwrite, inputs=inputs) as out:
         if settings.lora_scale != 1 and (model is None or model.weights == "full"):
             raise UserError(f"lora_scale={settings.lora_scale}: there is no adapter that could be scaled; leave it out")
-        negative_prompt = ""
         if model is not None:
             settings = _as_deployed(settings, config.evaluation.sampler)
-            negative_prompt = config.evaluation.sampler.negative_prompt
         from drtune.models.base import EncodedPrompts
         from drtune.models.loading import DEVICE, load_base, quiet_libraries
 
@@ -131,26 +131,26 @@ def write_sample_set(
         base = load_base(config.base_model, config.base_revision, precision=precision, height=height, width=width)
         with base.encoding_on(DEVICE):  # one at a time: what else is encoded with a prompt would change its last bits
             encoded = EncodedPrompts(base, dict(enumerate(prompts)), batch_size=1)
-            negative = base.encode_negative(negative_prompt)
+            negative = base.encode_negative(settings.negative_prompt)
         base.pipeline.to(DEVICE)
 
         images: dict[bool, list[Image.Image]] = {}
         total = len(prompts) * settings.count * (1 + settings.compare)
         with Progress("sample", total, "image") as progress:
             if model is None or settings.compare:
-                images[False] = _draw_all(base, len(prompts), encoded, negative, settings, progress)
+                images[False] = _draw_all(base, encoded, negative, settings, progress)
             if model_folder is not None and model is not None:
                 put_on(base, model_folder, model)
                 if model.weights == "lora":
                     rescale(base, settings.lora_scale)
-                images[True] = _draw_all(base, len(prompts), encoded, negative, settings, progress)
+                images[True] = _draw_all(base, encoded, negative, settings, progress)
 
         drawn = SampleSet(
             base_model=config.base_model,
             base_revision=config.base_revision,
             weights_sha256=model.weights_sha256 if model else None,
             precision=precision,
-            arguments=_arguments(base, settings, negative_prompt),
+            arguments=_arguments(base, settings),
             lora_scale=settings.lora_scale,
             pictures=tuple(picture for tuned in images for picture in _pictures(prompts, settings, tuned=tuned)),
         )
@@ -169,12 +169,13 @@ def _as_deployed(settings: SampleSettings, deployment: DeploymentSamplerConfig) 
     return replace(
         settings,
         base_steps=deployment.base_steps,
+        negative_prompt=deployment.negative_prompt,
         steps=deployment.steps if settings.steps is None else settings.steps,
         guidance_scale=deployment.guidance_scale if settings.guidance_scale is None else settings.guidance_scale,
     )
 
 
-def _arguments(base: Base, settings: SampleSettings, negative_prompt: str) -> dict[str, str | int | float]:
+def _arguments(base: Base, settings: SampleSettings) -> dict[str, str | int | float]:
     """What the pipeline is given besides the prompt."""
     scale = settings.guidance_scale
     given = {
@@ -182,7 +183,7 @@ def _arguments(base: Base, settings: SampleSettings, negative_prompt: str) -> di
         "width": base.width,
         "num_inference_steps": settings.steps,
         **({} if scale is None else base.guidance_argument(scale)),
-        "negative_prompt": negative_prompt if negative_prompt or base.names_negative else None,
+        "negative_prompt": settings.negative_prompt if settings.negative_prompt or base.names_negative else None,
     }
     return {name: value for name, value in given.items() if value is not None}
 
@@ -202,18 +203,13 @@ def _pictures(prompts: Sequence[str], settings: SampleSettings, *, tuned: bool) 
 
 
 def _draw_all(
-    base: Base,
-    num_prompts: int,
-    encoded: EncodedPrompts,
-    negative: Conditions,
-    settings: SampleSettings,
-    progress: Progress,
+    base: Base, encoded: EncodedPrompts, negative: Conditions, settings: SampleSettings, progress: Progress
 ) -> list[Image.Image]:
     """One at a time: how many others are drawn with it would change a picture's last bits."""
     from drtune.models.drawing import draw
 
     images = []
-    for index in range(num_prompts):
+    for index in encoded.rows:
         conditions = encoded[[index]]
         for seed in _seeds(settings):
             drawn = draw(

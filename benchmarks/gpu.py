@@ -146,9 +146,7 @@ def random_bench(config: Config) -> Bench:
     """The base and the rewards of a configuration at full size, with random weights, on the device."""
     base = shell(config)
     terms = {name: reward_shell(name, antialias=config.reward_antialias) for name in config.rewards}
-    reward = WeightedSum({}, antialias=config.reward_antialias)
-    reward.terms = [(terms[name], term) for name, term in config.rewards.items()]
-    reward.collected = {name: [] for name in config.rewards}
+    reward = WeightedSum([(terms[name], term) for name, term in config.rewards.items()])
     parts = [part for part in base.pipeline.components.values() if isinstance(part, torch.nn.Module)]
     for module in (*parts, *networks(terms.values())):
         fill(module)

@@ -91,7 +91,9 @@ class Workbench(Bench):
         quiet_libraries()
         config = load_config("configs/miniature.yaml", overrides)
         prompts = [scene.caption for scene in scenes(seed=7 + seed, count=config.batch_size)]
-        reward = WeightedSum(config.rewards, antialias=config.reward_antialias, checkpoints=config.reward_checkpoints)
+        reward = WeightedSum.load(
+            config.rewards, antialias=config.reward_antialias, checkpoints=config.reward_checkpoints
+        )
         super().__init__(config, load_base(config.base_model), prompts, reward, seed)
 
 

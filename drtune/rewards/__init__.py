@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from drtune.config import PUBLISHED, REWARDS, Config, RewardTerm
 from drtune.errors import UserError
@@ -121,15 +121,22 @@ def score_finished(
 class WeightedSum:
     """The sum of rewards, each bent as its term says and times its weight; collects every part for the log."""
 
-    def __init__(
-        self, terms: Mapping[str, RewardTerm], *, antialias: bool, checkpoints: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, terms: Sequence[tuple[Reward, RewardTerm]]) -> None:
+        self.terms = terms
+        self.collected: dict[str, list[Tensor]] = {reward.name: [] for reward, _ in terms}
+
+    @classmethod
+    def load(
+        cls, terms: Mapping[str, RewardTerm], *, antialias: bool, checkpoints: Mapping[str, str] | None = None
+    ) -> Self:
+        """The sum of the rewards of these names, as `load_reward`; each must be differentiable."""
         given = checkpoints or {}
-        self.terms = [
-            (load_reward(name, antialias=antialias, checkpoint=given.get(name), differentiable=True), term)
-            for name, term in terms.items()
-        ]
-        self.collected: dict[str, list[Tensor]] = {name: [] for name in terms}
+        return cls(
+            [
+                (load_reward(name, antialias=antialias, checkpoint=given.get(name), differentiable=True), term)
+                for name, term in terms.items()
+            ]
+        )
 
     def __call__(
         self, images_BCHW: Tensor, prompts: Sequence[str], *, opposite: bool = False, surplus: float = 0.0

@@ -72,7 +72,7 @@ class Updates:
         if not self.texts:
             raise UserError(f"prompts {prompts.folder}: all are held out; prepare them again without --held-out")
         # Before anything heavy: a reward of your own is tried at once.
-        self.reward = WeightedSum(
+        self.reward = WeightedSum.load(
             config.rewards, antialias=config.reward_antialias, checkpoints=config.reward_checkpoints
         )
         self.start = read_start(config)

@@ -142,7 +142,7 @@ def _check_waiting(wait: bool, timeout_seconds: int | None) -> None:
 
 def _name_of(job: Job) -> str:
     """Runs that make the same stand together in a list by name, in the order of their times."""
-    named = job.arguments.get("name", job.package.parameters.get("name", {}).get("defaultValue", ""))
+    named = job.package.values(job.arguments).get("name")
     return " ".join(filter(None, [job.package.name, named, time.strftime("%Y-%m-%d %H:%M:%S")]))
 
 

@@ -106,18 +106,18 @@ def examine(
         yield Finding("ok", f"Kubeflow Pipelines {version} at {endpoint}".replace("  ", " "))
     is_on_s3 = (values.get("registry") or "s3://").startswith("s3://")
     if "registry" in values and (environment.get("AWS_ACCESS_KEY_ID") or not is_on_s3):
-        yield from _found(partial(check_s3, values, spec, environment))
+        yield _found(partial(check_s3, values, spec, environment))
     elif "registry" in values:
         yield Finding("--", "not looked at: buckets on S3, since AWS_ACCESS_KEY_ID is not set here")
     if cluster is None:
         yield Finding("!!", "Kubernetes: no kubeconfig file leads to the cluster; set KUBECONFIG")
         return
-    reached = list(_found(partial(check_reachable, cluster)))
-    yield from reached
-    if reached[0].mark == "ok":
+    reached = _found(partial(check_reachable, cluster))
+    yield reached
+    if reached.mark == "ok":
         account = account or usual_account(many_users=many_users)
         for check in checks_of(Wanted(cluster, package, values, spec, account)):
-            yield from _found(check)
+            yield _found(check)
 
 
 def lacking(wanted: Wanted) -> Iterator[Finding]:
@@ -127,8 +127,8 @@ def lacking(wanted: Wanted) -> Iterator[Finding]:
         UserError: the cluster cannot be looked at.
     """
     check_reachable(wanted.cluster)
-    for check in checks_of(wanted, in_short=True):
-        yield from (finding for finding in _found(check) if finding.mark == "!!")
+    found = map(_found, checks_of(wanted, in_short=True))
+    return (finding for finding in found if finding.mark == "!!")
 
 
 def usual_account(*, many_users: bool) -> str:
@@ -159,13 +159,13 @@ def checks_of(wanted: Wanted, *, in_short: bool = False) -> Iterator[Callable[[]
         yield partial(check_evaluation, wanted)
 
 
-def _found(check: Callable[[], str]) -> Iterator[Finding]:
+def _found(check: Callable[[], str]) -> Finding:
     try:
-        yield Finding("ok", check())
+        return Finding("ok", check())
     except NotPermittedError as error:
-        yield Finding("--", f"not looked at: {error.said}")
+        return Finding("--", f"not looked at: {error.said}")
     except (UserError, ClusterError, OSError) as error:
-        yield Finding("!!", str(error))
+        return Finding("!!", str(error))
 
 
 def check_s3(values: Json, spec: JobSpec | None, environment: Mapping[str, str]) -> str:

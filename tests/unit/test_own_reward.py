@@ -80,7 +80,7 @@ def test_a_reward_that_only_evaluates_need_not_be_differentiable(file: Path) -> 
                   differentiable=False)  # fmt: skip
     assert reward(torch.ones(1, 3, 4, 4), ["x"]).tolist() == [1.0]
     with pytest.raises(UserError, match="is not differentiable"):
-        WeightedSum({reward.name: RewardTerm()}, antialias=True)
+        WeightedSum.load({reward.name: RewardTerm()}, antialias=True)
 
 
 def test_a_missing_file_a_missing_function_and_what_is_no_function_are_told(file: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_example_of_the_documentation_is_a_reward(tmp_path: Path) -> None:
     (example,) = re.findall(r"```python\n# warm\.py\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
     file = tmp_path / "warm.py"
     file.write_text(example, encoding="utf-8")
-    total = WeightedSum({f"{file}:warm": RewardTerm(hinge=0.3)}, antialias=True)
+    total = WeightedSum.load({f"{file}:warm": RewardTerm(hinge=0.3)}, antialias=True)
     orange, blue = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, 0.25, 1.0])
     images = torch.stack([orange, blue])[:, :, None, None].expand(2, 3, 8, 8)
     assert total(images, ["x", "y"]).tolist() == pytest.approx([0.3, -1.0])

@@ -126,7 +126,7 @@ def test_one_setting_counts_in_tuning_and_in_the_evaluation_and_from_the_command
     overrides = ["rewards={aesthetic: 1}", f"reward_checkpoints.aesthetic={mine}", "evaluation.features=none"]
     config: Config = load_config(None, overrides)
     assert config.reward_checkpoints == {"aesthetic": str(mine)}
-    tuned_on = WeightedSum(
+    tuned_on = WeightedSum.load(
         config.rewards, antialias=config.reward_antialias, checkpoints=config.reward_checkpoints
     ).terms[0][0]
     measured = next(one for one in Gauges(config, tmp_path).rewards if one.name == name)

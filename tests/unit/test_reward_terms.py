@@ -43,7 +43,7 @@ def reward_of(name: str, images: Tensor = IMAGES, prompts: Sequence[str] = PROMP
 
 def test_a_weighted_sum_is_the_sum_of_its_bent_parts_and_tells_them_raw() -> None:
     terms = {"symmetry": RewardTerm(weight=2.0), "brightness": RewardTerm(weight=-0.5, hinge=0.1)}
-    total = WeightedSum(terms, antialias=True)
+    total = WeightedSum.load(terms, antialias=True)
     expected = 2 * reward_of("symmetry") - 0.5 * 0.1
     torch.testing.assert_close(total(IMAGES, PROMPTS), expected)
     total(IMAGES.flip(0)[:1], PROMPTS[:1])  # another batch, of another size, before anybody asks
@@ -54,7 +54,7 @@ def test_a_weighted_sum_is_the_sum_of_its_bent_parts_and_tells_them_raw() -> Non
 
 
 def test_means_are_over_what_was_scored_since_the_last_time() -> None:
-    total = WeightedSum({"brightness": RewardTerm()}, antialias=True)
+    total = WeightedSum.load({"brightness": RewardTerm()}, antialias=True)
     total(torch.zeros(2, 3, 8, 8), PROMPTS)
     total.take_means()
     total(torch.ones(2, 3, 8, 8), PROMPTS)
@@ -66,14 +66,14 @@ def test_means_are_over_what_was_scored_since_the_last_time() -> None:
 def test_the_gradient_of_a_sum_is_weighted_and_ends_at_the_hinge() -> None:
     terms = {"brightness": RewardTerm(weight=3.0, hinge=0.5)}
     images = torch.stack([torch.full((3, 8, 8), 0.4), torch.full((3, 8, 8), 0.6)]).requires_grad_()
-    WeightedSum(terms, antialias=True)(images, PROMPTS).sum().backward()
+    WeightedSum.load(terms, antialias=True)(images, PROMPTS).sum().backward()
     assert images.grad is not None
     assert images.grad.sum((1, 2, 3)).tolist() == pytest.approx([3.0, 0.0])
 
 
 def test_a_relative_reward_is_praised_minus_blamed_before_it_is_bent() -> None:
     term = RewardTerm(weight=2.0, praise="a bright", blame="a dark", hinge=0.0)
-    total = WeightedSum({"preference": term}, antialias=True)
+    total = WeightedSum.load({"preference": term}, antialias=True)
     images = IMAGES.clone().requires_grad_()
     praised, blamed = (
         reward_of("preference", images, [f"{words} {prompt}" for prompt in PROMPTS]) for words in ("a bright", "a dark")
@@ -86,7 +86,7 @@ def test_the_gradient_of_a_relative_reward_is_the_difference_of_both() -> None:
     term = RewardTerm(praise="a bright", blame="a dark")
     gradients = []
     for score in (
-        WeightedSum({"preference": term}, antialias=True),
+        WeightedSum.load({"preference": term}, antialias=True),
         lambda images, prompts: reward_of("preference", images, [f"a bright {prompt}" for prompt in prompts]),
         lambda images, prompts: reward_of("preference", images, [f"a dark {prompt}" for prompt in prompts]),
     ):
@@ -99,10 +99,10 @@ def test_the_gradient_of_a_relative_reward_is_the_difference_of_both() -> None:
 
 def test_the_opposite_of_a_relative_reward_praises_what_is_blamed_and_bends_that() -> None:
     words, swapped = {"praise": "a bright", "blame": "a dark"}, {"praise": "a dark", "blame": "a bright"}
-    total = WeightedSum({"preference": RewardTerm(weight=2.0, hinge=0.0, **words)}, antialias=True)
-    other = WeightedSum({"preference": RewardTerm(weight=2.0, hinge=0.0, **swapped)}, antialias=True)
+    total = WeightedSum.load({"preference": RewardTerm(weight=2.0, hinge=0.0, **words)}, antialias=True)
+    other = WeightedSum.load({"preference": RewardTerm(weight=2.0, hinge=0.0, **swapped)}, antialias=True)
     torch.testing.assert_close(total(IMAGES, PROMPTS, opposite=True), other(IMAGES, PROMPTS))
-    plain = WeightedSum({"brightness": RewardTerm(weight=2.0, hinge=0.1)}, antialias=True)
+    plain = WeightedSum.load({"brightness": RewardTerm(weight=2.0, hinge=0.1)}, antialias=True)
     torch.testing.assert_close(plain(IMAGES, PROMPTS, opposite=True), -plain(IMAGES, PROMPTS))
 
 
@@ -112,7 +112,7 @@ def test_the_opposite_of_a_relative_reward_praises_what_is_blamed_and_bends_that
 def test_a_surplus_on_what_is_sought_is_in_the_gradient_and_not_in_what_is_told(
     opposite: bool, sought: str, avoided: str
 ) -> None:
-    total = WeightedSum({"preference": RewardTerm(praise="a bright", blame="a dark")}, antialias=True)
+    total = WeightedSum.load({"preference": RewardTerm(praise="a bright", blame="a dark")}, antialias=True)
     images = IMAGES.clone().requires_grad_()
     rewards = total(images, PROMPTS, opposite=opposite, surplus=0.25)
     torch.testing.assert_close(rewards, total(images, PROMPTS, opposite=opposite))

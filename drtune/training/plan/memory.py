@@ -71,9 +71,7 @@ class Memory:
 def measure(config: Config, base: Base, sampler: Sampler, plans: Sequence[Plan]) -> Memory:
     """The memory of a run on as many processes as the configuration says; `base` is a shell, and is used up."""
     rewards = {name: reward_shell(name, antialias=config.reward_antialias) for name in config.trained_on}
-    total = WeightedSum({}, antialias=config.reward_antialias)
-    total.terms = [(rewards[name], term) for name, term in config.rewards.items()]
-    total.collected = {name: [] for name in config.rewards}
+    total = WeightedSum([(rewards[name], term) for name, term in config.rewards.items()])
     learned = networks(rewards.values())
     parameters = {
         "network": _count(base.network),

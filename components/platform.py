@@ -26,7 +26,7 @@ class Platform(Section):
     """Settings of all steps; manifests/platform/ has examples."""
 
     user: int | None = USER_ID
-    """None leaves it to the platform, as OpenShift wants it: a namespace there has users of its own."""
+    """null leaves it to the platform, as OpenShift wants it: a namespace there has users of its own."""
     image_pull_secrets: tuple[Name, ...] = ()
     node_selector: dict[str, str] = Field(default={})
     tolerations: tuple[Toleration, ...] = ()

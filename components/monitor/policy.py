@@ -10,7 +10,7 @@ from drtune.config.sections import PolicyFile, Section
 
 
 class Thresholds(Section):
-    """From where on each property has drifted: sizes of an effect, not p-values; None leaves the check out.
+    """From where on each property has drifted: sizes of an effect, not p-values; null leaves the check out.
 
     p-values are of no use here: with many prompts they call every trifle significant.
     """

@@ -139,7 +139,7 @@ def sample(
     if base_model is not None:
         from drtune.models.index import read_index
 
-        read_index(base_model)  # likewise
+        read_index(base_model)  # before the ten seconds that torch takes to be imported
     from drtune.models.sample_set import SampleSettings, write_sample_set
     from drtune.prompts.prepare import read_prompts
 

@@ -257,7 +257,7 @@ class Config(Section):
     batch_size: Count = 8
     """Prompts an update, over all processes together."""
     processes: Count | None = None
-    """Data-parallel processes on this machine; None: for a LoRA on the miniature, without a GPU, as many as there are
+    """Data-parallel processes on this machine; null: for a LoRA on the miniature, without a GPU, as many as there are
     cores, else 1. A run keeps its number when it is resumed."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of all that is drawn by lot: prompts, noise, the adapter's start and where sampling stops."""

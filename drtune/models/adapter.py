@@ -124,7 +124,7 @@ def without_adapter(base: Base) -> Iterator[None]:
 
 
 def save_adapter(base: Base, folder: Path) -> None:
-    """Write `folder/ADAPTER_FILE` in diffusers' format, with its scale in the weights."""
+    """Write the adapter's file into `folder`, in diffusers' format, with its scale in the weights."""
     settings = base.network.peft_config["default"].to_dict()
     settings["target_modules"] = sorted(settings["target_modules"])  # a set, ordered differently in every process
     about = {f"{base.network_name}.{key}": value for key, value in settings.items()}

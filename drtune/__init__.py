@@ -7,6 +7,7 @@ docs/python.md has the whole way; the names below are loaded when they are first
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = ["Result", "__version__", "compare_seeds", "evaluate", "rewards", "tune"]
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # while diffusers imports it, it advises to install a kernel
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,3 @@
 
 It may know config, contracts and files.
 """
-
-import logging
-
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # while diffusers imports it, it advises to install a kernel

@@ -137,7 +137,7 @@ class Scale:
     updates: int = 100
     checks: tuple[int, ...] = (25, 50, 75, 100)
     """Updates after which the tuned model is examined, the last one included."""
-    rates: tuple[float, ...] = (4e-4, 8e-4, 1.6e-3, 3.2e-3)
+    rates: tuple[float, ...] = (4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3)
     """Learning rates."""
     seeds: int = 8
     choosing_seeds: int = 2

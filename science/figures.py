@@ -22,7 +22,8 @@ from science.results import Finding, Results
 from science.simultaneous import simultaneous
 
 Draw = Callable[[], Figure]
-RATE_STYLES = (("#CC79A7", "-."), ("#56B4E9", ":"), ("#0072B2", "--"), ("#D55E00", "-"))
+DASHES = (0, (5, 1, 1, 1, 1, 1))
+RATE_STYLES = (("#CC79A7", "-."), ("#56B4E9", ":"), ("#0072B2", "--"), ("#D55E00", "-"), ("#009E73", DASHES))
 """Of learning rates, the lowest first."""
 GREY = "#888888"
 VERDICT_STYLES = {"holds": ("#0072B2", "o"), "undecided": (GREY, "s"), "does not hold": ("#D55E00", "X")}
@@ -92,7 +93,8 @@ def _name_rates(results: Results, arm: Arm, panel: Axes, axis: str) -> None:
 def fronts(results: Results, arms: Sequence[Arm]) -> Figure:
     """What each arm gains against its drift, a panel an arm and a line a rate; DRTune's choice in grey across all.
 
-    The bar is what it was found to gain within the budget of drift, with intervals that hold together.
+    The bar is what it was found to gain within the budget of drift, with intervals that hold together. What lies beyond
+    three times the budget is cut off.
     """
     figure, panels = _grid(arms)
     gains = simultaneous(np.stack([results.values(arm, NEAR) for arm in arms]))
@@ -111,7 +113,7 @@ def fronts(results: Results, arms: Sequence[Arm]) -> Figure:
         panel.set_xlabel("drift")
     panels[0].set_ylabel(f"gain in {_judged(arms)}")
     _shared_y(panels)
-    furthest = max(panel.get_xlim()[1] for panel in panels)
+    furthest = min(3 * NEAR, max(panel.get_xlim()[1] for panel in panels))
     for arm, panel in zip(arms, panels, strict=True):
         panel.set_xlim(0, furthest)
         _name_rates(results, arm, panel, "drift")
@@ -192,7 +194,7 @@ def _shared_y(panels: Sequence[Axes]) -> None:
         panel.set_ylim(limits[:, 0].min(), limits[:, 1].max())
 
 
-def _styled(results: Results) -> list[tuple[float, tuple[str, str]]]:
+def _styled(results: Results) -> list[tuple[float, tuple[str, Any]]]:
     """The same for a rate on every page."""
     styles = dict(zip(FULL.rates, RATE_STYLES, strict=True))
     return [(rate, styles[rate]) for rate in results.scale.rates]

@@ -217,7 +217,7 @@ def test_what_has_a_record_is_not_run_again_and_the_first_seeds_choose_for_the_o
     ("arguments", "message"),
     [
         (["--claims", "depth,dept"], "no claim 'dept'; there are depth, failing,"),
-        (["--rates", "0.1"], "0.1 is not in the design, which has 0.0004, 0.0008, 0.0016, 0.0032"),
+        (["--rates", "0.1"], "0.1 is not in the design, which has 0.0004, 0.0008, 0.0016, 0.0032, 0.0064"),
         (["--rates", "fast"], "'fast' are no numbers joined by commas"),
         (["--seeds", "9"], "9 is not in the range 1<=x<=8"),
     ],

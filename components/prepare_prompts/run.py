@@ -22,6 +22,7 @@ from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.given import is_on_hub, is_on_s3, is_text_itself, shown_place
 from drtune.files.local import is_text, sha256_bytes, sha256_file
+from drtune.files.provenance import git
 from drtune.prompts.datasets import read_dataset
 from drtune.prompts.prepare import Gathered, parse, prepare
 from drtune.publishing.policy import Policy
@@ -151,8 +152,8 @@ def _prepare(prompts: str, data_revision: str, out: Path, added: Gathered | None
 
 def _clone(file: _Tracked, scratch: Path) -> Path:
     """Clone the repository of a file and return where it is, or will be, in the clone."""
-    root = _git(file.root, "rev-parse", "--show-toplevel")
-    if root is None or _git(scratch, "clone", "--quiet", root, "repository") is None:
+    root = git(file.root, "rev-parse", "--show-toplevel")
+    if root is None or git(scratch, "clone", "--quiet", root, "repository") is None:
         raise UserError(
             f"prompts {file.path}: {file.root} can neither be written to, as DVC must, nor cloned with git; "
             "give it to the user who runs this"
@@ -172,16 +173,16 @@ def _check_out(file: _Tracked) -> DataSource:
                 f"`dvc add {file.out}` to keep that or `dvc pull --force {file.pointer}` to undo it"
             ) from None
     stated = (file.root / file.pointer).read_text(encoding="utf-8")
-    commit = _git(file.root, "rev-parse", "HEAD")
-    if commit and _git(file.root, "show", f"{commit}:./{file.pointer}") != stated.strip():
+    commit = git(file.root, "rev-parse", "HEAD")
+    if commit and git(file.root, "show", f"{commit}:./{file.pointer}") != stated.strip():
         commit = None  # this version of the data was not committed yet
     return _source(file.path, md5, file.name, stated, commit)
 
 
 def _fetch(file: _Tracked, revision: str, fetched: Path) -> DataSource:
     """Write a file as its pointer stated it at a git revision to `fetched`."""
-    commit = _git(file.root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-    stated = commit and _git(file.root, "show", f"{commit}:./{file.pointer}")
+    commit = git(file.root, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+    stated = commit and git(file.root, "show", f"{commit}:./{file.pointer}")
     if not stated:
         raise UserError(
             f"data_revision={revision!r}: no commit, branch or tag with a {file.pointer} in {file.root}; "
@@ -245,12 +246,3 @@ def _dvc(root: Path, *arguments: str) -> str:
         reason, *_ = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         raise UserError(f"dvc {arguments[0]} failed: {reason.removeprefix('ERROR: ')}")
     return done.stdout
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """Run git and return what it prints; None if it fails, as it does outside of a repository."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()

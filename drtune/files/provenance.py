@@ -1,4 +1,4 @@
-"""Which code did this."""
+"""Which code did this, as git knows it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ def code_revision() -> str | None:
 
     An image has no git folder: it states its commit in DRTUNE_CODE_REVISION.
     """
-    if stated := os.environ.get("DRTUNE_CODE_REVISION"):
-        return stated
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    stated = os.environ.get("DRTUNE_CODE_REVISION")
+    return stated or git(Path(__file__).parent, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """Run git in a folder and return what it prints; None if it fails, as it does outside of a repository."""
     try:
-        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return answer.stdout.strip()
+    return done.stdout.strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 import kfp_server_api
 
 from drtune.errors import UserError
-from drtune.files.provenance import code_revision
+from drtune.files.provenance import code_revision, git
 from pipelines.server.client import Client, everything, named, quietly
 from pipelines.server.package import Package
 from pipelines.server.runs import Version
@@ -99,10 +98,5 @@ def _find(client: Client, name: str) -> Any:
 
 def _day(revision: str) -> str:
     """When the commit was made; empty where there is no git folder that has it."""
-    command = ["git", "show", "--no-patch", "--format=%cd", "--date=format:%Y%m%d", f"{revision}^{{commit}}"]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    there = Path(__file__).parent
+    return git(there, "show", "--no-patch", "--format=%cd", "--date=format:%Y%m%d", f"{revision}^{{commit}}") or ""

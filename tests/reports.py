@@ -165,7 +165,7 @@ def study_of(report: EvaluationReport) -> StudyResult:
     )
     return StudyResult(
         study_sha256=sha256_bytes(b"study"),
-        report_sha256=sha256_bytes(report.manifest().encode()),
+        report_sha256=report.manifest_sha256,
         votes_sha256={},
         num_votes=60,
         num_repeats=6,

@@ -35,6 +35,11 @@ class Contract(BaseModel):
         """The digest of the value, which its manifest ends with."""
         return self.digest_of(self._fields())
 
+    @property
+    def manifest_sha256(self) -> str:
+        """The digest of the file that `save` writes."""
+        return sha256_bytes(self.manifest().encode())
+
     def save(self, folder: str | Path) -> None:
         """Write `manifest.json` into `folder`, whole or not at all."""
         write_text(Path(folder) / MANIFEST, self.manifest())

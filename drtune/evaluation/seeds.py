@@ -32,7 +32,7 @@ from drtune.errors import UserError
 from drtune.evaluation.comparison import BASE, CANDIDATE
 from drtune.evaluation.statistics import Floats, crossed_interval, crossed_shares
 from drtune.files.given import is_on_s3
-from drtune.files.local import replacing, sha256_bytes, write_text
+from drtune.files.local import replacing, write_text
 from drtune.files.markdown import table
 from drtune.files.output import claimed
 from drtune.files.storage import open_storage
@@ -66,7 +66,7 @@ def compare_seeds(reports: Sequence[str | Path], out: str | Path, *, overwrite: 
                 SeedRun(
                     seed=config.seed,
                     weights_sha256=report.model.weights_sha256,
-                    report_sha256=sha256_bytes(report.manifest().encode()),
+                    report_sha256=report.manifest_sha256,
                 )
                 for (_, report), config in zip(opened, configs, strict=True)
             ),

@@ -39,7 +39,7 @@ def decide(
     if study is not None:
         if policy.study is None:
             raise UserError("study: the policy has no section `study` that could count it; add one, or leave it out")
-        if study.report_sha256 != sha256_bytes(report.manifest().encode()):
+        if study.report_sha256 != report.manifest_sha256:
             raise UserError("study: is of another report; count one that was made from this report")
     if seeds is not None:
         _check_candidate(seeds, policy, report)
@@ -62,10 +62,10 @@ def decide(
     return Decision(
         publish=all(check.passed for check in checks),
         checks=tuple(sorted(checks, key=lambda check: check.passed)),
-        report_sha256=sha256_bytes(report.manifest().encode()),
+        report_sha256=report.manifest_sha256,
         policy_sha256=sha256_bytes(policy.model_dump_json().encode()),
-        study_sha256=sha256_bytes(study.manifest().encode()) if study else None,
-        seeds_sha256=sha256_bytes(seeds.manifest().encode()) if seeds else None,
+        study_sha256=study.manifest_sha256 if study else None,
+        seeds_sha256=seeds.manifest_sha256 if seeds else None,
         pick=_pick(policy, report),
     )
 
@@ -294,7 +294,7 @@ def _check_candidate(seeds: SeedsResult, policy: Policy, report: EvaluationRepor
         raise UserError(
             f"seeds: the policy names the seed at place {place} of {len(seeds.runs)}; correct seeds.candidate"
         )
-    if seeds.runs[place].report_sha256 != sha256_bytes(report.manifest().encode()):
+    if seeds.runs[place].report_sha256 != report.manifest_sha256:
         raise UserError(
             f"seeds: the policy names seed {seeds.runs[place].seed}, at place {place}, and this report is another's; "
             "give that seed's report"

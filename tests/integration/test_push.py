@@ -27,7 +27,7 @@ def registry(tmp_path: Path) -> Path:
     made = make_folders(tmp_path / "made")
     report = with_highlights(EvaluationReport.load(made.report), made.report)
     report.save(made.report)
-    digest = sha256_bytes(report.manifest().encode())
+    digest = report.manifest_sha256
     Decision.load(made.decision).model_copy(update={"report_sha256": digest}).save(made.decision)
     Registry(str(tmp_path / "registry")).publish(NAME, *made)
     return tmp_path / "registry"

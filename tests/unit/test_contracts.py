@@ -7,6 +7,7 @@ import pytest
 
 from drtune.contracts import MANIFEST, SCORES, Contract, Decision, EvaluationReport, TunedModel
 from drtune.errors import UserError
+from drtune.files.local import sha256_bytes
 from tests.folders import make_folders
 
 FOLDERS: dict[type[Contract], str] = {TunedModel: "model", EvaluationReport: "report", Decision: "decision"}
@@ -26,6 +27,7 @@ def test_a_manifest_with_a_changed_byte_is_not_read_as_another_value(kind: type[
     path = tmp_path / FOLDERS[kind] / MANIFEST
     content, value = path.read_bytes(), read(kind, path.parent)
     assert value is not None
+    assert value.manifest_sha256 == sha256_bytes(content)
     found = []
     for place in range(0, len(content), 29):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])

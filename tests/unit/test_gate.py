@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from drtune.config import load_config
 from drtune.contracts import Agreement, ScaleCurve, Score
 from drtune.errors import UserError
-from drtune.files.local import sha256_bytes
 from drtune.publishing.gate import decide
 from drtune.publishing.policy import Limits, Policy, Rules, StudyRules, refuse_unmeasured
 from tests.reports import point_of, report_of, score, standing, study_of
@@ -249,7 +248,7 @@ def test_people_can_be_asked(rules: StudyRules, reasons: list[str]) -> None:
     study = study_of(report)
     decision = decide(report, policy, study)
     assert [check.reason for check in decision.checks if not check.passed] == reasons
-    assert decision.study_sha256 == sha256_bytes(study.manifest().encode())
+    assert decision.study_sha256 == study.manifest_sha256
 
 
 def test_a_study_that_is_wanted_must_be_there_and_be_of_the_same_report() -> None:

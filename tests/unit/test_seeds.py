@@ -24,7 +24,7 @@ from drtune.errors import UserError
 from drtune.evaluation.capability.shares import score_of
 from drtune.evaluation.seeds import as_markdown, compare_seeds
 from drtune.evaluation.statistics import crossed_interval, crossed_shares
-from drtune.files.local import sha256_bytes, sha256_file, write_text
+from drtune.files.local import sha256_file, write_text
 from drtune.publishing.gate import decide
 from drtune.publishing.policy import Policy, Rules, SeedRules
 from tests.reports import report_of, score
@@ -125,7 +125,7 @@ def test_gains_are_paired_by_prompt_and_told_by_seed(tmp_path: Path) -> None:
     result = compare_seeds([tmp_path / str(seed) for seed in (4, 0, 7)], tmp_path / "result")
     assert SeedsResult.load(tmp_path / "result") == result
     assert [run.seed for run in result.runs] == [4, 0, 7]
-    assert [run.report_sha256 for run in result.runs] == [sha256_bytes(one.manifest().encode()) for one in reports]
+    assert [run.report_sha256 for run in result.runs] == [one.manifest_sha256 for one in reports]
     [gain] = result.gains
     assert gain.by_seed == pytest.approx(gains.mean(axis=1))
     assert (gain.low, gain.high) == pytest.approx(crossed_interval(gains))
@@ -231,7 +231,7 @@ def test_seeds_are_counted_or_named() -> None:
 def result_of(low: float | None, *reports: EvaluationReport) -> SeedsResult:
     high = None if low is None else low + 0.1
     gain = SeedGain(measure="symmetry", num_prompts=20, by_seed=(0.2,) * 3, gain=0.2, low=low, high=high, deviation=0.0)
-    digests = [sha256_bytes(report.manifest().encode()) for report in reports]
+    digests = [report.manifest_sha256 for report in reports]
     runs = [SeedRun(seed=place, weights_sha256="", report_sha256=digest) for place, digest in enumerate(digests)]
     return SeedsResult(runs=tuple(runs), gains=(gain,))
 

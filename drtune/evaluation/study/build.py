@@ -82,7 +82,7 @@ def make(
             pairs=pairs,
             report_sha256=report_sha256,
         )
-        study = unnamed.model_copy(update={"id": sha256_bytes(unnamed.manifest().encode())[:16]})
+        study = unnamed.model_copy(update={"id": unnamed.manifest_sha256[:16]})
         page = render(study, parts, _encoded(pictures, pairs, side, rng))
         study = study.model_copy(update={"page_sha256": sha256_bytes(page.encode())})
         with replacing(out) as folder:

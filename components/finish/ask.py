@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import ProxyHandler, Request, build_opener
 
 from kfp import dsl
 
 from components.endings import was_cancelled
-from components.train.cluster import connect, own_namespace
+from components.train.cluster import connect, own_namespace, service_token
 from components.train.environment import RUN_ID
 from drtune.errors import UserError
 
@@ -33,8 +32,6 @@ refused, cancelled, out of time or lost has that word."""
 PHASES = {"Succeeded": "SUCCEEDED", "Failed": "FAILED"}
 NODE_NAME = "workflows.argoproj.io/node-name"
 """Annotation of a pod with its place in the workflow, such as tune-x7k2p(0).root(0).train(0).executor(0)."""
-TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-"""Of the pod's service account; KF_PIPELINES_SA_TOKEN_PATH names another one."""
 SECONDS = 20.0
 LOOKS, PAUSE_SECONDS = 6, 5.0
 """The API is some seconds behind the workflow: it is asked again until it knows how the run ended."""
@@ -103,8 +100,7 @@ def look(
 def _ask_kubeflow(run: str, environment: Mapping[str, str]) -> dict[str, Any]:
     host = environment.get("ML_PIPELINE_SERVICE_HOST", "ml-pipeline.kubeflow")
     port = environment.get("ML_PIPELINE_SERVICE_PORT", "8888")
-    token = Path(environment.get("KF_PIPELINES_SA_TOKEN_PATH") or TOKEN)
-    headers = {"Authorization": f"Bearer {token.read_text(encoding='utf-8').strip()}"} if token.is_file() else {}
+    headers = {"Authorization": f"Bearer {token}"} if (token := service_token(environment)) else {}
     request = Request(f"http://{host}:{port}/apis/v2beta1/runs/{run}", headers=headers)
     inside = build_opener(ProxyHandler({}))  # a proxy is for the world outside of the cluster
     with inside.open(request, timeout=SECONDS) as answer:

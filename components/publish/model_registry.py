@@ -10,17 +10,15 @@ import json
 import os
 from collections.abc import Coroutine, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from components.train.cluster import service_token
 from drtune.contracts import EvaluationReport, RegistryEntry
 from drtune.errors import UserError
 
 if TYPE_CHECKING:
     from model_registry.core import ModelRegistryAPIClient
 
-TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-"""Of the pod's service account; KF_PIPELINES_SA_TOKEN_PATH names another one, as for the registry's own client."""
 AUTHOR = "drtune"
 SECONDS = 60.0
 """For all that is asked of it."""
@@ -104,10 +102,9 @@ def _ask(address: str, environment: Mapping[str, str], question: Any) -> Any:
         from mr_openapi import Configuration
     except ImportError:
         raise UserError("model_registry: its client is not installed; pip install 'drtune[hub]'") from None
-    token = Path(environment.get("KF_PIPELINES_SA_TOKEN_PATH") or TOKEN)
     configuration = Configuration(
         host=address.rstrip("/"),
-        access_token=token.read_text(encoding="utf-8").strip() if token.is_file() else None,
+        access_token=service_token(environment),
         ssl_ca_cert=environment.get("SSL_CERT_FILE"),
         retries=ATTEMPTS,
     )

@@ -30,7 +30,8 @@ QUIET_SECONDS = 600
 """A log stream without a line for so long is opened again, for the same reason."""
 CONNECT_SECONDS = 10
 LONGEST_PAUSE_SECONDS = 30.0
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where a pod finds the namespace and the token of its service account."""
 _TRANSIENT = frozenset({0, 408, 429, 500, 502, 503, 504})
 
 
@@ -91,7 +92,16 @@ def connect() -> ApiClient:
 
 def own_namespace() -> str:
     """The namespace that this process runs in; `default` outside of a cluster."""
-    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else "default"
+    return _read(_ACCOUNT / "namespace") or "default"
+
+
+def service_token(environment: Mapping[str, str]) -> str | None:
+    """A token of the pod: of its service account, or of the file that KF_PIPELINES_SA_TOKEN_PATH names; None: none."""
+    return _read(Path(environment.get("KF_PIPELINES_SA_TOKEN_PATH") or _ACCOUNT / "token"))
+
+
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
 class Cluster:

@@ -171,29 +171,23 @@ def _make(question: _Question, left: pd.DataFrame, right: pd.DataFrame) -> Made:
         measured = measure(Samples(question.name, question.statistic, question.threshold, left, right))
     except NotEnoughDataError as error:
         return _undecided(question, str(error))
-    check = DriftCheck(
-        name=question.name,
-        subject=question.subject,
-        statistic=STATISTICS[question.statistic],
-        value=measured.value,
-        threshold=question.threshold,
-        drifted=measured.value >= question.threshold,
-        reason=reason,
-    )
-    return Made(check, measured)
+    return Made(_check(question, reason, measured.value), measured)
 
 
 def _undecided(question: _Question, reason: str) -> Made:
-    check = DriftCheck(
+    return Made(_check(question, f"not enough data: {reason}", None), None)
+
+
+def _check(question: _Question, reason: str, value: float | None) -> DriftCheck:
+    return DriftCheck(
         name=question.name,
         subject=question.subject,
         statistic=STATISTICS[question.statistic],
-        value=None,
+        value=value,
         threshold=question.threshold,
-        drifted=None,
-        reason=f"not enough data: {reason}",
+        drifted=None if value is None else value >= question.threshold,
+        reason=reason,
     )
-    return Made(check, None)
 
 
 def _numbers(left: pd.Series, right: pd.Series) -> str:

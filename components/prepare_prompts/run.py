@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -21,7 +20,7 @@ from drtune.config import load_config
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.given import is_on_hub, is_on_s3, is_text_itself, shown_place
-from drtune.files.local import is_text, sha256_bytes, sha256_file
+from drtune.files.local import digest_of, is_text, sha256_bytes, sha256_file
 from drtune.files.provenance import git
 from drtune.prompts.datasets import read_dataset
 from drtune.prompts.prepare import Gathered, parse, prepare
@@ -164,7 +163,7 @@ def _clone(file: _Tracked, scratch: Path) -> Path:
 def _check_out(file: _Tracked) -> DataSource:
     """See to it that a file is what the working tree's pointer states."""
     md5 = _stated_md5(file)
-    if not file.path.is_file() or _md5(file.path) != md5:
+    if not file.path.is_file() or digest_of(file.path, "md5") != md5:
         try:
             _dvc(file.root, "pull", file.pointer)
         except UserError as error:
@@ -213,7 +212,7 @@ def _stated_md5(file: _Tracked, *revision: str) -> str:
 
 
 def _source(file: Path, md5: str, name: str, stated: str, commit: str | None) -> DataSource:
-    if (found := _md5(file)) != md5:
+    if (found := digest_of(file, "md5")) != md5:
         raise UserError(f"prompts {name}: has md5 {found}, DVC states {md5}; run `dvc pull --force` to restore it")
     return DataSource(
         path=name,
@@ -221,11 +220,6 @@ def _source(file: Path, md5: str, name: str, stated: str, commit: str | None) ->
         git_revision=commit,
         dvc_md5=yaml.safe_load(stated)["outs"][0].get("md5", md5),  # a remote with versions has one for each file
     )
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _dvc(root: Path, *arguments: str) -> str:

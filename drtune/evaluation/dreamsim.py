@@ -18,10 +18,10 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from drtune.errors import UserError
 from drtune.files.images import to_tensor
+from drtune.files.local import sha256_file
 from drtune.rewards.clip import unit
 from drtune.rewards.loading import from_hub, refused
 from drtune.rewards.preprocessing import BY_PILLOW, normalised
-from drtune.rewards.weights import digest_of
 
 BASE = "facebook/dinov2-base"
 SIDE = 224
@@ -70,7 +70,7 @@ class DreamSim:
             )
         with refused(cls.name, files[0], "is no DreamSim on DINOv2"):
             adapt(model, load_peft_weights(str(folder), device="cpu"), json.loads((folder / ABOUT).read_bytes()))
-        return cls(model, f"{files[0].name} sha256 {digest_of(files[0], 'sha256')} on {BASE} {base}")
+        return cls(model, f"{files[0].name} sha256 {sha256_file(files[0])} on {BASE} {base}")
 
     def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
         """As `FeatureSpace`."""

@@ -109,14 +109,19 @@ def sha256_bytes(content: bytes) -> str:
 
 
 def sha256_file(path: str | Path) -> str:
-    """The digest of a file's content in hex.
+    """The digest of a file's content in hex; raises as `digest_of`."""
+    return digest_of(path, "sha256")
+
+
+def digest_of(path: str | Path, kind: str) -> str:
+    """The digest of that kind, `md5`, `sha256` or another of hashlib's, of a file's content in hex.
 
     Raises:
         OSError: as `open_given`, or it has more than LARGEST_DIGESTED bytes.
     """
     with open_given(path) as file:
         _refuse_larger(file, path, LARGEST_DIGESTED)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def files_below(folder: str | Path) -> list[Path]:

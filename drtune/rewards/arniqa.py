@@ -17,7 +17,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from drtune.errors import UserError
 from drtune.rewards.loading import filled, from_pickle, under
 from drtune.rewards.preprocessing import NetworkReward, Preprocessing, exact, normalised, resize
-from drtune.rewards.weights import digest_of, weights_of
+from drtune.rewards.weights import weights_of
 
 WORST, BEST = 1.0, 5.0
 """Of the ratings of KADID-10k, on which the linear layer was fitted."""
@@ -62,16 +62,15 @@ class Arniqa(NetworkReward):
         Raises:
             UserError: they are not to be had, or are no such network.
         """
-        path = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
+        path, network = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
         beside = None if checkpoint is None else path.parent
-        ratings = weights_of(cls.name, cls.repository, cls.ratings, cls.ratings_digest, checkpoint=beside)
+        ratings, linear = weights_of(cls.name, cls.repository, cls.ratings, cls.ratings_digest, checkpoint=beside)
         encoder = from_pickle(cls.name, path, "ARNIQA", encoder_of)
         try:
             rating = rating_of(ratings, 2 * encoder.config.hidden_sizes[-1])
         except (BadZipFile, ValueError) as error:
             raise UserError(f"reward {cls.name}: {ratings} holds no ratings ({error}); take another copy") from None
-        told = ", ".join(f"{file.name} sha256 {digest_of(file, 'sha256')}" for file in (path, ratings))
-        return cls(encoder, rating, told, antialias=antialias)
+        return cls(encoder, rating, f"{network}, {linear}", antialias=antialias)
 
     def judge(self, pixels_BCHW: Tensor, _prompts: Sequence[str]) -> Tensor:
         """As `NetworkReward`."""

@@ -91,7 +91,7 @@ class CLIPReward(NetworkReward):
         """
         model, weights = cls.network(checkpoint)
         beside = checkpoint if cls.words == cls.repository else None
-        words = fetch(cls.name, cls.words, {"vocab.json": None, "merges.txt": None}, checkpoint=beside)
+        words = fetch(cls.name, cls.words, ("vocab.json", "merges.txt"), checkpoint=beside)
         return cls(Towers(model, CLIPTokenizer.from_pretrained(words)), weights, antialias=antialias)
 
     @classmethod

@@ -15,7 +15,7 @@ from drtune.rewards.head import furnished
 from drtune.rewards.loading import filled, refused, under
 from drtune.rewards.preprocessing import NetworkReward, SmartResize
 from drtune.rewards.qwen import Reader, words_of
-from drtune.rewards.weights import digest_of, fetch, weights_of
+from drtune.rewards.weights import fetch, weights_of
 
 QUESTION = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8")
 """What the network was trained to be asked, to the last space.
@@ -60,15 +60,14 @@ class HPSv3(NetworkReward):
         Raises:
             UserError: they are not to be had, or are no such network.
         """
-        path = weights_of(cls.name, cls.repository, cls.file, revision=cls.revision, checkpoint=checkpoint)
-        about = fetch(cls.name, cls.base, {"config.json": None}, cls.base_revision)
+        path, told = weights_of(cls.name, cls.repository, cls.file, revision=cls.revision, checkpoint=checkpoint)
+        about = fetch(cls.name, cls.base, ("config.json",), cls.base_revision)
         words = words_of(cls.name, cls.base, cls.base_revision)
         words.add_special_tokens({"additional_special_tokens": [MARK]})
         with refused(cls.name, path, "is no HPSv3"):
             config = Qwen2VLConfig.from_pretrained(about)
             config.text_config.vocab_size = len(words)  # the published matrix was cut to the words there are
             model, head = networks_of(load_file(path), config)
-        told = f"{path.name} sha256 {digest_of(path, 'sha256')}"
         return cls(Reader(model, words), head, told, antialias=antialias)
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:

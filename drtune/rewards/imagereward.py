@@ -15,7 +15,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 from drtune.rewards.head import Head
 from drtune.rewards.loading import filled, from_pickle, num_heads, under
 from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop
-from drtune.rewards.weights import digest_of, fetch, weights_of
+from drtune.rewards.weights import fetch, weights_of
 
 HEAD_WIDTH = 64
 """Of the vision tower's attention, which a checkpoint's shapes do not tell."""
@@ -105,12 +105,11 @@ class ImageReward(NetworkReward):
         Raises:
             UserError: they are not to be had, or are no such checkpoint.
         """
-        path = weights_of(cls.name, cls.repository, cls.file, beside=(cls.config,), checkpoint=checkpoint)
-        words = fetch(cls.name, cls.words, {"vocab.txt": None})
+        path, told = weights_of(cls.name, cls.repository, cls.file, beside=(cls.config,), checkpoint=checkpoint)
+        words = fetch(cls.name, cls.words, ("vocab.txt",))
         network = from_pickle(
             cls.name, path, "ImageReward", lambda state: Network.of(state, _json(path.with_name(cls.config)))
         )
-        told = f"{path.name} sha256 {digest_of(path, 'sha256')}"
         return cls(network, BertTokenizer.from_pretrained(words), told, antialias=antialias)
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:

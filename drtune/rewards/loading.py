@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from drtune.errors import UserError
-from drtune.rewards.weights import digest_of, fetch, sha256_of_all, weights_of
+from drtune.rewards.weights import fetch, sha256_of_all, weights_of
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 Built = TypeVar("Built")
@@ -31,18 +31,18 @@ def from_hub(
         kind: its class, which takes what it needs of the file.
         reward: the name of the reward that asks.
         repository: on the hub, with `model.safetensors` and `config.json` in it.
-        digest: what the file of the hub must have, as in `fetch`.
-        checkpoint: in its place, as in `weights_of`.
+        digest: what the file of the hub must have, as in `weights_of`.
+        checkpoint: in its place, likewise.
 
     Raises:
         UserError: the files are not to be had, or are no such network.
     """
     beside = ("config.json",)
-    path = weights_of(reward, repository, "model.safetensors", digest, beside=beside, checkpoint=checkpoint)
+    path, told = weights_of(reward, repository, "model.safetensors", digest, beside=beside, checkpoint=checkpoint)
     with refused(reward, path):
         config = kind.config_class.from_pretrained(path.parent)
         model = _loaded(kind, torch.float32, None, config=config, state_dict=load_file(path))
-    return model, f"{path.name} sha256 {digest_of(path, 'sha256')}"
+    return model, told
 
 
 def from_shards(
@@ -61,13 +61,13 @@ def from_shards(
         UserError: the files are not to be had, or are no such network.
     """
     index = "model.safetensors.index.json"
-    about = dict.fromkeys((index, "config.json", "generation_config.json"))
+    about = (index, "config.json", "generation_config.json")
     folder = fetch(reward, repository, about, revision, checkpoint)
     try:
         files = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"reward {reward}: {folder / index} names no weights; take another copy of it") from None
-    fetch(reward, repository, dict.fromkeys(files), revision, checkpoint)
+    fetch(reward, repository, files, revision, checkpoint)
     together = sha256_of_all(folder / file for file in files)
     with refused(reward, folder):
         model = _loaded(kind, "auto", folder)

@@ -18,7 +18,7 @@ from drtune.rewards.clip import CLIPReward, unit
 from drtune.rewards.head import Head
 from drtune.rewards.loading import from_hub, from_pickle
 from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop, TransformersCrop
-from drtune.rewards.weights import digest_of, weights_of
+from drtune.rewards.weights import weights_of
 
 VIT_L_14 = "openai/clip-vit-large-patch14"
 """OpenAI's CLIP ViT-L/14 with its quick GELU, as transformers has it."""
@@ -78,12 +78,11 @@ class Aesthetic(NetworkReward):
         Raises:
             UserError: they are not to be had, or are no such network.
         """
-        path = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
+        path, told = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
         model, weights = from_hub(CLIPModel, cls.name, VIT_L_14, DIGEST)
         width = model.config.projection_dim
         head = from_pickle(cls.name, path, "aesthetic predictor's", lambda state: Head.of(state, width))
-        told = f"{path.name} sha256 {digest_of(path, 'sha256')} on {VIT_L_14} {weights}"
-        return cls(model, head, told, antialias=antialias)
+        return cls(model, head, f"{told} on {VIT_L_14} {weights}", antialias=antialias)
 
     def judge(self, pixels_BCHW: Tensor, _prompts: Sequence[str]) -> Tensor:
         """As `NetworkReward`."""

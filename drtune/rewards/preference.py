@@ -19,7 +19,7 @@ from drtune.rewards.clip import CLIPReward, Towers
 from drtune.rewards.loading import from_pickle
 from drtune.rewards.openclip import ABOUT_VIT_H_14, to_clip_model
 from drtune.rewards.preprocessing import Letterbox, NetworkReward, Squeeze, TransformersCrop
-from drtune.rewards.weights import digest_of, weights_of
+from drtune.rewards.weights import weights_of
 
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """The CLIP from which HPS and PickScore were tuned; its tokenizer is theirs."""
@@ -69,7 +69,7 @@ class HumanPreferenceScore(CLIPReward):
 
         One of your own may have another size, with its open_clip_config.json beside it.
         """
-        path = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
+        path, told = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
         beside = path.with_name("open_clip_config.json")
 
         def build(checkpoint: dict[str, Any]) -> CLIPModel:
@@ -77,7 +77,7 @@ class HumanPreferenceScore(CLIPReward):
             return to_clip_model(checkpoint["state_dict"], about)
 
         model = from_pickle(cls.name, path, "OpenCLIP", build)
-        return model, f"{path.name} md5 {digest_of(path, 'md5')}"
+        return model, told
 
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """As `NetworkReward`."""

@@ -78,6 +78,6 @@ def words_of(reward: str, repository: str, revision: str, checkpoint: Path | Non
         UserError: its files are not to be had.
     """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        fetch(reward, repository, dict.fromkeys(WORDS), revision, checkpoint)
+        fetch(reward, repository, WORDS, revision, checkpoint)
     )
     return tokenizer

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from drtune.errors import UserError
 from drtune.files.hub import from_hub
-from drtune.files.local import check_digest, open_given
+from drtune.files.local import check_digest, digest_of, open_given
 
 MIRROR = "DRTUNE_REWARDS"
 """Environment variable: a folder with the files of hub repositories, as in FOLDER/xswu/HPSv2/HPS_v2.1_compressed.pt."""
@@ -24,37 +24,51 @@ def weights_of(
     beside: Iterable[str] = (),
     revision: str | None = None,
     checkpoint: Path | None = None,
-) -> Path:
+) -> tuple[Path, str]:
     """The file of a hub repository that has a reward's weights, with the files `beside` it; or a checkpoint of yours.
 
-    A `checkpoint` is such a file under any name, or a folder that holds it under the published one.
+    Args:
+        reward: the name of the reward that asks.
+        repository: of the hub.
+        file: its name there.
+        digest: what the hub's must have, if it is known: `sha256:21dd...` or `md5:4067...`.
+        beside: names of files that must stand beside it.
+        revision: as in `fetch`.
+        checkpoint: such a file under any name, or a folder that holds it under the published one.
+
+    Returns:
+        Where it is; and its name and digest, to be told with the scores.
 
     Raises:
         UserError: a file is not to be had, or is not the published one.
     """
     if checkpoint is not None and not checkpoint.is_dir():
         file = checkpoint.name
-    needed = {file: digest, **dict.fromkeys(beside)}
-    return fetch(reward, repository, needed, revision, checkpoint) / file
+    path = fetch(reward, repository, (file, *beside), revision, checkpoint) / file
+    kind, _, published = (digest or "sha256:").partition(":")
+    found = digest_of(path, kind)
+    if published and checkpoint is None and not os.environ.get(MIRROR):
+        fix = "delete it, and it is downloaded again"
+        check_digest(f"reward {reward}: {path}", found, published, owner="its publisher", fix=fix)
+    return path, f"{path.name} {kind} {found}"
 
 
 def fetch(
     reward: str,
     repository: str,
-    files: Mapping[str, str | None],
+    files: Sequence[str],
     revision: str | None = None,
     checkpoint: Path | None = None,
 ) -> Path:
     """The folder that holds `files` of a hub repository.
 
-    `files` are names, each with the digest that the hub's must have, if it is known: `sha256:21dd...` or `md5:4067...`.
     A `revision` is a commit of the repository, whose files cannot change.
     With DRTUNE_REWARDS set its files are taken as they are. Else they are downloaded into the hub's cache if they are
     not there yet; HF_HOME, HF_HUB_OFFLINE and HF_TOKEN are honoured.
     A `checkpoint`, a folder or a file in it, takes the repository's place; its files are taken as they are, too.
 
     Raises:
-        UserError: a file is not to be had, or is not the published one.
+        UserError: a file is not to be had.
     """
     if checkpoint is not None:
         return _given(reward, repository, files, checkpoint)
@@ -68,15 +82,8 @@ def fetch(
                     f"run `hf download {repository} {file}{pinned} --local-dir {folder}`"
                 )
         return folder
-    paths = {file: _downloaded(reward, repository, file, revision) for file in files}
-    for file, digest in files.items():
-        if digest is None:
-            continue
-        kind, _, wanted = digest.partition(":")
-        fix = "delete it, and it is downloaded again"
-        found = digest_of(paths[file], kind)
-        check_digest(f"reward {reward}: {paths[file]}", found, wanted, owner="its publisher", fix=fix)
-    return next(iter(paths.values())).parent
+    first, *_ = [_downloaded(reward, repository, file, revision) for file in files]
+    return first.parent
 
 
 def _given(reward: str, repository: str, files: Iterable[str], checkpoint: Path) -> Path:
@@ -105,12 +112,6 @@ def _downloaded(reward: str, repository: str, file: str, revision: str | None) -
             f"a network run `hf download {repository} {file}{pinned}`, or set {MIRROR} to a folder that holds "
             f"{repository}/{file}"
         ) from None
-
-
-def digest_of(path: Path, kind: str) -> str:
-    """The digest of a file in hex: `md5`, `sha256`, ..."""
-    with open_given(path) as file:
-        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def sha256_of_all(paths: Iterable[Path]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from drtune.config import PUBLISHED
 from drtune.errors import UserError
 from drtune.rewards import load_reward
-from drtune.rewards.weights import fetch
+from drtune.rewards.weights import weights_of
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -35,9 +35,9 @@ def in_a_process(code: str, cache: Path) -> str:
 FETCH = """
 from drtune.config import PUBLISHED
 from drtune.errors import UserError
-from drtune.rewards.weights import fetch
+from drtune.rewards.weights import weights_of
 try:
-    print(fetch("hps", "xswu/HPSv2", {"weights.pt": "md5:0cc175b9c0f1b6a831c399e269772661"}))
+    print(*weights_of("hps", "xswu/HPSv2", "weights.pt", "md5:0cc175b9c0f1b6a831c399e269772661"))
 except UserError as error:
     print(error)
 """
@@ -54,7 +54,10 @@ def test_a_file_that_the_hub_cannot_give_is_told_in_one_line(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("content", "answer"),
-    [("a", "{snapshot}\n"), ("b", "reward hps: {snapshot}/weights.pt: is not the one that its publisher names")],
+    [
+        ("a", "{snapshot}/weights.pt weights.pt md5 0cc175b9c0f1b6a831c399e269772661\n"),
+        ("b", "reward hps: {snapshot}/weights.pt: is not the one that its publisher names"),
+    ],
 )
 def test_a_file_of_the_hub_is_held_against_its_digest(tmp_path: Path, content: str, answer: str) -> None:
     repository = tmp_path / "hub" / "models--xswu--HPSv2"
@@ -70,4 +73,6 @@ def test_files_of_the_mirror_are_taken_as_they_are(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("DRTUNE_REWARDS", str(tmp_path))
     (tmp_path / "xswu" / "HPSv2").mkdir(parents=True)
     (tmp_path / "xswu" / "HPSv2" / "weights.pt").touch()
-    assert fetch("hps", "xswu/HPSv2", {"weights.pt": "md5:another"}) == tmp_path / "xswu" / "HPSv2"
+    path, told = weights_of("hps", "xswu/HPSv2", "weights.pt", "md5:another")
+    assert path == tmp_path / "xswu" / "HPSv2" / "weights.pt"
+    assert told == "weights.pt md5 d41d8cd98f00b204e9800998ecf8427e"

@@ -6,9 +6,10 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from drtune.errors import UserError
+from drtune.files.given import is_on_s3
+from drtune.files.local import local_path
 from drtune.files.patience import Patience
 from drtune.files.storage import check_writable, open_storage
 from drtune.publishing.registry import Registry
@@ -32,14 +33,14 @@ def check_registry(
             or the name is none.
     """
     place = place_of(registry, environment)
-    if in_a_pod(environment) and not place.startswith("s3://"):
+    if in_a_pod(environment) and not is_on_s3(place):
         raise UserError(f"registry {place}: would be gone with this pod; give s3://bucket/prefix")
     storage = open_storage(place, environment, patience=patience)
     Registry(storage).production(name)
-    if place.startswith("s3://"):
+    if is_on_s3(place):
         check_writable(storage)
     else:
-        _check_folder(Path(unquote(urlsplit(storage.uri).path)))
+        _check_folder(local_path(storage.uri))
 
 
 def _check_folder(folder: Path) -> None:

@@ -10,14 +10,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 
 from drtune.config import is_reward
 from drtune.contracts import BESIDE_REWARDS, MANIFEST, TABLES, DataSource, Observed
 from drtune.errors import UserError
-from drtune.files.local import sha256_bytes
+from drtune.files.given import is_on_s3
+from drtune.files.local import local_path, sha256_bytes
 from drtune.files.storage import Storage, open_storage
 from drtune.prompts.prepare import PROMPTS, Gathered, Problem, StatedPrompt, joined, open_prompts, parse
 from drtune.prompts.records import SUFFIXES
@@ -149,12 +150,7 @@ def _observed(uri: str, sha256: str, num_files: int, count: int, problems: Count
 
 def _is_file(uri: str, suffixes: tuple[str, ...]) -> bool:
     """Whether the name is that of such a file; a folder here may have any name."""
-    return Path(uri).suffix.lower() in suffixes and not _here(uri).is_dir()
-
-
-def _here(uri: str) -> Path:
-    """The local path of a URI; that of an S3 object is of no use."""
-    return Path(unquote(urlsplit(uri).path)) if uri.startswith("file:") else Path(uri)
+    return Path(uri).suffix.lower() in suffixes and not local_path(uri).is_dir()
 
 
 def _read_file(side: str, uri: str) -> bytes:
@@ -168,7 +164,7 @@ def _read_file(side: str, uri: str) -> bytes:
 
 def _open_folder(side: str, uri: str) -> Storage:
     storage = open_storage(uri)
-    if not uri.startswith("s3:") and not _here(uri).is_dir():
+    if not is_on_s3(uri) and not local_path(uri).is_dir():
         raise UserError(
             f"{side} {uri}: no such folder, and no file that ends in {', '.join(SUFFIXES)}; give one of them, or "
             f"s3://bucket/prefix"

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -20,7 +19,7 @@ from drtune.config import load_config
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.given import is_on_hub, is_on_s3, is_text_itself, shown_place
-from drtune.files.local import digest_of, is_text, sha256_bytes, sha256_file
+from drtune.files.local import digest_of, is_text, local_path, sha256_bytes, sha256_file
 from drtune.files.provenance import git
 from drtune.prompts.datasets import read_dataset
 from drtune.prompts.prepare import Gathered, parse, prepare
@@ -130,7 +129,7 @@ def _gather(what: Literal["prompts", "incoming"], given: str) -> Gathered:
 
 def _prepare(prompts: str, data_revision: str, out: Path, added: Gathered | None) -> PromptSet:
     if prompts.startswith("file:"):
-        prompts = unquote(urlsplit(prompts).path)
+        prompts = str(local_path(prompts))
     refuse_absent(prompts)
     elsewhere = is_text_itself(prompts) or is_on_s3(prompts) or is_on_hub(prompts)
     file = None if elsewhere else _tracked(prompts)

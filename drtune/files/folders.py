@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drtune.errors import UserError
 from drtune.files.archives import ARCHIVES, ArchiveError, unpack
+from drtune.files.given import is_on_s3
 from drtune.files.storage import Storage, open_storage
 
 
@@ -26,7 +27,7 @@ def check_place(key: str, place: str, environment: Mapping[str, str] = os.enviro
     """
     if Path(place).is_dir():
         return
-    if place.startswith("s3://"):
+    if is_on_s3(place):
         storage, last = _stored(place, environment)
         is_archive = last.lower().endswith(ARCHIVES)
         keys = storage.keys("" if is_archive else last)
@@ -47,7 +48,7 @@ def opened(key: str, place: str, environment: Mapping[str, str] = os.environ) ->
         return
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(place)
-        if place.startswith("s3://"):
+        if is_on_s3(place):
             path = _fetched(key, place, Path(scratch) / "fetched", environment)
         yield path if path.is_dir() else _unpacked(key, path, Path(scratch) / "unpacked")
 

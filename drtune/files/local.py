@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from drtune.errors import UnusableFileError, UserError
 from drtune.files.scratch import aside_in, keep, scratch_beside
@@ -23,6 +24,12 @@ LARGEST_DIGESTED = 256 * 2**30
 def is_text(name: str) -> bool:
     """Whether a name can be written everywhere: bytes that are not UTF-8 come as halves of characters."""
     return name.encode(errors="replace").decode() == name and "\0" not in name
+
+
+def local_path(given: str | Path) -> Path:
+    """The path that somebody gives: as it stands, or that of a file:// address."""
+    is_address = str(given)[:5].lower() == "file:"
+    return Path(unquote(urlsplit(str(given)).path)) if is_address else Path(given)
 
 
 def open_given(path: str | Path) -> BufferedReader:

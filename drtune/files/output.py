@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from drtune.errors import UserError
-from drtune.files.local import is_text, read_given, write_text
+from drtune.files.local import is_text, local_path, read_given, write_text
 from drtune.files.scratch import clear_killed, scratch_beside
 
 MARK = "drtune.json"
@@ -123,10 +123,9 @@ def resolved(path: str | Path) -> tuple[Path, Path]:
 
 
 def _refuse_input(place: Path, real: Path, given: str | Path | None) -> None:
-    parts = urlsplit(str(given or ""))
-    if not given or parts.scheme not in ("", "file"):
+    if not given or urlsplit(str(given)).scheme not in ("", "file"):
         return
-    source = Path(os.path.realpath(unquote(parts.path) if parts.scheme else given))
+    source = Path(os.path.realpath(local_path(given)))
     if real == source:
         raise UserError(f"output {place}: is what it would be made from; give another place")
     if real in source.parents:

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from drtune.errors import UserError
-from drtune.files.local import check_key, files_below, read_given, replacing, sha256_file
+from drtune.files.local import check_key, files_below, local_path, read_given, replacing, sha256_file
 from drtune.files.patience import Patience
 from drtune.files.s3 import S3_URI, S3Storage
 from drtune.files.scratch import clear_abandoned, remove_empty, scratch_beside
@@ -97,7 +97,7 @@ def open_storage(uri: str, environment: Mapping[str, str] = os.environ, *, patie
         return _FileStorage(Path(uri))
     whole = not {"?", "#"} & set(uri)  # else a part of it would be dropped
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/") and whole:
-        return _FileStorage(Path(unquote(parts.path)))
+        return _FileStorage(local_path(uri))
     raise UserError(
         f"storage {uri!r}: wanted a folder, file:///absolute/folder or s3://bucket/prefix, with no ?, #, `.`, `..` or "
         "empty part in it"

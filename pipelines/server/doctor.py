@@ -25,6 +25,7 @@ from components.train.job import place_of as place_of_job
 from components.train.launch import create_job, of_a_kind_that_is_there
 from components.train.spec import JobSpec
 from drtune.errors import UserError
+from drtune.files.given import is_on_s3
 from drtune.files.patience import Patience
 from drtune.files.storage import check_writable, open_storage
 from pipelines.server.package import Json, Package
@@ -104,8 +105,8 @@ def examine(
         yield Finding("!!", str(error))
     else:
         yield Finding("ok", f"Kubeflow Pipelines {version} at {endpoint}".replace("  ", " "))
-    is_on_s3 = (values.get("registry") or "s3://").startswith("s3://")
-    if "registry" in values and (environment.get("AWS_ACCESS_KEY_ID") or not is_on_s3):
+    in_a_folder = values.get("registry") and not is_on_s3(values["registry"])
+    if "registry" in values and (environment.get("AWS_ACCESS_KEY_ID") or in_a_folder):
         yield _found(partial(check_s3, values, spec, environment))
     elif "registry" in values:
         yield Finding("--", "not looked at: buckets on S3, since AWS_ACCESS_KEY_ID is not set here")

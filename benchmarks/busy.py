@@ -24,8 +24,8 @@ from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import prepare
 from drtune.training.history import read_metrics
 
-TIMEOUT_SECONDS = 120
-PICTURES = 64
+TIMEOUT_SECONDS = 200
+PICTURES = 512
 """That an evaluation draws."""
 TRAININGS = {
     "one process, default threads": ("1", str(cores())),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.pipelines import FolderOf
+
+# Whoever runs the tests in the background has Ctrl-C ignored, and so would all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: on a loaded machine one slow example says nothing.
 settings.register_profile("drtune", deadline=None)

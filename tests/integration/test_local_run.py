@@ -125,10 +125,9 @@ run_process([sys.executable, "-c", code, os.environ["STARTED"]])
 """A step whose work says nothing, and so never notices by itself that nobody listens."""
 
 RUN = """
-import signal, sys
+import sys
 from drtune.lifetime import as_command
 from tests.integration.test_local_run import ENDLESS, run, Path
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 with as_command():
     run(Path(sys.argv[1]), "go on", ENDLESS, sys.stdout)
 """

@@ -16,9 +16,8 @@ from drtune.python.words import in_python
 from tests.lives import wait_until_gone
 
 WORKING = """
-import os, pathlib, signal, sys, tempfile, time
+import os, pathlib, sys, tempfile, time
 from drtune.lifetime import as_command
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 with as_command(with_parent=True), tempfile.TemporaryDirectory(dir=sys.argv[1]) as folder:
     (pathlib.Path(folder) / str(os.getpid())).touch()
     time.sleep(600)

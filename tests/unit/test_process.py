@@ -24,11 +24,7 @@ def test_output_of_both_streams_passes_through_unchanged(capfdbinary: pytest.Cap
 def test_output_is_passed_on_while_the_child_still_runs(tmp_path: Path) -> None:
     go_on = tmp_path / "go on"
     child = f"import pathlib, time\nprint('half')\nwhile not pathlib.Path({str(go_on)!r}).exists(): time.sleep(0.01)"
-    # Whoever runs the tests in the background has SIGINT ignored, and so would their children.
-    parent = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
-    )
+    parent = f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
     with subprocess.Popen(python(parent), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read(5) == b"half\n"
@@ -53,8 +49,6 @@ def test_a_mistake_of_the_user_stays_one() -> None:
         run_process(python("print('reading'); print('error: steps=0: give at least 1'); raise SystemExit(2)"))
 
 
-# Whoever runs the tests in the background has SIGINT ignored, and so would their children.
-DEFAULT_SIGINT = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 TALKING = "while True: print('.', flush=True); time.sleep(0.02)"
 SILENT = "from drtune.lifetime import mortal\nwith mortal(): started(); time.sleep(600)"
 
@@ -69,10 +63,7 @@ def _start_and_wait_for_the_grandchild(tmp_path: Path, work: str = TALKING) -> t
         f"    os.rename({str(tmp_path / 'new')!r}, {str(pid_file)!r})\n"
         f"{'' if 'started()' in work else 'started()'}\n{work}"
     )
-    parent = (
-        DEFAULT_SIGINT
-        + f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
-    )
+    parent = f"from components.process import run_process; run_process([{sys.executable!r}, '-c', {child!r}])"
     process = subprocess.Popen(python(parent), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     while not pid_file.exists():
         time.sleep(0.02)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -35,10 +37,19 @@ class Contract(BaseModel):
         """The digest of the value, which its manifest ends with."""
         return self.digest_of(self._fields())
 
-    @property
+    @cached_property
     def manifest_sha256(self) -> str:
-        """The digest of the file that `save` writes."""
+        """The digest of the file that the value was read from, or else of the one that `save` writes.
+
+        They differ where the value has got fields, with a default, since the file was written.
+        """
         return sha256_bytes(self.manifest().encode())
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's; what is changed has another digest."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.__dict__.pop("manifest_sha256", None)
+        return copy
 
     def save(self, folder: str | Path) -> None:
         """Write `manifest.json` into `folder`, whole or not at all."""
@@ -80,6 +91,7 @@ class Contract(BaseModel):
             check_digest(shown, cls.digest_of(fields), str(named), owner="its digest", fix=fix)
         elif not cls.may_lack_digest:
             raise UserError(f"{shown}: has no digest, as those of earlier versions of drtune; {fix}")
+        value.__dict__["manifest_sha256"] = sha256_bytes(content)
         return value
 
     @classmethod

@@ -80,7 +80,7 @@ def evaluate(
         processes = 1
         if is_small(model.base_model, judges):
             take_one_thread()
-            processes = cores() // torch.get_num_threads()
+            processes = min(cores() // torch.get_num_threads(), config.process_count)  # what fits in memory
         prepared = open_prompts(prompts_folder)
         prompts = choose_prompts(prepared.eval, config.evaluation.max_prompts)
         print(f"evaluate: loading {model.base_model}, to draw for {len(prompts)} held-out prompts", flush=True)

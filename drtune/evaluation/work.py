@@ -144,4 +144,9 @@ def helpers(batches: Sequence[Batch], arguments: Sequence[str], processes: int) 
             child = subprocess.Popen([*command, f"--share={share}"], stdout=DEVNULL, stderr=DEVNULL)
             helping.append(running.enter_context(child))
             running.enter_context(ending_with_us(child))
-        yield helping
+        try:
+            yield helping
+        except BaseException:
+            for child in helping:
+                child.terminate()  # all at once: each may take a while to end
+            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -11,7 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import http_backoff, httpx  # type: ignore[attr-defined]  # its own, which changed its name
 
 LONGEST_WAIT = 3
-"""Seconds for a hub to answer at all."""
+"""Seconds for a hub to answer at all, where HF_HUB_ETAG_TIMEOUT does not give it more."""
 
 
 def from_hub(repository: str, file: str, revision: str | None = None) -> Path:
@@ -28,7 +29,8 @@ def from_hub(repository: str, file: str, revision: str | None = None) -> Path:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each time that it tries again
     if not isinstance(try_to_load_from_cache(repository, file, revision=revision), str):
         try:
-            http_backoff("HEAD", ENDPOINT, max_retries=1, timeout=LONGEST_WAIT, retry_on_status_codes=())
+            longest = max(LONGEST_WAIT, int(os.environ.get("HF_HUB_ETAG_TIMEOUT", "0")))
+            http_backoff("HEAD", ENDPOINT, max_retries=1, timeout=longest, retry_on_status_codes=())
         except (OfflineModeIsEnabled, httpx.TransportError) as error:
             raise LocalEntryNotFoundError(f"{ENDPOINT}: {error}") from None
     return Path(hf_hub_download(repository, file, revision=revision))

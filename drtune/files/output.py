@@ -88,6 +88,7 @@ def unless_begun(out: Path, *beside: Path) -> Iterator[None]:
     So what is refused late leaves nothing, and what stands at `out` keeps what belongs to it.
     """
     before, copies = id_of(out), {}
+    beside = tuple(Path(os.path.realpath(place)) for place in beside)
     with ExitStack() as held:
         for place in beside:
             if place.exists():

@@ -17,8 +17,10 @@ from drtune.prompts.records import IMAGE_FIELDS, SUFFIXES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Files with these endings are pictures."""
-MANIFESTS = ("manifest", "prompts", "metadata")
+MANIFESTS = ("manifest", "prompts")
 """Names, before the suffix, of the file that tells which picture has which prompt."""
+HUB_MANIFEST = "metadata"
+"""As data sets of the hub name it; it counts where there is no other, since it may be about anything."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,12 @@ def manifest_of(key: str, folder: Path) -> Path:
     Raises:
         UserError: there is none, or more than one.
     """
-    candidates = [folder / f"{stem}{suffix}" for stem in MANIFESTS for suffix in SUFFIXES]
-    present = [path for path in candidates if path.is_file()]
+
+    def found_as(*stems: str) -> list[Path]:
+        paths = (folder / f"{stem}{suffix}" for stem in stems for suffix in SUFFIXES)
+        return [path for path in paths if path.is_file()]
+
+    present = found_as(*MANIFESTS) or found_as(HUB_MANIFEST)
     if len(present) != 1:
         found = " and ".join(path.name for path in present) or "none"
         raise UserError(

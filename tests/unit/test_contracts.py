@@ -62,3 +62,15 @@ def test_what_has_no_digest_of_an_earlier_version_is_read_unless_it_decides(
         return
     with pytest.raises(UserError, match="has no digest, as those of earlier versions of drtune; make it again"):
         kind.load(path.parent)
+
+
+def test_a_manifest_of_before_a_field_was_added_is_named_by_the_digest_of_its_file(tmp_path: Path) -> None:
+    path = make_folders(tmp_path).report / MANIFEST
+    fields = json.loads(path.read_text())
+    for added in ("height", "width", "digest"):
+        del fields[added]
+    path.write_text(json.dumps(fields | {"digest": EvaluationReport.digest_of(fields)}))
+    report = EvaluationReport.load(path.parent)
+    assert report.manifest_sha256 == sha256_bytes(path.read_bytes()) != sha256_bytes(report.manifest().encode())
+    copied = report.model_copy(update={"seed": 5})
+    assert copied.manifest_sha256 == sha256_bytes(copied.manifest().encode())

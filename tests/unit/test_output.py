@@ -255,3 +255,18 @@ def test_what_is_written_beside_an_output_is_undone_unless_a_new_one_begins(
     assert sorted(path.name for path in tmp_path.iterdir()) == (
         ["out", "out.prompts", "out.prompts.txt"] if stood or begins else []
     )
+
+
+def test_a_folder_behind_a_link_is_as_it_was_too(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "prompts.jsonl").write_text("old")
+    (tmp_path / "out.prompts").symlink_to("elsewhere")
+
+    def fail() -> None:
+        (tmp_path / "out.prompts" / "prompts.jsonl").write_text("new")
+        raise UserError("why")
+
+    with pytest.raises(UserError, match="why"), unless_begun(tmp_path / "out", tmp_path / "out.prompts"):
+        fail()
+    assert (tmp_path / "out.prompts" / "prompts.jsonl").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "out.prompts"]

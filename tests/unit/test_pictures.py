@@ -15,7 +15,7 @@ from PIL import Image
 from drtune.errors import UserError
 from drtune.evaluation.pictures import PIXELS_AT_ONCE, batches
 from drtune.files.images import UnusablePictureError, open_picture, resized, to_tensor
-from drtune.prompts.pictured import matched
+from drtune.prompts.pictured import manifest_of, matched
 from tests.words import picture
 
 ORIENTATION = 0x0112
@@ -154,3 +154,13 @@ def test_small_pictures_keep_their_pixels_and_large_ones_are_reduced() -> None:
     assert enlarged.size == (8, 4)
     assert sorted(enlarged.getcolors() or []) == [(16, (0, 0, 0)), (16, (255, 0, 0))]
     assert resized(Image.new("RGB", (400, 100)), 64).size == (64, 16)
+
+
+def test_a_file_of_metadata_names_pictures_only_where_there_is_no_manifest(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").touch()
+    assert manifest_of("mj", tmp_path).name == "metadata.csv"
+    (tmp_path / "prompts.csv").touch()
+    assert manifest_of("mj", tmp_path).name == "prompts.csv"
+    (tmp_path / "manifest.jsonl").touch()
+    with pytest.raises(UserError, match=r"found manifest\.jsonl and prompts\.csv"):
+        manifest_of("mj", tmp_path)

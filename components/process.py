@@ -43,7 +43,7 @@ def run_process(command: Sequence[str]) -> None:
             stderr=subprocess.STDOUT,
             env=os.environ | {"PYTHONUNBUFFERED": "1"},
         ) as child,
-        ending_with_us(child),
+        ending_with_us([child]),
     ):
         assert child.stdout is not None
         for line in map(_with_addresses, child.stdout):

@@ -10,7 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -94,16 +95,19 @@ def mortal(*, with_parent: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def ending_with_us(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """End the child when the block ends by an exception."""
+def ending_with_us(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """End the children, all at once, when the block ends by an exception; they may be started within."""
     try:
         yield
     except BaseException:
-        child.terminate()
-        try:
-            child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
+        for child in children:
+            child.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        for child in children:
+            try:
+                child.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
         raise
 
 

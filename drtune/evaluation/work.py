@@ -138,15 +138,9 @@ def helpers(batches: Sequence[Batch], arguments: Sequence[str], processes: int) 
     """
     count = min(processes, len({batch.number for batch in batches if batch.contestant.draws and not batch.is_made}))
     command = [sys.executable, "-m", "drtune.evaluation.worker", *arguments, f"--count={count}"]
-    with ExitStack() as running:
-        helping = []
+    helping: list[Helper] = []
+    with ExitStack() as running, ending_with_us(helping):
         for share in range(1, count):
             child = subprocess.Popen([*command, f"--share={share}"], stdout=DEVNULL, stderr=DEVNULL)
             helping.append(running.enter_context(child))
-            running.enter_context(ending_with_us(child))
-        try:
-            yield helping
-        except BaseException:
-            for child in helping:
-                child.terminate()  # all at once: each may take a while to end
-            raise
+        yield helping

@@ -10,14 +10,23 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from drtune.config import Config
 from drtune.errors import UserError
 from drtune.files.folders import opened
 from drtune.files.images import UnusablePictureError, open_picture, to_tensor
 from drtune.files.local import sha256_bytes, sha256_file
 from drtune.models.base import Base
 from drtune.prompts.pictured import manifest_of, matched
+from drtune.prompts.prepare import PreparedPrompts
 
 KEY = "method.pictures"
+
+
+def pictures_of(config: Config, prompts: PreparedPrompts) -> RealPictures | None:
+    """Those that `method.pictures` names, for the prompts to train on; None: a run starts from sampled ones."""
+    if not config.method.pictures:
+        return None
+    return RealPictures(config.method.pictures, [prompt.text for prompt in prompts.train])
 
 
 class RealPictures:

@@ -13,12 +13,14 @@ from drtune.files.local import replacing
 from drtune.files.output import base_folder, claimed, mark, resolved
 from drtune.files.storage import check_writable, open_storage
 from drtune.models.miniature.words import warning_of
+from drtune.models.start import read_start
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import PreparedPrompts, open_prompts
 from drtune.rewards.files import file_of
 from drtune.training.checkpoint import FOLDER
 from drtune.training.checks import check_start
 from drtune.training.mirror import Mirror
+from drtune.training.pictures import pictures_of
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
 
@@ -120,10 +122,13 @@ def _tell(config: Config, prepared: PreparedPrompts) -> None:
 
 
 def _finished(out: Path, config: Config, prepared: PreparedPrompts) -> TunedModel | None:
-    """The model in `out`, if it is what this run would make."""
+    """The model in `out`, if it is what this run would make: of other files under the same names it is not."""
     try:
         model, _ = open_tuned(out)
     except UserError:
         return None  # none, or damaged: the newest checkpoint makes it anew
-    same = model.config_sha256 == config.sha256() and model.prompts == prepared.prompt_set
-    return model if same else None
+    if (model.config_sha256, model.prompts) != (config.sha256(), prepared.prompt_set):
+        return None
+    start, pictures = read_start(config), pictures_of(config, prepared)
+    begun_from = (start and start.sha256, pictures and pictures.sha256)
+    return model if begun_from == (model.start_sha256, model.pictures_sha256) else None

@@ -36,7 +36,7 @@ from drtune.training.optimization import (
     mean_decay,
     moved_against,
 )
-from drtune.training.pictures import RealPictures
+from drtune.training.pictures import pictures_of
 from drtune.training.processes import Processes
 from drtune.training.state import TrainState
 from drtune.training.weights import open_weights
@@ -76,7 +76,7 @@ class Updates:
             config.rewards, antialias=config.reward_antialias, checkpoints=config.reward_checkpoints
         )
         self.start = read_start(config)
-        self.pictures = RealPictures(config.method.pictures, self.texts) if config.method.pictures else None
+        self.pictures = pictures_of(config, prompts)
         self.interrupts = Interrupts()
         self.stopped_by: signal.Signals | None = None
 

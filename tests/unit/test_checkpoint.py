@@ -22,6 +22,7 @@ from drtune.training.state import TrainState
 CONFIG = load_config(None, ["steps=100", "ema_decay=0.5"])
 KINDS = ("lora", "full")
 HELD_OUT = ["held_out.reward=brightness", "held_out.max_drop=0.1"]
+SRPO = ["method.name=srpo"]
 
 
 def fresh(seed: int) -> TrainState:
@@ -321,15 +322,25 @@ def test_within_averaged_the_weights_are_their_running_mean_and_afterwards_the_s
     assert all(torch.equal(tensor, average[name]) for name, tensor in state.average.items())
 
 
-def test_held_out_rewards_of_other_pictures_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "lacks", "told"),
+    [
+        (HELD_OUT, "held_out_pictures", r"held-out rewards are of pictures .* otherwise; start again with --over"),
+        (SRPO, "gradient", r"another gradient for method\.name=srpo; start again with --overwrite instead of --resume"),
+    ],
+)
+def test_what_an_earlier_version_did_otherwise_is_refused(
+    settings: list[str], lacks: str, told: str, tmp_path: Path
+) -> None:
     state = trained(1)
     state.held_out.update({0: 0.5, 1: 0.6})
-    path = save(folder_of(tmp_path, HELD_OUT), state, 1)
+    path = save(folder_of(tmp_path, settings), state, 1)
+    folder_of(tmp_path, settings).restore(fresh(0))
     tensors, metadata = load_tensors(path)
     about = json.loads(metadata["drtune"])
-    del about["held_out_pictures"]  # as checkpoints were before
+    del about[lacks]  # as checkpoints were before
     content = to_bytes(tensors, {"drtune": json.dumps(about)})
     path.unlink()
     (tmp_path / f"step-000001-{sha256_bytes(content)[:12]}.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"held-out rewards are of pictures .* otherwise; start again with --over"):
-        folder_of(tmp_path, HELD_OUT).restore(fresh(0))
+    with pytest.raises(UserError, match=told):
+        folder_of(tmp_path, settings).restore(fresh(0))

@@ -163,8 +163,9 @@ class Row:
 
     @property
     def file(self) -> str:
-        """Name of the picture."""
-        return f"pictures-{self.label.replace(', ', '-').replace(' ', '-')}.png"
+        """Name of the picture; with the learning rate, of which the study that goes on may choose another."""
+        name = "-".join(self.label.replace(",", "").split())
+        return f"pictures-{name}.png" if self.check == 0 else f"pictures-{name}-{self.cell.learning_rate:g}.png"
 
 
 def shown(results: Results) -> list[Row]:
@@ -178,7 +179,10 @@ def shown(results: Results) -> list[Row]:
 def cut_pictures(study: Study, cells: Path, folder: Path) -> None:
     """Write the page's pictures, each cut from the sheet of its training; that of an earlier study stays as it was."""
     width = min(SHOWN, study.scale.prompts // 2) * SIDE
-    for row in shown(Results(study)):
+    rows = shown(Results(study))
+    for old in set(folder.glob("pictures-*.png")) - {folder / row.file for row in rows}:
+        old.unlink()
+    for row in rows:
         if not (source := cells / f"{row.cell.name}.png").exists() and (folder / row.file).exists():
             continue
         with Image.open(source) as sheet:

@@ -201,14 +201,21 @@ def test_what_has_a_record_is_not_run_again_and_the_first_seeds_choose_for_the_o
     assert "Written by `make science QUICK=1` from the records of 16 trainings" in text
     assert f"| {DRTUNE} | {max(QUICK.rates):g}* | {QUICK.updates}* |" in text
     assert f"| ReFL | {min(QUICK.rates):g}* | {QUICK.updates}* |" in text
-    for picture_file in re.findall(r"science/pictures-[\w-]+\.png", text):
+    for picture_file in re.findall(r"science/pictures-[\w.-]+\.png", text):
         assert (folder / picture_file).is_file()
 
+    ours, old = folder / "science" / f"pictures-{DRTUNE}-{max(QUICK.rates):g}.png", "pictures-ReFL-0.5.png"
+    shutil.copyfile(ours, folder / "science" / old)  # as if another rate had been chosen before
     shutil.rmtree(folder / "cells")  # as on another machine, which has what is committed alone
     earlier = ["--earlier", str(folder / "science"), "--page", str(folder / "science.md")]
     again = CliRunner().invoke(main, ["--quick", "--out", str(tmp_path / "other"), *earlier])
     assert (again.exit_code, again.exception) == (0, None)
     assert (folder / "science.md").read_text(encoding="utf-8") == text
+    assert ours.is_file()
+    assert not (folder / "science" / old).exists()
+    ours.unlink()
+    again = CliRunner().invoke(main, ["--quick", "--out", str(tmp_path / "other"), *earlier])
+    assert isinstance(again.exception, FileNotFoundError)
     refused = CliRunner().invoke(main, ["--out", str(tmp_path / "other"), *earlier])
     assert (refused.exit_code, "holds a study of another design" in refused.output) == (2, True)
 

@@ -23,7 +23,8 @@ class HookedStorage:
         self.uri, self.patience = storage.uri, storage.patience
         self.write, self.create, self.read = storage.write, storage.create, storage.read
         self.download, self.sha256, self.delete = storage.download, storage.sha256, storage.delete
-        self.keys, self.written, self.clear_scratch = storage.keys, storage.written, storage.clear_scratch
+        self.has, self.keys, self.written = storage.has, storage.keys, storage.written
+        self.clear_scratch = storage.clear_scratch
 
     def upload(self, key: str, source: Path) -> None:
         self.hook(self.uploads)

@@ -29,9 +29,7 @@ def check_place(key: str, place: str, environment: Mapping[str, str] = os.enviro
         return
     if is_on_s3(place):
         storage, last = _stored(place, environment)
-        is_archive = last.lower().endswith(ARCHIVES)
-        keys = storage.keys("" if is_archive else last)
-        if not keys or (is_archive and last not in keys):
+        if not (storage.has(last) if last.lower().endswith(ARCHIVES) else storage.keys(last)):
             raise UserError(f"{key}={place}: nothing is stored there; correct the place")
     else:
         _check_archive(key, Path(place))

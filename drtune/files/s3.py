@@ -91,6 +91,15 @@ class S3Storage:
         """As `Storage`."""
         return self._put(key, content, {"If-None-Match": "*"})
 
+    def has(self, key: str) -> bool:
+        """As `Storage`."""
+        try:
+            with self._explained(key, reading=True):
+                self._client.stat_object(self.bucket, self._name(key))
+        except FileNotFoundError:
+            return False
+        return True
+
     def read(self, key: str) -> bytes:
         """As `Storage`."""
         return self._streamed(key, lambda stream: stream.read())
@@ -166,19 +175,19 @@ class S3Storage:
                 response.close()
                 response.release_conn()
 
-        with self._explained(key):
+        with self._explained(key, reading=True):
             return self.patience.ask(once)
 
     @contextmanager
-    def _explained(self, key: str) -> Iterator[None]:
-        """Turn every failure of S3 into one line without secrets."""
+    def _explained(self, key: str, *, reading: bool = False) -> Iterator[None]:
+        """Turn every failure of S3 into one line without secrets; what cannot be read is a file that somebody named."""
         from minio.error import MinioException, S3Error
         from urllib3.exceptions import HTTPError, ProxyError, ResponseError, SSLError
 
         try:
             yield
         except S3Error as error:
-            raise self._explain(key, error) from None
+            raise self._explain(key, error, reading=reading) from None
         except (MinioException, ParseError):
             raise UserError(
                 f"storage {self.uri}: what answers at {self.endpoint} is not S3; correct AWS_ENDPOINT_URL"
@@ -198,7 +207,7 @@ class S3Storage:
                 f"{self.prefix}{key} in bucket {self.bucket}{tried}; {fix}"
             ) from None
 
-    def _explain(self, key: str, error: S3Error) -> Exception:
+    def _explain(self, key: str, error: S3Error, *, reading: bool) -> Exception:
         if error.code == "NoSuchKey":
             return FileNotFoundError(errno.ENOENT, "not there", f"{self.uri}/{key}")
         if error.code == "NoSuchBucket":
@@ -213,7 +222,9 @@ class S3Storage:
         if fix := _MISTAKES.get(error.code or ""):
             return UserError(f"storage {self.uri}: {self.endpoint} answered {error.code}: {error.message}; {fix}")
         reason = f"{self.endpoint} answered {error.code}: {error.message}"
-        return UnusableFileError(errno.EIO, reason, f"{self.uri}/{key}")
+        if reading:
+            return UnusableFileError(errno.EIO, reason, f"{self.uri}/{key}")
+        return UserError(f"storage {self.uri}/{key}".rstrip("/") + f": {reason}; mend it or give another place")
 
 
 def _endpoint(url: str) -> tuple[str, str, bool]:

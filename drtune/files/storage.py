@@ -48,6 +48,9 @@ class Storage(Protocol):
         None does when the answer to the one was lost: asked again, the server finds the key taken.
         """
 
+    def has(self, key: str) -> bool:
+        """Whether something is stored under `key`."""
+
     def read(self, key: str) -> bytes:
         """Return the content of a small file."""
 
@@ -146,6 +149,9 @@ class _FileStorage:
             except FileExistsError:
                 return False
         return True
+
+    def has(self, key: str) -> bool:
+        return self._path(key).is_file()
 
     def read(self, key: str) -> bytes:
         with self._explained(path := self._path(key)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
@@ -20,10 +21,7 @@ def check_start(config: Config) -> None:
             cannot be read, or there are no pictures where they should be.
     """
     check_own(config.reward_names)
-    if pictures := config.method.pictures:
-        check_place("method.pictures", pictures)
-    if file := config.evaluation.capability.file:
-        read_tasks(file)
+    check_places(config)
     if config.wandb_project:
         _installed(f"wandb_project={config.wandb_project}: Weights & Biases", "wandb")
     if config.mlflow_experiment:
@@ -32,6 +30,18 @@ def check_start(config: Config) -> None:
         _installed("optimizer.eight_bit=true: bitsandbytes", "bitsandbytes")
     if config.compute.quantization == "nf4":
         _installed("compute.quantization=nf4: bitsandbytes", "bitsandbytes")
+
+
+def check_places(config: Config, can_be_read: Callable[[str], bool] = lambda _place: True) -> None:
+    """Refuse places of pictures and of compositional prompts in which there is nothing, of those that can be read here.
+
+    Raises:
+        UserError: there is nothing, or no compositional prompts.
+    """
+    if (pictures := config.method.pictures) and can_be_read(pictures):
+        check_place("method.pictures", pictures)
+    if (file := config.evaluation.capability.file) and can_be_read(file):
+        read_tasks(file)
 
 
 def _installed(told: str, *packages: str) -> None:

@@ -58,6 +58,30 @@ def test_lines_of_prompts_become_a_prompt_set_that_names_their_digest(
         prepare_prompts(LINES, "v1", tmp_path / "other")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method={{name: srpo, pictures: {}/none}}", "method.pictures={}/none: nothing is stored there"),
+        ("method={{name: srpo, pictures: {}/none.zip}}", "method.pictures={}/none.zip: nothing is stored there"),
+        ("lora.init={}/none.safetensors", "lora.init='{}/none.safetensors': cannot be read (not there)"),
+        ("evaluation.capability.file={}/none.jsonl", "evaluation.capability.file={}/none.jsonl: cannot be read"),
+    ],
+)
+def test_what_settings_name_on_s3_is_asked_for_in_the_first_step_of_a_run(
+    override: str, message: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    store = store_on(s3_server)
+    store.write("none.zip.part", b"")  # whose name begins alike
+    given = GIVEN | {"config": CONFIG, "overrides": [override.format(store.uri)]}
+    [told] = check_parameters(given, elsewhere=True, environment={})
+    assert told.endswith(" is not here: the run itself checks it")
+    with pytest.raises(UserError) as refused:
+        check_parameters(given, elsewhere=True, environment={"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+    assert str(refused.value).startswith(message.format(store.uri))
+
+
 def test_files_on_s3_are_read(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)

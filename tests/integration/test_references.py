@@ -16,7 +16,7 @@ from drtune.errors import UserError
 from drtune.evaluation.findings import ALONE
 from drtune.evaluation.references import find_pictures
 from drtune.evaluation.run import evaluate
-from drtune.files.folders import opened
+from drtune.files.folders import check_place, opened
 from drtune.files.storage import open_storage
 from drtune.models.sample_set import SampleSettings, write_sample_set
 from tests.evaluations import PROMPTS, ModelOf
@@ -193,6 +193,7 @@ def test_a_reference_may_lie_on_s3(s3_server: S3Server, tmp_path: Path) -> None:
     for path in (folder / "0.webp", folder / "manifest.csv", zipped(folder)):
         storage.upload(f"{path.parent.name}/{path.name}" if path.suffix != ".zip" else path.name, path)
     for place in ("mj", "mj/", "mj.zip"):
+        check_place("mj", f"{storage.uri}/{place}", s3_server.environment)
         with opened("mj", f"{storage.uri}/{place}", s3_server.environment) as found:
             assert (
                 find_pictures("mj", found, PROMPTS, 1).by_prompt[PROMPTS[0].text][0].read_bytes()

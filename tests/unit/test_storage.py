@@ -97,6 +97,17 @@ def test_an_answer_of_s3_that_nobody_foresaw_is_told_with_its_code(monkeypatch: 
     assert str(refusal.value).startswith(f"config s3://settings/mine.yaml: cannot be read ({reason}); give the path")
 
 
+def test_what_s3_says_of_a_write_asks_for_no_other_file() -> None:
+    error = b"<Error><Code>QuotaExceeded</Code><Message>The bucket is full</Message></Error>"
+    head = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n" % len(error)
+    with saying(head + error) as port:
+        server = {"AWS_REGION": "here", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+        with pytest.raises(UserError) as refusal:
+            open_storage("s3://models/mine", KEYS | server).write("a/b", b"")
+    told = f"storage s3://models/mine/a/b: http://127.0.0.1:{port} answered QuotaExceeded: The bucket is full; mend it"
+    assert str(refusal.value).startswith(told)
+
+
 def test_keys_are_listed_below_a_folder_and_writes_under_way_are_not(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     assert storage.keys() == []
@@ -107,6 +118,7 @@ def test_keys_are_listed_below_a_folder_and_writes_under_way_are_not(tmp_path: P
     assert storage.keys() == ["a/1/x", "a/10", "ab", "b/2"]
     assert storage.keys("a") == ["a/1/x", "a/10"]
     assert storage.keys("none") == []
+    assert [storage.has(key) for key in ("a/10", "a", "none")] == [True, False, False]
 
 
 def test_of_scratch_only_what_a_killed_writer_left_long_ago_is_removed(tmp_path: Path) -> None:

@@ -31,6 +31,6 @@ def from_hub(repository: str, file: str, revision: str | None = None) -> Path:
         try:
             longest = max(LONGEST_WAIT, int(os.environ.get("HF_HUB_ETAG_TIMEOUT", "0")))
             http_backoff("HEAD", ENDPOINT, max_retries=1, timeout=longest, retry_on_status_codes=())
-        except (OfflineModeIsEnabled, httpx.TransportError) as error:
+        except (OfflineModeIsEnabled, httpx.RequestError) as error:
             raise LocalEntryNotFoundError(f"{ENDPOINT}: {error}") from None
     return Path(hf_hub_download(repository, file, revision=revision))

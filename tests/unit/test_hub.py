@@ -36,6 +36,19 @@ def test_a_file_that_the_hub_has_is_downloaded_and_then_found_without_it(tmp_pat
     assert read_from(hub.url, tmp_path) == "{'_class_name': 'ZImagePipeline'}\n"
 
 
+def test_a_proxy_that_leads_in_a_circle_is_a_hub_that_is_away(tmp_path: Path) -> None:
+    class Circle(Handler):
+        def do_HEAD(self) -> None:
+            self.send_response_only(302)
+            self.send_header("Location", self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with Serving(Circle) as server:
+        told = read_from(server.url, tmp_path)
+    assert "base_model='owner/name', base_revision=None: cannot be loaded: no such folder, the hub cannot be" in told
+
+
 def test_a_hub_that_is_away_is_asked_twice(tmp_path: Path) -> None:
     asked = []
 

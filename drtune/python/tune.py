@@ -76,22 +76,22 @@ def tune(
     with in_python(place), ExitStack() as held:
         if "WORLD_SIZE" in os.environ:
             raise UserError("drtune.tune: is for one process; with torchrun start -m drtune.training.worker")
-        if not (resume and place.exists()):
-            beside = (Path(f"{place}.{kind}") for kind in ("prompts", "prompts.jsonl", "rewards"))
-            held.enter_context(unless_begun(place, *beside))
-        write = partial(_write, overwrite=overwrite)
-        name_of = partial(reward_file, folder=Path(f"{place}.rewards"), write=write)
         if reward is not None:
             rewards = reward if isinstance(reward, Mapping) else {reward: {}}
             settings = {"rewards": rewards} | settings
-        if not isinstance(base, str):
-            base = base_name(base, settings.get("base_revision"))
-        tree = load_config(config, [*overrides({"base_model": base} | settings, name_of)])
-        if tree.process_count != 1:
-            raise UserError(f"processes={tree.process_count}: drtune.tune is one; `drtune train` starts several")
-        check_start(tree)
         inputs = [prompts if isinstance(prompts, str | Path) else None, config if overwrite else None]
-        with claimed(place, "TrainingRun", overwrite=overwrite or resume, inputs=inputs):
+        with claimed(place, "TrainingRun", overwrite=overwrite or resume, inputs=inputs):  # before anything is written
+            if not (resume and place.exists()):
+                beside = (Path(f"{place}.{kind}") for kind in ("prompts", "prompts.jsonl", "rewards"))
+                held.enter_context(unless_begun(place, *beside))
+            write = partial(_write, overwrite=overwrite)
+            name_of = partial(reward_file, folder=Path(f"{place}.rewards"), write=write)
+            if not isinstance(base, str):
+                base = base_name(base, settings.get("base_revision"))
+            tree = load_config(config, [*overrides({"base_model": base} | settings, name_of)])
+            if tree.process_count != 1:
+                raise UserError(f"processes={tree.process_count}: drtune.tune is one; `drtune train` starts several")
+            check_start(tree)
             read_index(tree.base_model, tree.base_revision)
             read_start(tree)
             prompt_set = _prompt_set(prompts, eval_prompts, place, write, overwrite=overwrite)

@@ -15,6 +15,7 @@ import drtune
 from drtune.contracts import Decision
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
+from drtune.files.output import locked
 from drtune.models.miniature import CHECKPOINT
 from drtune.rewards.own import OwnReward
 
@@ -90,6 +91,16 @@ def test_what_is_refused_late_leaves_nothing(tmp_path: Path) -> None:
             **SHORT,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_while_another_run_is_at_the_place_nothing_beside_it_is_touched(tmp_path: Path) -> None:
+    rewards = tmp_path / "run.rewards"
+    rewards.mkdir()
+    before = rewards.stat()
+    (tmp_path / "run").mkdir()
+    with locked(tmp_path / "run"), pytest.raises(UserError, match="is being written by process"):
+        drtune.tune("miniature", prompts=PROMPTS, reward=cell(CELL)["warm"], out=tmp_path / "run", overwrite=True)
+    assert (rewards.stat().st_ino, rewards.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_pictures_are_those_that_plain_diffusers_draws_before_and_after(result: drtune.Result) -> None:

@@ -219,8 +219,8 @@ class Checkpoints:
             )
         if about.get("gradient") != RECOVERED.get(method := self.config.method.name):
             raise UserError(
-                f"checkpoint {path}: an earlier version of drtune took another gradient for method.name={method}; start "
-                "again with --overwrite instead of --resume"
+                f"checkpoint {path}: for method.name={method} an earlier version of drtune took another gradient; "
+                "start again with --overwrite instead of --resume"
             )
         if about.get("start_sha256") != self.start_sha256:
             raise UserError(

@@ -11,12 +11,11 @@ from typing import Any
 from components.publish.model_registry import check_model_registry
 from components.registry import check_registry, in_a_pod
 from components.train.spec import load_spec, refuse_uneven
-from drtune.config import FRESH, load_config
+from drtune.config import load_config
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference, read_places
 from drtune.files.given import is_on_s3, is_text_itself
 from drtune.models.index import read_index
-from drtune.models.start import read_start
 from drtune.publishing.policy import Policy, refuse_unmeasured
 from drtune.publishing.registry import check_name
 from drtune.training.checks import check_places, check_start
@@ -70,8 +69,6 @@ def check_parameters(
             check_start(config)
             if not spec:  # whose pods may have other folders, and another network
                 read_index(config.base_model, config.base_revision)
-        if config.weights == "lora" and config.lora.init not in FRESH and can_be_read(config.lora.init):
-            read_start(config)
         if spec:
             refuse_uneven(config, spec)
         if given.get("policy") and can_be_read(given["policy"]):

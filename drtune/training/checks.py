@@ -6,9 +6,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-from drtune.config import Config
+from drtune.config import FRESH, Config
 from drtune.errors import UserError
-from drtune.files.folders import check_place
+from drtune.files.folders import check_file, check_place
 from drtune.prompts.compositional import read_tasks
 from drtune.rewards.files import check_own
 
@@ -33,11 +33,15 @@ def check_start(config: Config) -> None:
 
 
 def check_places(config: Config, can_be_read: Callable[[str], bool] = lambda _place: True) -> None:
-    """Refuse places of pictures and of compositional prompts in which there is nothing, of those that can be read here.
+    """Refuse places in which there is nothing, of those that can be read here.
+
+    They are those of pictures, of the adapter that a run begins from, and of compositional prompts.
 
     Raises:
         UserError: there is nothing, or no compositional prompts.
     """
+    if config.weights == "lora" and (init := config.lora.init) not in FRESH and can_be_read(init):
+        check_file("lora.init", init)
     if (pictures := config.method.pictures) and can_be_read(pictures):
         check_place("method.pictures", pictures)
     if (file := config.evaluation.capability.file) and can_be_read(file):

@@ -63,7 +63,7 @@ def test_lines_of_prompts_become_a_prompt_set_that_names_their_digest(
     [
         ("method={{name: srpo, pictures: {}/none}}", "method.pictures={}/none: nothing is stored there"),
         ("method={{name: srpo, pictures: {}/none.zip}}", "method.pictures={}/none.zip: nothing is stored there"),
-        ("lora.init={}/none.safetensors", "lora.init='{}/none.safetensors': cannot be read (not there)"),
+        ("lora.init={}/none.safetensors", "lora.init={}/none.safetensors: is not there; correct the place"),
         ("evaluation.capability.file={}/none.jsonl", "evaluation.capability.file={}/none.jsonl: cannot be read"),
     ],
 )

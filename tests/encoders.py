@@ -51,13 +51,13 @@ def t5() -> tuple[T5EncoderModel, T5TokenizerFast]:
     return encoder.eval(), spelling
 
 
-def qwen_tokenizer() -> Qwen2Tokenizer:
-    """A tokenizer that spells every byte, in Qwen's template of a chat."""
+def qwen_tokenizer(*special: str) -> Qwen2Tokenizer:
+    """A tokenizer that spells every byte, in Qwen's template of a chat; `special` are words beside its own."""
     words = Qwen2Tokenizer(
         vocab={token: index for index, token in enumerate(["<|endoftext|>", *sorted(ByteLevel.alphabet())])},
         merges=[],
         model_max_length=131_072,
-        extra_special_tokens=["<|im_start|>", "<|im_end|>"],
+        extra_special_tokens=["<|im_start|>", "<|im_end|>", *special],
     )
     words.chat_template = (
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drtune.prompts.prepare import Prompt, prepare
-from tests.pipelines import SIDE, save_pipeline
+from tests.pipelines import save_pipeline, side_of
 from tests.tuned import make_tuned
 
 COLOURS = ("red", "blue", "black", "green", "grey", "rose", "brown", "gold")
@@ -33,7 +33,7 @@ def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
     def make(kind: str) -> Path:
         if not (root / kind).exists():
             save_pipeline(kind, root / f"{kind}-base")
-            size = [f"height={SIDE}", f"width={2 * SIDE}"]
+            size = [f"height={side_of(kind)}", f"width={2 * side_of(kind)}"]
             if kind == "flux2_klein":  # takes the empty one alone
                 size.append("evaluation.sampler.negative_prompt=")
             make_tuned(root / kind, str(root / f"{kind}-base"), *OVERRIDES, *size)

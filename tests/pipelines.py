@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    AutoencoderKLQwenImage21,
     DDIMScheduler,
     DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
@@ -17,6 +19,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    QwenImage21Pipeline,
+    QwenImage21Transformer2DModel,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
@@ -35,13 +39,17 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen3ForCausalLM,
     Qwen3Model,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
 from drtune.models.base import Base
 from drtune.models.loading import load_base
+from drtune.models.qwen_image_21 import PromptProcessor
 from tests.encoders import WIDTH, clip, qwen3, qwen_tokenizer, t5
+from tests.qwen import SPECIAL, TEMPLATE
 from tests.tiny import tokenizer
 
 KINDS = (
@@ -55,15 +63,23 @@ KINDS = (
     "flux2_klein",
     "z_image",
     "qwen_image",
+    "qwen_image_21",
 )
 FolderOf = Callable[[str], Path]
 """The folder of a pipeline of that kind."""
 SIDE = 16
-"""Of the images that each is made for, in pixels; FLUX.1 does not say, and is given it."""
+"""Of the images that most are made for, in pixels; FLUX.1 does not say, and is given it."""
+GRAINS = {"qwen_image_21": 32}
+"""Of sizes in pixels, where it is not 8."""
+
+
+def side_of(kind: str) -> int:
+    """Of the small images that the tests take of a kind, in pixels."""
+    return 2 * GRAINS.get(kind, SIDE // 2)
 
 
 def make_pipeline(kind: str, seed: int = 0) -> DiffusionPipeline:
-    """A pipeline of about 0.1 M parameters; the latents are half as high and wide as the images."""
+    """A pipeline of about 0.1 M parameters; the latents are half as high and wide as the images, or a 16th for 2.1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         match kind:
@@ -87,28 +103,48 @@ def make_pipeline(kind: str, seed: int = 0) -> DiffusionPipeline:
                 return _z_image()
             case "qwen_image":
                 return _qwen_image()
+            case "qwen_image_21":
+                return _qwen_image_21()
     raise ValueError(kind)
 
 
 def save_pipeline(kind: str, folder: Path, seed: int = 0) -> Path:
-    """The pipeline as a folder that loads by its path."""
+    """The pipeline as a folder that loads by its path, and says of each part what published ones say."""
     make_pipeline(kind, seed).save_pretrained(folder)
+    index = folder / "model_index.json"
+    processor = f'"{PromptProcessor.__module__}",\n    "PromptProcessor"'
+    index.write_text(index.read_text().replace(processor, '"transformers",\n    "Qwen3VLProcessor"'))
     return folder
 
 
+def plain_pipeline(folder: Path, **parts: Any) -> DiffusionPipeline:
+    """The pipeline in a folder as diffusers loads it; a processor of Qwen3-VL without what would take torchvision."""
+    if (folder / "processor").exists():
+        parts["processor"] = PromptProcessor.from_pretrained(folder / "processor")
+    return DiffusionPipeline.from_pretrained(folder, **parts)
+
+
 def pictures(pipeline: DiffusionPipeline) -> Tensor:
-    """A small picture (1, 3, 16, 16) of plain diffusers."""
+    """A small picture (1, C, H, W) of plain diffusers."""
+    side = max(SIDE, 4 * pipeline.vae_scale_factor)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     images: Tensor = pipeline(
-        prompt="a red circle", num_inference_steps=4, height=16, width=16, generator=generator, output_type="pt"
+        prompt="a red circle", num_inference_steps=4, height=side, width=side, generator=generator, output_type="pt"
     ).images
     return images
 
 
-def open_base(folder: Path, *, precision: str = "fp32", height: int = SIDE, width: int = SIDE) -> Base:
-    """The base in that folder, for small images."""
-    return load_base(str(folder), precision=precision, height=height, width=width)
+def on_white(images_BCHW: Tensor) -> Tensor:
+    """Images (B, 3, H, W) of such, or of (B, 4, H, W), whose last channel says how opaque they are."""
+    colours, opacity = images_BCHW[:, :3], images_BCHW[:, 3:]
+    return opacity * colours + (1 - opacity) if opacity.shape[1] else colours
+
+
+def open_base(folder: Path, *, precision: str = "fp32", height: int | None = None, width: int | None = None) -> Base:
+    """The base in that folder, which is called as its kind, for small images."""
+    side = side_of(folder.name)
+    return load_base(str(folder), precision=precision, height=height or side, width=width or side)
 
 
 def _vae(latent_channels: int, shift_factor: float | None = None, *, force_upcast: bool = False) -> AutoencoderKL:
@@ -340,5 +376,57 @@ def _qwen_image() -> QwenImagePipeline:
         vae=vae.eval(),
         text_encoder=Qwen2_5_VLForConditionalGeneration(reader).eval(),
         tokenizer=words,
+        transformer=transformer.eval(),
+    )
+
+
+def _qwen_image_21() -> QwenImage21Pipeline:
+    words = qwen_tokenizer(*SPECIAL[2:])
+    reader = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(words),
+            "hidden_size": WIDTH,
+            "intermediate_size": WIDTH,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 8,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [2, 1, 1]},
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "intermediate_size": 16,
+            "out_hidden_size": WIDTH,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+        },
+    )
+    transformer = QwenImage21Transformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        context_in_dim=WIDTH,
+        axes_dims_rope=(4, 6, 6),
+    )
+    for block in transformer.transformer_blocks:
+        block.attn.to_v.weight.data *= 20  # the prompt is to tell
+    vae = AutoencoderKLQwenImage21(
+        base_dim=8,
+        decoder_base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.1, -0.2, 0.3, 0.0],
+        latents_std=[1.5, 2.0, 2.5, 3.0],
+    )
+    return QwenImage21Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
+        vae=vae.eval(),
+        text_encoder=Qwen3VLForConditionalGeneration(reader).eval(),
+        processor=PromptProcessor(words, chat_template=TEMPLATE),
         transformer=transformer.eval(),
     )

@@ -51,10 +51,14 @@ class Base(ABC):
     """Side of the squares of latents that the network takes as one token."""
     folded: ClassVar[int] = 1
     """Side of the squares of the VAE's latents that are one of ours."""
+    draws_alone: ClassVar[bool] = False
+    """In its pipeline a picture hangs on how long the other prompts of its batch are."""
     noise_dtype: ClassVar[torch.dtype | None] = None
     """In which the pipeline draws its noise; None: in that of the conditions."""
     load_arguments: ClassVar[Mapping[str, Any]] = {}
     """For `from_pretrained`: parts of the pipeline to leave out."""
+    pieces: ClassVar[Mapping[str, Any]] = {}
+    """Parts of the pipeline of which less is loaded than there is, by the classes that load it."""
 
     def __init__(self, pipeline: DiffusionPipeline, *, height: int | None = None, width: int | None = None) -> None:
         self.pipeline = pipeline
@@ -73,7 +77,7 @@ class Base(ABC):
 
     def _side(self, name: str, given: int | None) -> int:
         side = self.native_side if given is None else given
-        if side % (multiple := self.factor * self.patch):
+        if side % (multiple := self.side_multiple):
             raise UserError(f"{name}={side}: give a multiple of {multiple} for a {type(self.pipeline).__name__}")
         return side
 
@@ -92,6 +96,16 @@ class Base(ABC):
     def native_side(self) -> int:
         """Height and width in pixels of the images that the base was made for."""
         return int(self.network.config.sample_size) * self.factor
+
+    @property
+    def side_multiple(self) -> int:
+        """What height and width in pixels are multiples of."""
+        return self.factor * self.patch
+
+    @property
+    def noise_levels(self) -> Sequence[float] | None:
+        """Of its pipeline's steps, where they are the same whatever number of steps it is asked for."""
+        return None
 
     @property
     def num_channels(self) -> int:
@@ -174,11 +188,23 @@ class Base(ABC):
         """Set the timesteps as the pipeline itself would."""
         scheduler.set_timesteps(num_steps)
 
+    def check_steps(self, num_steps: int) -> None:
+        """See that the pipeline takes so many steps.
+
+        Raises:
+            UserError: it has noise levels of its own, and they are not as many.
+        """
+        if (levels := self.noise_levels) and len(levels) != num_steps:
+            raise UserError(
+                f"steps={num_steps}: this base has {len(levels)} noise levels of its own; give {len(levels)}, "
+                "in sampler.steps and in evaluation.sampler.steps"
+            )
+
     def sampler(self, settings: SamplerConfig) -> Sampler:
         """The steps of the sampler that `settings` ask for.
 
         Raises:
-            UserError: the base has no such sampler.
+            UserError: the base has no such sampler, or it takes another number of steps.
         """
         name, eta = self.samplers[0], 0.0
         if isinstance(settings, TuningSamplerConfig):
@@ -189,6 +215,7 @@ class Base(ABC):
                 f"{wanted}: not for a {type(self.pipeline).__name__}; its samplers are {', '.join(self.samplers)}, "
                 "and eta is for ddim"
             )
+        self.check_steps(settings.steps)
         scheduler = make_scheduler(name, self.pipeline.scheduler.config)
         self.set_timesteps(scheduler, settings.steps)
         return read_sampler(scheduler, eta)

@@ -72,6 +72,15 @@ def draw_unchecked(
 
     `sigmas` are the noise levels of the steps, where they are not the pipeline's own.
     """
+    if base.draws_alone and len(seeds) > 1:
+        settings: dict[str, Any] = {"steps": steps, "guidance_scale": guidance_scale, "sigmas": sigmas}
+        alone = [{name: rows[[index]] for name, rows in conditions.items()} for index in range(len(seeds))]
+        return torch.cat(
+            [
+                draw_unchecked(base, condition, negative, [seed], base_steps=base_steps, **settings)
+                for condition, seed in zip(alone, seeds, strict=True)
+            ]
+        )
     precision = conditions["prompt_embeds"].dtype
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     dtype = base.noise_dtype or precision
@@ -81,6 +90,8 @@ def draw_unchecked(
         expanded = {name: row.expand(len(seeds), *row.shape[1:]) for name, row in negative.items()}
         arguments |= {f"negative_{name}": value for name, value in base.pipeline_conditions(expanded).items()}
     if steps is not None:
+        if sigmas is None:
+            base.check_steps(steps)
         arguments["num_inference_steps"] = steps
     if sigmas is not None:
         arguments["sigmas"] = sigmas

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from diffusers import AutoencoderKL, DDIMScheduler, FluxTransformer2DModel, UNet2DConditionModel
+from huggingface_hub import snapshot_download
 from safetensors.torch import load
 
 from drtune.config import Config
@@ -97,6 +98,18 @@ def _save_kohya(adapter: bytes, model: TunedModel, config: Config, out: Path) ->
     stream_tensors(out, named, about)
 
 
+def _copy_part(name: str, model: TunedModel, folder: Path) -> None:
+    """Put a part of the base in place of what was loaded of it, as its files and its index have it."""
+    source = base_folder(model.base_model) or Path(
+        snapshot_download(model.base_model, revision=model.base_revision, allow_patterns=f"{name}/*")
+    )
+    shutil.rmtree(folder / name)
+    shutil.copytree(source / name, folder / name)
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index[name] = read_index(model.base_model, model.base_revision)[name]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
 def _merge(model_folder: Path, model: TunedModel, config: Config, out: Path) -> None:
     """Merged in fp32, and rounded once to the precision that it was tuned in."""
     precision = config.compute.precision
@@ -108,6 +121,8 @@ def _merge(model_folder: Path, model: TunedModel, config: Config, out: Path) -> 
     base.network.to(DTYPES[precision])
     with replacing(out) as folder:
         base.pipeline.save_pretrained(folder)
+        for name in base.pieces:
+            _copy_part(name, model, folder)
         for path in (folder / "model_index.json", *folder.glob("*/config.json")):
             settings = json.loads(path.read_text(encoding="utf-8"))
             settings.pop("_name_or_path", None)  # where the base was found on this machine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 from torch._subclasses import FakeTensor
@@ -15,8 +15,13 @@ from drtune.models.base import Base
 class LanguageModelBase(Base):
     """A base whose prompts a language model reads in a template, cut at a length that is not its tokenizer's."""
 
-    max_tokens: ClassVar[int]
+    max_tokens: int
     """Of a prompt with its template; what is longer is cut."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The language model's."""
+        return self.pipeline.tokenizer
 
     @abstractmethod
     def in_template(self, prompt: str) -> str:
@@ -24,12 +29,12 @@ class LanguageModelBase(Base):
 
     def count_truncated(self, prompts: Sequence[str]) -> int:
         """As `Base`."""
-        lengths = (len(self.pipeline.tokenizer(self.in_template(prompt)).input_ids) for prompt in prompts)
+        lengths = (len(self.tokenizer(self.in_template(prompt)).input_ids) for prompt in prompts)
         return sum(length > self.max_tokens for length in lengths)
 
     def tokenized(self, prompts: Sequence[str]) -> Mapping[str, Any]:
         """`input_ids` and `attention_mask` (B, `max_tokens`), filled up on the right, where the language model is."""
-        tokens: Mapping[str, Any] = self.pipeline.tokenizer(
+        tokens: Mapping[str, Any] = self.tokenizer(
             [self.in_template(prompt) for prompt in prompts],
             padding="max_length",
             padding_side="right",

@@ -19,6 +19,7 @@ from drtune.models.flux2_klein import Flux2Klein
 from drtune.models.index import read_index, unloadable
 from drtune.models.miniature import CHECKPOINT
 from drtune.models.qwen_image import QwenImage
+from drtune.models.qwen_image_21 import QwenImage21
 from drtune.models.sd3 import StableDiffusion3
 from drtune.models.sdxl import StableDiffusionXL
 from drtune.models.stable_diffusion import StableDiffusion
@@ -26,7 +27,7 @@ from drtune.models.z_image import ZImage
 
 BASES: dict[str, type[Base]] = {
     base.pipeline_class.__name__: base
-    for base in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Flux2Klein, ZImage, QwenImage)
+    for base in (StableDiffusion, StableDiffusionXL, StableDiffusion3, Flux, Flux2Klein, ZImage, QwenImage, QwenImage21)
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -58,7 +59,11 @@ def load_base(
         dtypes = {"default": DTYPES[precision], BASES[kind].network_name: DTYPES[network_precision or precision]}
         # Parts that it was saved without, as T5 in some copies of Stable Diffusion 3, have to be left out by name.
         absent = {name: None for name, part in index.items() if part == [None, None]}
-        arguments = {"revision": revision, "dtype": dtypes, **absent, **BASES[kind].load_arguments}
+        pieces = {
+            name: piece.from_pretrained(source, subfolder=name, revision=revision)
+            for name, piece in BASES[kind].pieces.items()
+        }
+        arguments = {"revision": revision, "dtype": dtypes, **absent, **BASES[kind].load_arguments, **pieces}
         pipeline = _load_pipeline(BASES[kind], source, arguments)
     except (OSError, ValueError) as error:
         raise unloadable(base_model, revision, error) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +19,55 @@ ALL_BLOCKS = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", "i
 BEFORE_THE_LAST = ("attn.add_q_proj", "attn.to_add_out", "txt_mlp.net.0.proj", "txt_mlp.net.2")
 
 
-class QwenImage(PatchedBase, LanguageModelBase):
-    """`QwenImagePipeline`, whose `true_cfg_scale` is our guidance scale."""
+class QwenImageBase(PatchedBase, LanguageModelBase):
+    """A Qwen-Image, whose `true_cfg_scale` is our guidance scale, and whose VAE is one for films."""
+
+    names_negative = True
+    head: int
+    """Tokens of the template before the prompt, of which the network sees nothing."""
+
+    @abstractmethod
+    def states(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """What the network reads of the text encoder (B, L, D)."""
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditions:
+        """`prompt_embeds` (B, L, D), what the network reads after the head, and `prompt_embeds_mask` (B, L)."""
+        tokens = self.tokenized(prompts)
+        mask = tokens["attention_mask"]
+        states, mask = self.states(tokens["input_ids"], mask)[:, self.head :], mask[:, self.head :].bool()
+        return {"prompt_embeds": states * mask.unsqueeze(2), "prompt_embeds_mask": mask}
+
+    @classmethod
+    def guidance_argument(cls, guidance_scale: float) -> dict[str, float]:
+        """As `Base`."""
+        return {"true_cfg_scale": guidance_scale}
+
+    def pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """As `Base`, in all channels of the VAE, to which a picture is a film of a single frame."""
+        vae = self.pipeline.vae
+        mean, deviation = self._spread(latents_BCHW)
+        latents_BCFHW = (latents_BCHW * deviation + mean).unsqueeze(2).to(vae.dtype)
+        images: Tensor = vae.decode(latents_BCFHW, return_dict=False)[0].squeeze(2)
+        return images.to(latents_BCHW.dtype) / 2 + 0.5
+
+    def latents_of(self, images_BCHW: Tensor) -> Tensor:
+        """As `Base`, of images in all channels of the VAE."""
+        mean, deviation = self._spread(images_BCHW)
+        return (self._encoded(images_BCHW.unsqueeze(2)).squeeze(2) - mean) / deviation
+
+    def _spread(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of the VAE's latents, by channel."""
+        config = self.pipeline.vae.config
+        mean, deviation = (like.new_tensor(part).view(-1, 1, 1) for part in (config.latents_mean, config.latents_std))
+        return mean, deviation
+
+
+class QwenImage(QwenImageBase):
+    """`QwenImagePipeline`."""
 
     pipeline_class = QwenImagePipeline
-    names_negative = True
     head = 34
-    """Tokens of the template before the prompt, of which the network sees nothing."""
     max_tokens = head + 512
 
     def __init__(self, pipeline: QwenImagePipeline, *, height: int | None = None, width: int | None = None) -> None:
@@ -39,15 +82,11 @@ class QwenImage(PatchedBase, LanguageModelBase):
         text: str = self.pipeline.prompt_template_encode.format(prompt)
         return text
 
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Conditions:
-        """`prompt_embeds` (B, L, D) of the last layer after the template's head, and `prompt_embeds_mask` (B, L)."""
-        tokens = self.tokenized(prompts)
-        mask = tokens["attention_mask"]
+    def states(self, tokens_BL: Tensor, mask_BL: Tensor) -> Tensor:
+        """As `QwenImageBase`: of its last layer."""
         encoder = self.pipeline.text_encoder
-        states = encoder(tokens["input_ids"], attention_mask=mask, output_hidden_states=True).hidden_states[-1]
-        mask = mask[:, self.head :].bool()
-        return {"prompt_embeds": states[:, self.head :] * mask.unsqueeze(2), "prompt_embeds_mask": mask}
+        states: Tensor = encoder(tokens_BL, attention_mask=mask_BL, output_hidden_states=True).hidden_states[-1]
+        return states
 
     def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, _guidance: float) -> Tensor:
         """As `Base`."""
@@ -69,33 +108,9 @@ class QwenImage(PatchedBase, LanguageModelBase):
             guided * (self.pack(conditional).norm(dim=2, keepdim=True) / guided.norm(dim=2, keepdim=True))
         )
 
-    @classmethod
-    def guidance_argument(cls, guidance_scale: float) -> dict[str, float]:
-        """As `Base`."""
-        return {"true_cfg_scale": guidance_scale}
-
     def pipeline_conditions(self, conditions: Conditions) -> dict[str, Any]:
         """As `Base`; the pipeline looks into the mask, and in a plan there is nothing to be seen."""
         told = dict(conditions)
         if isinstance(told["prompt_embeds_mask"], FakeTensor):
             del told["prompt_embeds_mask"]
         return told
-
-    def pixels(self, latents_BCHW: Tensor) -> Tensor:
-        """As `Base`; the VAE is one for films, of which a picture is a single frame."""
-        vae = self.pipeline.vae
-        mean, deviation = self._spread(latents_BCHW)
-        latents_BCFHW = (latents_BCHW * deviation + mean).unsqueeze(2).to(vae.dtype)
-        images: Tensor = vae.decode(latents_BCFHW, return_dict=False)[0].squeeze(2)
-        return images.to(latents_BCHW.dtype) / 2 + 0.5
-
-    def latents_of(self, images_BCHW: Tensor) -> Tensor:
-        """As `Base`."""
-        mean, deviation = self._spread(images_BCHW)
-        return (self._encoded(images_BCHW.unsqueeze(2)).squeeze(2) - mean) / deviation
-
-    def _spread(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the VAE's latents, by channel."""
-        config = self.pipeline.vae.config
-        mean, deviation = (like.new_tensor(part).view(-1, 1, 1) for part in (config.latents_mean, config.latents_std))
-        return mean, deviation

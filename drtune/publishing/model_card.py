@@ -64,6 +64,7 @@ KINDS = {
     "Flux2KleinPipeline": Kind("flux2-klein", "transformer", "flow_euler"),
     "ZImagePipeline": Kind("z-image", "transformer", "flow_euler", unguided=0.0),
     "QwenImagePipeline": Kind("qwen-image", "transformer", "flow_euler", "true_cfg_scale", names_negative=True),
+    "QwenImage21Pipeline": Kind("qwen-image-2.1", "transformer", "flow_euler", "true_cfg_scale", names_negative=True),
 }
 LICENSES = {
     "miniature": {"license": "apache-2.0"},
@@ -80,6 +81,8 @@ LICENSES = {
     "Tongyi-MAI/Z-Image": {"license": "apache-2.0"},
     "Tongyi-MAI/Z-Image-Turbo": {"license": "apache-2.0"},
     "Qwen/Qwen-Image": {"license": "apache-2.0"},
+    "Qwen/Qwen-Image-2.1": {"license": "other", "license_name": "qwen-research"},
+    "Qwen/Qwen-Image-2.1-Turbo": {"license": "other", "license_name": "qwen-research"},
 }
 """Of bases, which what is made from them inherits, as their own model cards name them."""
 PICTURE = "before-after.png"

@@ -44,6 +44,6 @@ def _is_same(given: Any, loaded: Any) -> bool:
             not tensor.is_meta and torch.equal(tensor.cpu(), theirs[name].to(tensor.dtype))
             for name, tensor in mine.items()
         )
-    if type(given) is not type(loaded):
+    if not isinstance(loaded, type(given)):  # of which it may be a piece (Base.pieces)
         return False
     return not hasattr(loaded, "set_timesteps") or dict(given.config) == dict(loaded.config)  # else a tokenizer

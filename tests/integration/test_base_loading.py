@@ -44,12 +44,22 @@ def test_a_size_that_does_not_fit_is_refused(folder_of: FolderOf) -> None:
         open_base(folder_of("flux_dev"), width=18)
     with pytest.raises(UserError, match="other_sizes=16x17: height=17: give a multiple of 2"):
         open_base(folder_of("sd15")).resized("16x17")
+    with pytest.raises(UserError, match="width=48: give a multiple of 32 for a QwenImage21Pipeline"):
+        open_base(folder_of("qwen_image_21"), width=48)
     with pytest.raises(UserError, match="height=128: this base has positions for at most 64 pixels"):
         open_base(folder_of("sd3"), height=128)
 
 
 @pytest.mark.parametrize(
-    ("kind", "side"), [("sdxl", SIDE), ("sd3", SIDE), ("flux_dev", 256), ("z_image", 1024), ("flux2_klein", 256)]
+    ("kind", "side"),
+    [
+        ("sdxl", SIDE),
+        ("sd3", SIDE),
+        ("flux_dev", 256),
+        ("z_image", 1024),
+        ("flux2_klein", 256),
+        ("qwen_image_21", 1024),
+    ],
 )
 def test_without_a_size_images_are_of_the_size_that_the_pipeline_makes(
     kind: str, side: int, folder_of: FolderOf
@@ -66,7 +76,7 @@ def test_what_is_no_base_is_refused_in_one_line(folder_of: FolderOf, tmp_path: P
     shutil.rmtree(tmp_path / "partial" / "unet")
     for name, message in (
         ("empty", "it has no model_index.json, so it is no pipeline of diffusers"),
-        ("other", "is a StableDiffusionXLImg2ImgPipeline; one of StableDiffusionPipeline, .*, QwenImagePipeline can"),
+        ("other", "is a StableDiffusionXLImg2ImgPipeline; one of StableDiffusionPipeline, .*, QwenImage21Pipeline can"),
         ("partial", "cannot be loaded: Error no file named config.json"),
         ("missing", "no such folder, and not a hub id"),
     ):
@@ -122,11 +132,11 @@ def test_hub_ids_are_found_in_the_local_cache_when_offline(folder_of: FolderOf, 
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("kind", ["z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", ["z_image", "flux2_klein", "qwen_image", "qwen_image_21"])
 def test_a_language_model_cuts_prompts_with_their_template(kind: str, folder_of: FolderOf) -> None:
     base = open_base(folder_of(kind))
     assert isinstance(base, LanguageModelBase)
-    room = base.max_tokens - len(base.pipeline.tokenizer(base.in_template("")).input_ids)
+    room = base.max_tokens - len(base.tokenizer(base.in_template("a")).input_ids) + 1
     assert base.count_truncated(["a" * length for length in (1, room, room + 1)]) == 1
 
 

@@ -16,7 +16,7 @@ from drtune.models.kohya import flux_to_kohya
 from drtune.models.loading import load_base
 from drtune.models.miniature import CHECKPOINT
 from drtune.models.tuned import open_tuned, put_on
-from tests.pipelines import FolderOf, pictures
+from tests.pipelines import FolderOf, pictures, plain_pipeline
 from tests.tuned import make_tuned
 
 ALPHA_IS_NOT_RANK = ("lora.rank=4", "lora.alpha=10")
@@ -49,13 +49,13 @@ def check(loaded: DiffusionPipeline, tuned: Path) -> None:
     assert (pictures(loaded) - tuned_pictures(tuned)).abs().max() <= 1e-3
 
 
-@pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image"])
+@pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image", "qwen_image_21"])
 def test_the_diffusers_file_loads_onto_the_base(
     kind: str, folder_of: FolderOf, tuned_of: FolderOf, tmp_path: Path
 ) -> None:
     base, tuned = folder_of(kind), tuned_of(kind)
     export(str(tuned), "diffusers", str(tmp_path / "lora.safetensors"))
-    loaded = DiffusionPipeline.from_pretrained(base)
+    loaded = plain_pipeline(base)
     loaded.load_lora_weights(tmp_path / "lora.safetensors")
     check(loaded, tuned)
 
@@ -75,12 +75,12 @@ def test_the_kohya_file_of_a_unet_loads_onto_the_base(
     check(loaded, tuned)
 
 
-@pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image"])
+@pytest.mark.parametrize("kind", [*UNETS, "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image", "qwen_image_21"])
 def test_the_merged_pipeline_needs_no_adapter(kind: str, tuned_of: FolderOf, tmp_path: Path) -> None:
     tuned = tuned_of(kind)
     export(tuned, "merged", tmp_path / "merged")
     assert not [path for path in (tmp_path / "merged").rglob("*") if "lora" in path.name]
-    check(DiffusionPipeline.from_pretrained(tmp_path / "merged"), tuned)
+    check(plain_pipeline(tmp_path / "merged"), tuned)
 
 
 def test_full_weights_are_merged(folder_of: FolderOf, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,13 +19,13 @@ from drtune.models.adapter import add_adapter, save_adapter
 from drtune.models.export import export
 from drtune.models.kohya import DOUBLE_BLOCK, SINGLE_BLOCK
 from drtune.models.loading import load_base
-from tests.pipelines import FolderOf, pictures
+from tests.pipelines import FolderOf, pictures, plain_pipeline
 from tests.tuned import make_tuned, write_manifest
 
 RANK, ALPHA = 4, 10.0
 SETTINGS = (f"lora.rank={RANK}", f"lora.alpha={ALPHA}")
-KINDS = ("sd15", "sd21", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image")
-WITHOUT_KOHYA = ("sd3", "z_image", "flux2_klein", "qwen_image")
+KINDS = ("sd15", "sd21", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image", "qwen_image_21")
+WITHOUT_KOHYA = ("sd3", "z_image", "flux2_klein", "qwen_image", "qwen_image_21")
 """Those of which diffusers reads no such format."""
 
 
@@ -111,7 +110,7 @@ def by_kohyas_names(updates: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 def pictures_of(folder: Path, adapter: Path | None = None) -> Tensor:
     """Of plain diffusers."""
-    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline = plain_pipeline(folder)
     if adapter is not None:
         pipeline.load_lora_weights(adapter)
     return pictures(pipeline)

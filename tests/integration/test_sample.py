@@ -13,7 +13,7 @@ from drtune.errors import UserError
 from drtune.files.local import sha256_folder
 from drtune.models.sample_set import SampleSet, SampleSettings, write_sample_set
 from drtune.prompts.prepare import read_prompts
-from tests.pipelines import FolderOf
+from tests.pipelines import FolderOf, side_of
 from tests.tuned import make_tuned
 
 PROMPTS = ("a red circle", "a blue square, on the left!")
@@ -88,15 +88,16 @@ def test_an_adapter_scaled_to_nothing_is_the_base(tuned: Path, tmp_path: Path) -
     assert difference(tmp_path / "scaled" / picture.file, tmp_path / "base" / picture.file) == 0
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image", "qwen_image_21"])
 def test_every_base_can_be_drawn_with(kind: str, folder_of: FolderOf, tmp_path: Path) -> None:
     base = str(folder_of(kind))
     negative = "" if kind == "flux2_klein" else "blurred"
-    overrides = ["height=16", "width=32", f"evaluation.sampler.negative_prompt={negative}"]
+    side = side_of(kind)
+    overrides = [f"height={side}", f"width={2 * side}", f"evaluation.sampler.negative_prompt={negative}"]
     model = make_tuned(tmp_path / "model", base, *overrides)
     drawn = write_sample_set(PROMPTS[:1], tmp_path / "out", SampleSettings(**SHORT, lora_scale=0.5), model_folder=model)
     with Image.open(tmp_path / "out" / drawn.pictures[0].file) as image:
-        assert image.size == (32, 16)
+        assert image.size == (2 * side, side)
 
 
 def test_prompts_come_from_a_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from drtune.models.export import export
 from drtune.models.loading import load_base
 from drtune.models.start import read_start
 from drtune.training.trainer import train
-from tests.pipelines import FolderOf, pictures
+from tests.pipelines import FolderOf, pictures, plain_pipeline
 from tests.tuned import make_tuned
 
 RANK = 4
@@ -30,11 +30,11 @@ def started(base_model: str, init: Path | str, **lora: object) -> DiffusionPipel
     return base.pipeline
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "flux_dev", "z_image", "qwen_image"])
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3", "flux_dev", "z_image", "qwen_image", "qwen_image_21"])
 def test_a_run_starts_where_an_adapter_of_its_own_ended(tmp_path: Path, folder_of: FolderOf, kind: str) -> None:
     base_model = str(folder_of(kind))
     tuned = make_tuned(tmp_path / "tuned", base_model, f"lora.rank={RANK}", "lora.alpha=10")
-    wanted = DiffusionPipeline.from_pretrained(base_model)
+    wanted = plain_pipeline(folder_of(kind))
     wanted.load_lora_weights(tuned / Path(ADAPTER).parent, weight_name=Path(ADAPTER).name)
     there = pictures(wanted)
     assert torch.equal(pictures(started(base_model, tuned)), pictures(started(base_model, tuned / ADAPTER)))

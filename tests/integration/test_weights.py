@@ -18,7 +18,7 @@ from drtune.prompts.prepare import open_prompts
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
 from drtune.training.trainer import train
-from tests.pipelines import KINDS, save_pipeline
+from tests.pipelines import KINDS, save_pipeline, side_of
 
 SHORT = [
     "weights=full",
@@ -28,8 +28,6 @@ SHORT = [
     "method.early_stop=2",
     "evaluation.sampler.steps=2",
     "rewards.brightness=1.0",
-    "height=16",
-    "width=16",
 ]
 
 
@@ -43,7 +41,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config_of(base: Path, *overrides: str) -> Config:
-    return load_config(None, [*SHORT, f"base_model={base}", *overrides])
+    size = [f"{name}={side_of(base.name)}" for name in ("height", "width")]
+    return load_config(None, [*SHORT, *size, f"base_model={base}", *overrides])
 
 
 @pytest.mark.parametrize("kind", KINDS)

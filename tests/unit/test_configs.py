@@ -24,6 +24,7 @@ GPUS = {
     "z-image.yaml": "80GiB",
     "z-image-24gb.yaml": "24GiB",
     "qwen-image.yaml": "80GiB",
+    "qwen-image21.yaml": "80GiB",
     "flux2-klein.yaml": "24GiB",
 }
 """The GPU that each is made for, as its first lines say; sdxl-hps-2x8.yaml is for 16 of that of sdxl-hps.yaml."""

@@ -32,7 +32,7 @@ from drtune.training.plan.units import UNITS, parse_bytes
 from drtune.training.plan.work import Count, count_work, drawn_plans
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
-from tests.pipelines import FolderOf
+from tests.pipelines import FolderOf, side_of
 
 SHORT = ("batch_size=2", "sampler.steps=6", "method.trained_steps=3", "method.early_stop=2")
 MIB = UNITS["MiB"]
@@ -123,13 +123,26 @@ def tensors_in(value: object) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["miniature", "sd21", "sdxl", "sd3", "sd3_without_t5", "flux_dev", "z_image", "flux2_klein", "qwen_image"]
+    "kind",
+    [
+        "miniature",
+        "sd21",
+        "sdxl",
+        "sd3",
+        "sd3_without_t5",
+        "flux_dev",
+        "z_image",
+        "flux2_klein",
+        "qwen_image",
+        "qwen_image_21",
+    ],
 )
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_the_weights_of_a_base_are_counted_to_the_byte(kind: str, precision: str, folder_of: FolderOf) -> None:
     name = kind if kind == "miniature" else str(folder_of(kind))
     overrides = [f"base_model={name}", f"compute.precision={precision}"]
-    config = load_config(None, [*overrides, *([] if kind == "miniature" else ["height=16", "width=16"])])
+    size = [] if kind == "miniature" else [f"height={side_of(kind)}", f"width={side_of(kind)}"]
+    config = load_config(None, [*overrides, *size])
     base = load_base(name, precision=precision, height=config.height, width=config.width)
     planned = shell(config)
     for part, real in base.pipeline.components.items():
@@ -161,6 +174,8 @@ MILLIONS = {
     "Tongyi-MAI/Z-Image": (6154.9, 4022.5, 83.8),
     "Tongyi-MAI/Z-Image-Turbo": (6154.9, 4022.5, 83.8),
     "Qwen/Qwen-Image": (20430.4, 8292.2, 126.9),
+    "Qwen/Qwen-Image-2.1": (7115.1, 8767.1, 337.7),
+    "Qwen/Qwen-Image-2.1-Turbo": (7115.1, 8767.1, 337.7),
 }
 
 

@@ -20,7 +20,7 @@ from drtune.training.plan.published import configs_of
 
 
 class Ruler:
-    """Stands in for a tokenizer: every prompt is as long as it may be."""
+    """Stands in for a tokenizer, or a processor with one: every prompt is as long as it may be."""
 
     added_tokens_encoder: Mapping[str, int] = {}
 
@@ -35,9 +35,18 @@ class Ruler:
         tokens = torch.zeros(1 if isinstance(prompts, str) else len(prompts), length, dtype=torch.int64)
         return BatchEncoding({"input_ids": tokens, "attention_mask": tokens})
 
-    def apply_chat_template(self, _messages: list[dict[str, str]], **_: Any) -> str:
-        """A text of no matter which length."""
-        return ""
+    @property
+    def tokenizer(self) -> Ruler:
+        """That of a processor."""
+        return self
+
+    def apply_chat_template(self, _messages: list[Any], *, tokenize: bool = False, **_: Any) -> str | list[list[int]]:
+        """A text of no matter which length, or no tokens of one."""
+        return [[]] if tokenize else ""
+
+    def encode(self, _text: str) -> list[int]:
+        """One token."""
+        return [0]
 
     def tokenize(self, _prompt: str) -> list[str]:
         """No tokens: nothing in a prompt stands for a textual inversion."""
@@ -91,12 +100,13 @@ def shell(config: Config) -> Base:
                 library, part_kind = value
                 parts[name] = _part(library, part_kind, configs[name], DTYPES[its_precision])
             elif not name.startswith("_"):
-                parts[name] = None if isinstance(value, list) else value  # a part that is left out, or a setting
+                left_out = isinstance(value, list) and all(word is None or isinstance(word, str) for word in value)
+                parts[name] = None if left_out else value  # else it is a setting
     return BASES[kind](BASES[kind].pipeline_class(**parts), height=config.height, width=config.width)
 
 
 def _part(library: str, kind: str, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    if "Tokenizer" in kind:
+    if "Tokenizer" in kind or "Processor" in kind:
         return Ruler(config["model_max_length"])
     part_class = getattr(diffusers if library == "diffusers" else transformers, kind)
     if issubclass(part_class, SchedulerMixin):

@@ -13,7 +13,11 @@ import yaml
 from drtune.errors import UserError
 from drtune.models.miniature import CHECKPOINT
 
-CONFIG_FILES = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+CONFIG_FILES = {
+    "scheduler": "scheduler_config.json",
+    "tokenizer": "tokenizer_config.json",
+    "processor": "tokenizer_config.json",
+}
 """What the configuration of a part is called where it is not config.json; text_encoder_2 is like text_encoder."""
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 

@@ -32,9 +32,13 @@ class HeldOutPictures:
         prompts: the held-out ones.
         config: the run's.
         trained: the rewards that it is tuned on, in the order of the configuration.
+
+    Raises:
+        UserError: the base takes another number of steps.
     """
 
     def __init__(self, base: Base, prompts: Sequence[Prompt], config: Config, trained: Sequence[Reward]) -> None:
+        base.check_steps(config.evaluation.sampler.steps)
         own = [Prompt(text=text, category="") for text in config.sample_prompts or ()]
         shots = shots_of(own or choose_prompts(prompts, NUM_PICTURES), pictures_per_prompt=1)
         self.base, self.config, self.settings = base, config, config.evaluation

@@ -230,7 +230,7 @@ def test_the_sweep_has_the_gradient_of_plain_autograd(kind: str, folder_of: Fold
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-@pytest.mark.parametrize("kind", ["sd21", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein"])
+@pytest.mark.parametrize("kind", ["sd21", "sdxl", "sd3", "flux_dev", "z_image", "flux2_klein", "qwen_image_21"])
 def test_half_precision_has_nearly_the_gradient_of_fp32(kind: str, precision: str, folder_of: FolderOf) -> None:
     full, half = open_base(folder_of(kind)), open_base(folder_of(kind), precision=precision)
     wanted = gradient_of(full, tunable(full))
@@ -238,8 +238,8 @@ def test_half_precision_has_nearly_the_gradient_of_fp32(kind: str, precision: st
     half.prepare(ComputeSection(precision=precision))
     assert half.network.dtype != torch.float32
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
-    # FLUX.2's tiny network is made to hang on its text (tests/pipelines.py), and rounds more.
-    tolerance = 0.1 if (kind, precision) == ("flux2_klein", "bf16") else 0.02
+    # Tiny networks that are made to hang on their text (tests/pipelines.py) round more.
+    tolerance = 0.1 if kind in ("flux2_klein", "qwen_image_21") and precision == "bf16" else 0.02
     for worth in (1.0, 1e-9):  # fp16 alone would make a zero of the gradient of such a small reward
         for weight in weights.values():
             weight.grad = None

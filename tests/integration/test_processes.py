@@ -46,7 +46,7 @@ SHORT = [
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny pipelines."""
     folder = tmp_path_factory.mktemp("bases")
-    for kind in ("sdxl", "sd3"):
+    for kind in ("sdxl", "sd3", "qwen_image_21"):
         save_pipeline(kind, folder / kind)
     return folder
 
@@ -92,6 +92,8 @@ def gradients_of(out: Path) -> Tensor:
         pytest.param("sd3", ["weights=full", "method.weight_rho=0.05"], marks=pytest.mark.slow),
         pytest.param("sd3", ["weights=full", "compute.gradient_checkpointing=true"], marks=pytest.mark.slow),
         ("sd3", ["weights=full", "method.name=draft_k", "sampler.guidance_scale=2"]),
+        # of which each prompt goes through the network by itself
+        pytest.param("qwen_image_21", ["weights=full", "height=64", "width=64"], marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

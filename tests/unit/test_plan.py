@@ -400,6 +400,13 @@ def test_an_architecture_that_is_not_known_is_one_line() -> None:
     assert "\n" not in str(refusal.value)
 
 
+def test_steps_that_a_base_does_not_take_are_refused_before_anything_is_measured() -> None:
+    turbo = ["base_model=Qwen/Qwen-Image-2.1-Turbo", "method.trained_steps=2", "method.early_stop=2"]
+    for steps in (["sampler.steps=9"], ["sampler.steps=8", "evaluation.sampler.steps=9"]):
+        with pytest.raises(UserError, match="steps=9: this base has 8 noise levels of its own; give 8"):
+            estimate(load_config(None, [*turbo, *steps]))
+
+
 def test_a_folder_with_a_part_missing_is_one_line(folder_of: FolderOf, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folder_of("sdxl"), tmp_path / "base"))
     (folder / "unet" / "config.json").write_text("{")

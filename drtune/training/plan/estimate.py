@@ -51,6 +51,7 @@ def estimate(config: Config) -> Estimate:
     quiet_libraries()
     base = shell(config)
     sampler = base.sampler(config.sampler)
+    base.check_steps(config.evaluation.sampler.steps)
     plans = drawn_plans(config)
     forwards, backwards = count_work(config, sampler, plans)
     return Estimate(

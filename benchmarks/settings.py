@@ -5,6 +5,7 @@ python -m benchmarks.settings [count]
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import tempfile
@@ -15,11 +16,14 @@ from typing import get_args
 
 from drtune.config import MethodConfig, load_config
 from drtune.errors import UserError
-from drtune.models.miniature.world import scenes
+from drtune.files.images import to_pil
+from drtune.models.miniature.world import draw, scenes
 from drtune.prompts.prepare import prepare
 from drtune.training.trainer import train
 
 METHODS = get_args(MethodConfig.model_fields["name"].annotation)
+PICTURES = "PICTURES"
+"""Stands for a folder of them."""
 CHOICES: dict[str, tuple[object, ...]] = {
     "method.name": METHODS,
     "method.trained_steps": (1, 2, 3, 5),
@@ -34,6 +38,8 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "method.recoveries": (1, 2),
     "method.discount": (1, 0.5),
     "method.praise_surplus": ("[0, 0]", "[0.1, 0.2]"),
+    "method.blame_surplus": ("[0, 0]", "[0.3, 0.01]"),
+    "method.pictures": ("null", "null", PICTURES),
     "method.weighting": ("chain", "chain", "uniform", "signal"),
     "sampler.steps": (1, 2, 4),
     "sampler.name": ("null", "ddim", "euler", "flow_euler"),
@@ -66,6 +72,7 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "compute.gradient_checkpointing": ("false", "true"),
     "rewards.symmetry": (1, "{weight: 2, hinge: 0.5}", "{target: 0.7}", "{praise: a red, blame: a blue}"),
     "rewards.brightness": (0, -1),
+    "evaluation.sampler.base_steps": (0, 0, 1),
     "held_out": ("null", "null", "{reward: preference, max_drop: 0.0}"),
 }
 
@@ -76,15 +83,27 @@ def main() -> None:
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "prompts.txt").write_text("\n".join(scene.caption for scene in scenes(seed=7, count=60)))
-        prepare(folder / "prompts.txt", folder / "prompts")
+        draw_pictures(folder / "pictures")
+        prepare(folder / "pictures" / "metadata.jsonl", folder / "prompts")
         for seed in range(count):
-            draw = random.Random(seed)
-            chosen = draw.sample(sorted(CHOICES), k=8)
-            overrides = [f"{key}={draw.choice(CHOICES[key])}" for key in chosen]
+            chance = random.Random(seed)
+            chosen = chance.sample(sorted(CHOICES), k=8)
+            overrides = [
+                f"{key}={chance.choice(CHOICES[key])}".replace(PICTURES, f"{folder}/pictures") for key in chosen
+            ]
             outcomes[attempt(seed, overrides, folder)] += 1
     print(", ".join(f"{number} {outcome}" for outcome, number in outcomes.items()))
     raise SystemExit(outcomes["failed"] > 0)
+
+
+def draw_pictures(folder: Path) -> None:
+    """Pictures of the miniature's world with their captions, which are the prompts too."""
+    folder.mkdir()
+    drawn = scenes(seed=7, count=60)
+    for index, picture in enumerate(to_pil(draw(drawn, seed=1))):
+        picture.save(folder / f"{index}.png")
+    lines = (json.dumps({"file_name": f"{index}.png", "text": scene.caption}) for index, scene in enumerate(drawn))
+    (folder / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
 
 def attempt(seed: int, overrides: list[str], folder: Path) -> str:

@@ -33,16 +33,16 @@ def check_parameters(
         environment: What tells a pod of the run.
 
     Returns:
-        What could not be checked, a line each.
+        What could not be checked, and what is odd, a line each.
 
     Raises:
         UserError: a key or a value is wrong, a file is not there, or the policy could never be fulfilled.
     """
-    unchecked: list[str] = []
+    told: list[str] = []
 
     def can_be_read(given: str) -> bool:
         if not is_at_hand(given, elsewhere=elsewhere, environment=environment):
-            unchecked.append(f"{given} is not here: the run itself checks it")
+            told.append(f"{given} is not here: the run itself checks it")
             return False
         return True
 
@@ -54,6 +54,8 @@ def check_parameters(
             raise UserError(f"{changes}: {name} is empty, and there is nothing to change; give {name}=FILE")
     if given.get("name") is not None:
         check_name(given["name"])
+    if (gpus := given.get("evaluation_gpus")) not in (None, "0", "1"):
+        raise UserError(f"evaluation_gpus={gpus}: wanted 0 or 1")
     places = read_places(given.get("references") or [])
     for name, place in places.items():
         if not is_on_s3(place) and can_be_read(place):
@@ -65,6 +67,8 @@ def check_parameters(
         config = load_config(given["config"], given.get("overrides") or [])
         if elsewhere:
             check_places(config, can_be_read)
+            if gpus == "0" and config.base_model != "miniature":
+                told.append(f"evaluation_gpus=0: {config.base_model} is evaluated without a GPU; 1 asks for one")
         else:
             check_start(config)
             if not spec:  # whose pods may have other folders, and another network
@@ -73,7 +77,7 @@ def check_parameters(
             refuse_uneven(config, spec)
         if given.get("policy") and can_be_read(given["policy"]):
             refuse_unmeasured(Policy.read(given["policy"]), config, places)
-    return unchecked
+    return told
 
 
 def is_at_hand(given: str, *, elsewhere: bool, environment: Mapping[str, str] = os.environ) -> bool:
@@ -93,7 +97,8 @@ def check_services(given: Mapping[str, Any], environment: Mapping[str, str] = os
     if address := given.get("model_registry"):
         check_model_registry(address, environment)
     for name, place in read_places(given["references"]).items():
-        if is_on_s3(place):
+        # In a pod another path may be one of a volume that the evaluation alone has.
+        if is_on_s3(place) or not Path(place).is_absolute():
             check_reference(name, place, environment)
 
 
@@ -105,4 +110,5 @@ def check_in_step(environment: Mapping[str, str] = os.environ, **given: Any) -> 
     """
     check_services(given, environment)
     Policy.read(given["policy"])
-    check_parameters(given, elsewhere=in_a_pod(environment), environment=environment)
+    for line in check_parameters(given, elsewhere=in_a_pod(environment), environment=environment):
+        print(line)

@@ -67,6 +67,7 @@ def tune(
             cluster=cluster,
             cluster_overrides=cluster_overrides,
             references=references,
+            evaluation_gpus=evaluation_gpus,
             policy=policy,
             registry=registry,
             name=name,

@@ -15,6 +15,7 @@ def prepare_prompts(
     cluster: str,
     cluster_overrides: list[str],
     references: list[str],
+    evaluation_gpus: str,
     policy: str,
     registry: str,
     name: str,
@@ -32,6 +33,7 @@ def prepare_prompts(
         cluster: Where it will be trained.
         cluster_overrides: Differences from that.
         references: What it will be compared with.
+        evaluation_gpus: How many GPUs that will have.
         policy: What it must achieve.
         registry: Where the model may be published in the end.
         name: Under which name.
@@ -50,6 +52,7 @@ def prepare_prompts(
         cluster=cluster,
         cluster_overrides=cluster_overrides,
         references=references,
+        evaluation_gpus=evaluation_gpus,
         policy=policy,
         registry=registry,
         name=name,

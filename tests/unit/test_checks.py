@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import pipelines.cli.main
-from components.checks import check_in_step, check_parameters
+from components.checks import check_in_step, check_parameters, check_services
 from drtune.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -34,6 +34,8 @@ MISTAKES = [
     ({"references": ["a=x.zip", "a=y.zip"]}, "reference a: two have this name"),
     ({"config": "", "overrides": ["steps=3"]}, "overrides: config is empty"),
     ({"cluster_overrides": ["nodes=3"]}, "cluster_overrides: cluster is empty"),
+    ({"evaluation_gpus": ""}, "evaluation_gpus=: wanted 0 or 1"),
+    ({"evaluation_gpus": "two"}, "evaluation_gpus=two: wanted 0 or 1"),
     ({"cluster": str(CONFIGS / "cluster.yaml"), "cluster_overrides": ["nodez=3"]}, "nodez: no such key"),
     (
         {"cluster": str(CONFIGS / "cluster.yaml")},
@@ -100,6 +102,27 @@ def test_the_first_step_misses_a_policy_but_not_what_may_be_in_another_image(tmp
         check_in_step({}, **given)
     with pytest.raises(UserError, match=r"policy nothing\.yaml: cannot be read"):
         check_in_step({}, **given | {"policy": "nothing.yaml"})
+
+
+def test_the_first_step_misses_a_reference_beside_its_image_and_tells_of_one_that_may_be_on_a_volume(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = GIVEN | {"registry": str(tmp_path / "registry")}
+    with pytest.raises(UserError, match=r"reference mj=mj\.zip: is not there"):
+        check_services(given | {"references": ["mj=mj.zip"]})
+    check_services(given | {"references": ["mj=/models/mj.zip"]})
+    check_in_step({}, **given | {"references": [f"mj={tmp_path}"]})
+    assert capsys.readouterr().out == ""
+    given["policy"] = ""  # that of the miniature asks for what another base cannot be asked
+    sdxl = ["base_model=stabilityai/stable-diffusion-xl-base-1.0"]
+    references = ["mj=/models/mj.zip"]
+    assert check_parameters(
+        given | {"overrides": sdxl, "evaluation_gpus": "0", "references": references}, elsewhere=True
+    ) == [
+        "/models/mj.zip is not here: the run itself checks it",
+        f"evaluation_gpus=0: {sdxl[0].removeprefix('base_model=')} is evaluated without a GPU; 1 asks for one",
+    ]
+    assert check_parameters(given | {"overrides": sdxl, "evaluation_gpus": "1"}, elsewhere=True) == []
 
 
 @pytest.mark.parametrize(

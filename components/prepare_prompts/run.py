@@ -79,7 +79,8 @@ def refuse_absent(prompts: str) -> None:
         return
     if not is_text(prompts):
         raise UserError(f"prompts {prompts!a}: no file can have such a name; give the path of a file")
-    if not Path(prompts).exists() and _tracked(prompts) is None:
+    place = local_path(prompts)
+    if not place.exists() and _tracked(str(place)) is None:
         raise UserError(f"prompts {prompts}: not there; give the path of a file")
 
 

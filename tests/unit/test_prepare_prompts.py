@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from components.prepare_prompts.run import prepare_prompts, tell_prospects
+from components.prepare_prompts.run import prepare_prompts, refuse_absent, tell_prospects
 from drtune.contracts import DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.local import sha256_file
@@ -300,3 +300,10 @@ def test_too_few_held_out_prompts_for_the_policy_are_told_at_the_first_step(
     tell_prospects(*many, ["evaluation.max_prompts=63"])
     told = f"99 held out, evaluation.max_prompts=63, policy {gate} wants 64: what this run makes cannot be published\n"
     assert capsys.readouterr().out == told
+
+
+def test_prompts_may_be_given_by_their_address(tmp_path: Path) -> None:
+    (tmp_path / "of mine.txt").write_text("a red circle\n", encoding="utf-8")
+    refuse_absent(f"{tmp_path.as_uri()}/of%20mine.txt")
+    with pytest.raises(UserError, match=r"prompts file://.*/none\.txt: not there"):
+        refuse_absent(f"{tmp_path.as_uri()}/none.txt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import drtune.files.provenance
 from drtune.errors import UserError
 from drtune.files.local import LARGEST_READ, read_given, replacing, sha256_file, sha256_folder, write_text
 from drtune.files.provenance import code_revision
@@ -123,6 +125,24 @@ def test_the_revision_of_the_code_is_what_is_stated_or_else_the_commit(monkeypat
     assert code_revision() == REVISION
     monkeypatch.delenv("DRTUNE_CODE_REVISION")
     assert re.fullmatch("[0-9a-f]{40}(-dirty)?", code_revision() or "")
+
+
+def test_a_repository_that_does_not_track_the_code_says_nothing_of_it(tmp_path: Path) -> None:
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+
+    environment = {name: value for name, value in os.environ.items() if name != "DRTUNE_CODE_REVISION"}
+    environment |= {f"GIT_{who}_{what}": "x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    installed = tmp_path / ".venv" / "provenance.py"
+    installed.parent.mkdir()
+    shutil.copyfile(drtune.files.provenance.__file__, installed)
+    ask = (sys.executable, "-c", "import sys; sys.path[0] = '.venv'; import provenance as p; print(p.code_revision())")
+    run("git", "init", "--quiet")
+    run("git", "commit", "--quiet", "--allow-empty", "--message=theirs")
+    assert run(*ask) == "None\n"
+    run("git", "add", ".venv/provenance.py")
+    run("git", "commit", "--quiet", "--message=ours")
+    assert run(*ask) == run("git", "rev-parse", "HEAD")
 
 
 def test_only_a_regular_file_of_a_sane_size_is_read(tmp_path: Path) -> None:

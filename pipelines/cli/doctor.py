@@ -37,11 +37,13 @@ def doctor(
 
     package = Package.read(path)
     values = package.values(checked(package, assignments))
+    from components.checks import is_at_hand
     from components.train.cluster import Cluster, connect
     from components.train.spec import load_spec
-    from pipelines.server.doctor import PATIENCE_SECONDS, examine
+    from pipelines.server.doctor import PATIENCE_SECONDS, Finding, examine
 
-    spec = load_spec(values["cluster"], values["cluster_overrides"]) if values.get("cluster") else None
+    place = values.get("cluster")
+    spec = load_spec(place, values["cluster_overrides"]) if place and is_at_hand(place, elsewhere=True) else None
     try:
         cluster = Cluster(connect(), ctx.params["namespace"], patience_seconds=PATIENCE_SECONDS)
     except UserError:
@@ -51,6 +53,8 @@ def doctor(
                 "`kubectl port-forward -n kubeflow svc/ml-pipeline 8888`"
             ) from None
         cluster = None
+    if place and not spec:
+        click.echo(Finding("--", f"not looked at: the training job, since {place} is not here"))
     marks = []
     for finding in examine(server, cluster, package, values, spec, service_account, os.environ):
         click.echo(finding)

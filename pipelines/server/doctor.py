@@ -143,14 +143,19 @@ def checks_of(wanted: Wanted, *, in_short: bool = False) -> Iterator[Callable[[]
     secrets = {S3_SECRET: set(S3_KEYS)}
     for name, keys in spec.secrets.items() if spec else ():
         secrets.setdefault(name, set()).update(keys)
-    pulled = [entry["secretName"] for pod in wanted.package.pods.values() for entry in pod.get("imagePullSecret", [])]
+    pods = wanted.package.pods.values()
+    pulled = [entry["secretName"] for pod in pods for entry in pod.get("imagePullSecret", [])]
     for name in (*pulled, *(spec.image_pull_secrets if spec else ())):
         secrets.setdefault(name, set())
     yield partial(check_rights, wanted)
     yield from (partial(check_secret, wanted, name, keys) for name, keys in secrets.items())
     yield partial(check_images, wanted)
+    mounted = [
+        entry["pvcNameParameter"]["runtimeValue"]["constant"] for pod in pods for entry in pod.get("pvcMount", [])
+    ]
+    claims = dict.fromkeys((*mounted, *(spec.volumes if spec else ())))
+    yield from (partial(check_claim, wanted, claim) for claim in claims)
     if spec:
-        yield from (partial(check_claim, wanted, claim) for claim in spec.volumes)
         yield partial(check_job, wanted, spec)
     if in_short:
         return
@@ -235,8 +240,8 @@ def check_secret(wanted: Wanted, name: str, keys: set[str]) -> str:
 
 
 def check_claim(wanted: Wanted, name: str) -> str:
-    """See that a volume of the training job is there."""
-    wanted.find("persistentvolumeclaims", name, "make it, or take it out of `volumes`")
+    """See that a volume of the training job or of a step is there."""
+    wanted.find("persistentvolumeclaims", name, "make it, or take it out of `volumes` or `models_claim`")
     return f"persistentvolumeclaim {name}"
 
 

@@ -330,6 +330,23 @@ def test_a_laptop_without_a_cluster_gets_one_line(visit: Visit, tmp_path: Path) 
     assert re.fullmatch("error: cluster: there is none to look at; set KUBECONFIG.*\n", result.stderr)
 
 
+def test_a_cluster_file_that_only_the_run_can_read_is_told_and_the_rest_looked_at(visit: Visit) -> None:
+    visit.given["cluster"] = "s3://settings/cluster.yaml"
+    result = visit.call()
+    assert result.exit_code == 0, result.output
+    told = [line for line in result.stdout.splitlines() if not line.startswith(("ok ", "("))]
+    assert told == ["-- not looked at: the training job, since s3://settings/cluster.yaml is not here"]
+
+
+def test_the_claim_of_the_evaluation_is_looked_for(visit: Visit) -> None:
+    mount = "        exec-evaluate:\n          pvcMount:\n          - mountPath: /models\n            pvcNameParameter:"
+    mount += "\n              runtimeValue:\n                constant: of-the-site\n          activeDeadlineSeconds"
+    visit.change_package(lambda text: text.replace("        exec-evaluate:\n          activeDeadlineSeconds", mount))
+    result = visit.call()
+    [line] = [line for line in result.stdout.splitlines() if not line.startswith("ok ")]
+    assert line.startswith("!! persistentvolumeclaim of-the-site: not in namespace kubeflow; make it")
+
+
 def test_a_mistake_in_what_is_given_is_one_line(visit: Visit) -> None:
     visit.overrides += ["nodes=0"]
     result = visit.call()

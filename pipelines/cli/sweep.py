@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -145,10 +146,10 @@ def submit_each(
         click.echo(f"run {runs[-1].display_name}: {runs[-1].run_id}")
     if limits is None:
         return
-    rows, well = [], True
+    rows, well, since = [], True, time.monotonic()
     for cell, run in zip(cells, runs, strict=True):
         click.echo(f"\n== {' '.join(cell.overrides)}")
-        outcome = follow(client, run, wanted.package, click.echo, **limits)
+        outcome = follow(client, run, wanted.package, click.echo, since=since, **limits)
         gains, well = {}, well and outcome.is_well
         if outcome.is_decided:
             with suppress(UserError):  # a log that is gone

@@ -34,6 +34,7 @@ def follow(
     *,
     pending_seconds: float,
     timeout_seconds: float | None = None,
+    since: float | None = None,
     pause_seconds: float = 1.0,
     patience_seconds: float = 600.0,
 ) -> Outcome:
@@ -46,6 +47,7 @@ def follow(
         say: Takes one line.
         pending_seconds: How long the pod of a step may wait for its place before it is told what can be done.
         timeout_seconds: After this time it is no longer waited for, and the state is TIMEOUT; the run goes on.
+        since: When waiting began, by `time.monotonic`: of several runs, before the first; None: now.
         pause_seconds: First pause between two looks; it grows to a quarter of a minute.
         patience_seconds: How long a server that stopped answering is asked again.
 
@@ -53,7 +55,7 @@ def follow(
         InterruptionError: SIGTERM or Ctrl-C; the run goes on.
         ApiException, HTTPError: the server refuses to tell, or has not answered for longer than that.
     """
-    started = time.monotonic()
+    started = time.monotonic() if since is None else since
     teller = _Teller(say, run.run_id, pending_seconds)
     try:
         while True:

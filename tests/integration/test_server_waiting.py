@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -204,6 +205,12 @@ def test_each_look_comes_later_than_the_one_before(server: KfpServer, waiting: C
     looks = sum(request.startswith("GET") and "/runs/" in request for request in server.requests)
     # 0.01 s times 1, 1.2, 1.44, ... is a second after 17, with a look before each; else there would be a hundred.
     assert looks <= 18
+
+
+def test_of_several_runs_all_together_are_waited_for(server: KfpServer, waiting: Callable[..., Outcome]) -> None:
+    server.looks = [Look("RUNNING", {"train": "RUNNING"})]
+    outcome = waiting(say=print, timeout_seconds=50.0, since=time.monotonic() - 100)
+    assert (outcome.state, outcome.text.split(";")[0]) == ("TIMEOUT", "not over after 1 min 40 s")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=str)

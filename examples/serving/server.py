@@ -17,11 +17,14 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
+from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from drtune.errors import UserError
+from drtune.errors import UserError, out_of_memory
 from drtune.files.images import to_pil
 from drtune.models.drawing import draw
 from drtune.models.loading import DEVICE, load_base, quiet_libraries
@@ -104,14 +107,14 @@ class Server(ThreadingHTTPServer):
     def __init__(self, port: int, name: str) -> None:
         super().__init__(("", port), Handler)
         self.name, self.model = name, None
-        self.failure: UserError | None = None
+        self.failure: Exception | None = None
 
-    def load(self, registry: str, version: str) -> None:
-        """Load the model beside what is asked meanwhile; without one there is nothing to serve."""
+    def load(self, make: Callable[[], Model]) -> None:
+        """Load the model beside what is asked meanwhile; whatever is in its way ends the server."""
         try:
-            model = Model(registry, self.name, version)
-        except UserError as error:
-            self.failure = error
+            model = make()
+        except Exception as error:
+            self.failure = out_of_memory(error) or error
             self.shutdown()
         else:
             self.model: Model | None = model
@@ -140,8 +143,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Pictures."""
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > LARGEST_BODY:
+        stated = self.headers.get("Content-Length", "")
+        if not stated.isdecimal() or len(stated) > 20 or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # where the next request begins is not known
+            return self._send(411, {"error": "wanted a Content-Length in bytes"})
+        if (length := int(stated)) > LARGEST_BODY:
             self.close_connection = True
             return self._send(413, {"error": f"request of {length} bytes: at most {LARGEST_BODY}"})
         body, model = self.rfile.read(length), self.server.model
@@ -153,6 +159,9 @@ class Handler(BaseHTTPRequestHandler):
             drawn = [model.draw(prompt, seed) for prompt, seed in instances_of(body)]
         except UserError as error:
             return self._send(400, {"error": str(error)})
+        except Exception as error:
+            traceback.print_exc()
+            return self._send(500, {"error": f"{type(error).__name__}: no picture was drawn; the log says why"})
         return self._send(200, {"predictions": [{"b64": base64.b64encode(png).decode()} for png in drawn]})
 
     def _not_ready(self) -> dict[str, str]:
@@ -182,12 +191,15 @@ def main() -> None:
     given = parser.parse_args()
     server = Server(given.port, given.name)
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
-    threading.Thread(target=server.load, args=(given.registry, given.version), daemon=True).start()
+    make = partial(Model, given.registry, given.name, given.version)
+    threading.Thread(target=server.load, args=(make,), daemon=True).start()
     print(f"listening at port {server.server_port}", flush=True)
     server.serve_forever()
-    if server.failure:
+    if isinstance(server.failure, UserError):
         print(f"error: {server.failure}", file=sys.stderr)
         sys.exit(UserError.exit_code)
+    if server.failure:
+        raise server.failure
 
 
 if __name__ == "__main__":

@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
+import runpy
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,11 +119,34 @@ def test_what_is_wrong_with_a_request_is_its_answer(service: Service, body: Any,
     assert service.ask(f"{MODEL}:predict", body) == (400, {"error": error})
 
 
+@pytest.mark.parametrize("header", [b"Content-Length: -1", b"Content-Length: x", b"Transfer-Encoding: chunked"])
+def test_a_request_without_a_length_is_refused_and_its_connection_closed(service: Service, header: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", int(service.port)), timeout=60) as connection:
+        connection.sendall(b"POST %s:predict HTTP/1.1\r\nHost: here\r\n%s\r\n\r\n" % (MODEL.encode(), header))
+        answer = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 411 ")
+    assert answer.endswith(b'{"error": "wanted a Content-Length in bytes"}')
+
+
 def test_another_model_is_not_there(service: Service) -> None:
     asked = {"instances": [{"prompt": "a"}]}
     wanted = 404, {"error": "/v1/models/other:predict: no such model; this is mine"}
     assert service.ask("/v1/models/other:predict", asked) == wanted
     assert service.ask("/v1/models/other")[0] == 404
+
+
+def test_it_ends_whatever_is_in_the_way_of_loading() -> None:
+    def make() -> Any:
+        raise RuntimeError("CUDA error: no device")
+
+    server = runpy.run_path(str(EXAMPLE / "server.py"))["Server"](0, "mine")
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    server.load(make)
+    serving.join(timeout=60)
+    assert not serving.is_alive()
+    assert str(server.failure) == "CUDA error: no device"
+    server.server_close()
 
 
 @pytest.mark.slow

@@ -113,6 +113,8 @@ class Result:
             base = load_base(config.base_model, config.base_revision, precision=config.compute.precision)
             base.pipeline.to(DEVICE)
             put_on(base, self.folder, self.model)
+            # In fp16 again where ours is in fp32, to which plain diffusers does not cast; SDXL's it casts itself.
+            base.pipeline.vae.to(base.dtype)
             return base.pipeline
 
     def save(self, out: str | Path, *, overwrite: bool = False) -> Result:

@@ -116,6 +116,18 @@ def test_pictures_are_those_that_plain_diffusers_draws_before_and_after(result: 
     assert np.abs(plain(result.pipe, HELD_OUT[0]) - after[0]).max() <= 1
 
 
+def test_the_pipeline_of_a_run_in_fp16_draws_as_it_is(tmp_path: Path) -> None:
+    settings = SHORT | {"compute": {"precision": "fp16"}, "steps": 1}
+    out = tmp_path / "run"
+    result = drtune.tune("miniature", prompts=PROMPTS, reward="brightness", eval_prompts=HELD_OUT, out=out, **settings)
+    drawn = plain(result.pipe, result.shown[0])
+    assert np.abs(drawn - np.asarray(result.after[0], dtype=float)).max() <= 4
+    assert drawn.std() > 10
+    assert {part.dtype for part in result.pipe.components.values() if isinstance(part, torch.nn.Module)} == {
+        torch.float16
+    }
+
+
 def test_numbers_and_the_function_that_made_them_are_kept(result: drtune.Result) -> None:
     assert list(result.metrics.index) == [1, 2]
     wanted = result.metrics["warm"] - 0.5 * (result.metrics["brightness"] - 0.4).abs()

@@ -157,7 +157,8 @@ def _draft_lv(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) 
     signal, noise = task.sampler.steps[plan.stop].level
     for copy in range(method.renoised):
         latents = signal * clean + noise * task.draw_noise("renoised", copy)
-        _sweep(part, latents, replace(plan, start=plan.stop), method)
+        with task.unrecorded():
+            _sweep(part, latents, replace(plan, start=plan.stop), method)
     return rewards
 
 

@@ -151,8 +151,8 @@ def test_the_gradient_equals_autograd_where_the_latents_are_moved_against_the_re
     assert_equals_autograd(task_of(micro_batch_size=1, decode_batch_size=1), method, seed=1)
 
 
-def test_the_gradient_is_taken_rho_away_and_what_is_told_is_the_reward_of_the_picture() -> None:
-    scored: list[Tensor] = []
+def noting(scored: list[Tensor]) -> Task:
+    """A task that keeps the latents that are scored, and sees to it that of the first ones alone a note is taken."""
     recorded: list[bool] = [True]
 
     @contextmanager
@@ -166,7 +166,20 @@ def test_the_gradient_is_taken_rho_away_and_what_is_told_is_the_reward_of_the_pi
         assert recorded[-1] == (len(scored) == 1)
         return rewards_of(clean_BCHW, rows)
 
-    task = replace(task_of(), rewards_of=noted, unrecorded=unrecorded)
+    return replace(task_of(), rewards_of=noted, unrecorded=unrecorded)
+
+
+def test_of_a_picture_that_is_re_noised_the_first_alone_is_told() -> None:
+    scored: list[Tensor] = []
+    method = METHODS["draft_lv"]
+    rewards = supervise(noting(scored), method, draw_plan(method, T, torch.Generator()))
+    assert len(scored) == 1 + method.renoised
+    assert torch.equal(rewards, rewards_of(scored[0], slice(0, BATCH)))
+
+
+def test_the_gradient_is_taken_rho_away_and_what_is_told_is_the_reward_of_the_picture() -> None:
+    scored: list[Tensor] = []
+    task = noting(scored)
     rewards = supervise(task, METHODS["refl"].model_copy(update={"rho": 0.25}), Plan(T - 1, (T - 1,), 0.0))
     there, moved = scored
     assert torch.equal(rewards, rewards_of(there, slice(0, BATCH)))

@@ -48,18 +48,22 @@ class Kind(NamedTuple):
     implementation: str
     """Whose names the layers have."""
     prediction: str | None
-    """`epsilon`, `v` or, for a flow, none."""
+    """`epsilon` or `v`; none for what ModelSpec has no word for: a flow, or a network that gives the picture itself."""
 
 
 def stable_diffusion(network: Mapping[str, Any], sampler: Mapping[str, Any]) -> Kind:
-    """Which Stable Diffusion 1, 2 or XL, from the configurations of its UNet and its scheduler."""
-    if network["addition_embed_type"] == "text_time":
-        return Kind("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "diffusers", "epsilon")
-    if not network["use_linear_projection"]:
-        return Kind("sd_v1", "stable-diffusion-v1", "diffusers", "epsilon")
-    if sampler["prediction_type"] == "epsilon":
-        return Kind("sd_v2", "stable-diffusion-v2-512", "diffusers", "epsilon")
-    return Kind("sd_v2_v", "stable-diffusion-v2-768-v", "diffusers", "v")
+    """Which Stable Diffusion 1, 2 or XL, from the configurations of its UNet and its scheduler.
+
+    They are files, and those of Stable Diffusion 1.5 are older than some keys, which then have diffusers' default.
+    """
+    prediction = {"epsilon": "epsilon", "v_prediction": "v"}.get(sampler.get("prediction_type", "epsilon"))
+    if network.get("addition_embed_type") == "text_time":
+        return Kind("sdxl_base_v1-0", "stable-diffusion-xl-v1-base", "diffusers", prediction)
+    suffix = "_v" if prediction == "v" else ""
+    if not network.get("use_linear_projection"):
+        return Kind(f"sd_v1{suffix}", "stable-diffusion-v1", "diffusers", prediction)
+    size = "768-v" if prediction == "v" else "512"
+    return Kind(f"sd_v2{suffix}", f"stable-diffusion-v2-{size}", "diffusers", prediction)
 
 
 def flux(network: Mapping[str, Any]) -> Kind:

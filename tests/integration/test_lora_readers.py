@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from drtune.contracts import ADAPTER, CONFIG
 from drtune.files.local import sha256_file
 from drtune.models.adapter import add_adapter, save_adapter
 from drtune.models.export import export
-from drtune.models.kohya import DOUBLE_BLOCK, SINGLE_BLOCK
+from drtune.models.kohya import DOUBLE_BLOCK, SINGLE_BLOCK, stable_diffusion
 from drtune.models.loading import load_base
 from tests.pipelines import FolderOf, pictures, plain_pipeline
 from tests.tuned import make_tuned, write_manifest
@@ -203,3 +204,27 @@ def test_a_kohya_file_says_what_it_is(
     digest = sha256_file(path)
     export(tuned, "kohya", path, overwrite=True)
     assert sha256_file(path) == digest
+
+
+SD15_UNET = {"_diffusers_version": "0.6.0", "cross_attention_dim": 768, "sample_size": 64}
+SD15_SCHEDULER = {"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "skip_prk_steps": True}
+"""As published: without the keys that came later."""
+
+
+@pytest.mark.parametrize(
+    ("network", "sampler", "version", "prediction"),
+    [
+        (SD15_UNET, SD15_SCHEDULER, "sd_v1", "epsilon"),
+        (SD15_UNET, {"prediction_type": "v_prediction"}, "sd_v1_v", "v"),
+        (SD15_UNET, {"prediction_type": "sample"}, "sd_v1", None),
+        ({"use_linear_projection": True}, {"prediction_type": "epsilon"}, "sd_v2", "epsilon"),
+        ({"use_linear_projection": True}, {"prediction_type": "v_prediction"}, "sd_v2_v", "v"),
+        ({"addition_embed_type": "text_time"}, {"prediction_type": "epsilon"}, "sdxl_base_v1-0", "epsilon"),
+        ({"addition_embed_type": "text_time"}, {"prediction_type": "v_prediction"}, "sdxl_base_v1-0", "v"),
+    ],
+)
+def test_a_base_is_told_by_what_its_files_say(
+    network: dict[str, Any], sampler: dict[str, Any], version: str, prediction: str | None
+) -> None:
+    kind = stable_diffusion(network, sampler)
+    assert (kind.version, kind.prediction) == (version, prediction)

@@ -50,13 +50,14 @@ def with_diversity(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts).drop(columns="features")
 
 
-def with_cmmd(table: pd.DataFrame) -> pd.DataFrame:
+def with_cmmd(table: pd.DataFrame, measures: Sequence[Measure]) -> pd.DataFrame:
     """The table with CMMD to the base: for each prompt that both drew the mean over its pairs, in each of its rows.
 
-    It takes embeddings from `clip`, which goes, or from `features` where both are one.
+    It takes embeddings from `clip`, which goes, or from `features` where both are one. Where CMMD is not among the
+    measures, `features` are of no CLIP.
     """
     space = "clip" if "clip" in table else "features"
-    if space not in table:
+    if space not in table or CMMD not in {measure.name for measure in measures}:
         return table
     is_base = table["contestant"] == BASE
     distances = pd.Series(np.nan, index=table.index)

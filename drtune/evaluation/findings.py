@@ -37,7 +37,8 @@ def findings(
     table: pd.DataFrame, contestants: Sequence[AnyContestant], gauges: Gauges, config: Config, folder: Path
 ) -> dict[str, Any]:
     """What a report says of the pictures, by its fields; the files that belong to it are written into `folder`."""
-    pictures = with_diversity(with_cmmd(with_drift(table[table["problem"] == ""]))).drop(columns="problem")
+    used = table[table["problem"] == ""].drop(columns="problem")
+    pictures = with_diversity(with_cmmd(with_drift(used), gauges.measures))
     problems = [*_problems(table, contestants), *_alone(pictures, gauges)]
     write_text(folder / PROBLEMS, "".join(json.dumps(problem) + "\n" for problem in problems))
     pictures.drop(columns="index").to_parquet(folder / SCORES, index=False)

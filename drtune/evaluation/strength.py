@@ -66,7 +66,7 @@ def _point(scale: float, name: str, few: pd.DataFrame, measures: Sequence[Measur
     """What a report would say if the contestant of that name were its candidate."""
     base, drawn = few[few["contestant"] == BASE], few[few["contestant"] == name]
     drawn = drawn.assign(contestant=CANDIDATE, **({DRIFT_PIXELS: 0.0} if name == BASE else {}))
-    pictures = with_diversity(with_cmmd(with_drift(pd.concat([base, drawn], ignore_index=True))))
+    pictures = with_diversity(with_cmmd(with_drift(pd.concat([base, drawn], ignore_index=True)), measures))
     means = per_prompt(pictures, measures)
     return ScalePoint(
         scale=scale,

@@ -63,14 +63,19 @@ def test_cmmd_is_told_of_all_but_the_base_on_the_prompts_that_it_shares() -> Non
     table = table_of(12)
     table = table[(table["contestant"] == "base") | (table["index"] > 1)]
     measures = [Measure(name=CMMD, kind="drift")]
-    [found] = standings(per_prompt(with_diversity(with_cmmd(table)), measures), measures)
+    [found] = standings(per_prompt(with_diversity(with_cmmd(table, measures)), measures), measures)
     assert (found.contestant, found.num_prompts) == ("candidate", 10)
     sides = [table[(table["contestant"] == who) & (table["index"] > 1)] for who in ("candidate", "base")]
     place = np.repeat(np.arange(10), 2)
     own, base = (np.stack(side["features"].tolist()) for side in sides)
     assert found.mean == pytest.approx(cmmd_by_prompt(own, place, base, place).mean())
     other = table.rename(columns={"features": "clip"})
-    assert "clip" not in with_cmmd(other)
+    assert "clip" not in with_cmmd(other, measures)
+
+
+def test_without_a_clip_there_is_no_cmmd() -> None:
+    table = table_of(12)
+    assert list(with_cmmd(table, [REWARD, ACROSS])) == list(table)
 
 
 def test_agreement_counts_prompts_on_which_all_rewards_rise_and_on_which_the_trained_ones_rise_alone() -> None:

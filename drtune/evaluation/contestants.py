@@ -39,6 +39,8 @@ class LoadedModel:
         self.rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         self._load = load
         self._base: Base | None = None
+        self._encoded: EncodedPrompts | None = None
+        self.negative: Conditions = {}
         self._source: tuple[str, str | None] | None = None
         self._tuned: tuple[Path, TunedModel] | None = None
         self._scale = 1.0
@@ -79,11 +81,13 @@ class LoadedModel:
 
     def conditions(self, texts: Sequence[str]) -> Conditions:
         """Those of some of the prompts, by the text encoders of the base that is there."""
+        assert self._encoded is not None
         return self._encoded[[self.rows[text] for text in texts]]
 
     def close(self) -> None:
         """Give its memory back."""
-        self._base = self._tuned = None
+        self._base = self._tuned = self._encoded = None
+        self.negative = {}
 
 
 @dataclass(frozen=True)

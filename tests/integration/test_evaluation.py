@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 
 from components.monitor.sources import read_scores
+from drtune.config import load_config
 from drtune.contracts import ADAPTER, CONFIG, EvaluationReport, TunedModel
 from drtune.errors import UserError
 from drtune.evaluation.contestants import LoadedModel, drawn_contestants
@@ -26,6 +28,7 @@ from drtune.files.images import to_pil
 from drtune.files.local import sha256_bytes, sha256_file, sha256_folder
 from drtune.models.base import Base
 from drtune.models.loading import BASES, load_base
+from drtune.models.miniature import CHECKPOINT
 from drtune.models.tuned import open_tuned, put_on
 from drtune.prompts.prepare import Prompt
 from drtune.prompts.shots import choose_prompts, shots_of
@@ -279,6 +282,23 @@ def test_a_base_is_loaded_once_and_a_picture_embedded_once(
     assert held.keys() == wanted.keys()
     assert all(torch.equal(tensor, held[name]) for name, tensor in wanted.items())
     assert loads == loaded
+
+
+def test_a_base_is_gone_before_the_next_one_is_loaded() -> None:
+    networks: list[weakref.ref[torch.nn.Module]] = []
+
+    def load(*args: object, **settings: object) -> Base:
+        assert [network() for network in networks] == [None] * len(networks)
+        base = load_base(*args, **settings)
+        networks.append(weakref.ref(base.network))
+        return base
+
+    holder = LoadedModel(load_config(None, ["rewards.brightness=1.0"]), ["a red circle"], load)
+    for base_model in ("miniature", str(CHECKPOINT)):
+        holder.become(base_model, None)
+        assert len(holder.conditions(["a red circle"])["prompt_embeds"]) == len(holder.negative["prompt_embeds"]) == 1
+    holder.close()
+    assert [network() for network in networks] == [None, None]
 
 
 def test_prompts_are_chosen_from_each_category_in_turn() -> None:

@@ -57,6 +57,15 @@ class Mirror:
         """Store what tells whose the mirror is, before anything else comes there."""
         self.storage.upload(MARK, self.folder / MARK)
 
+    def join(self) -> None:
+        """Have the folder of another machine tell whose it is, once that is announced.
+
+        Raises:
+            UserError: it holds another run.
+        """
+        self.refuse_another_run()
+        self._download(MARK)
+
     def is_ahead(self) -> bool:
         """Whether the newest checkpoint that is whole here is of a later update than the newest in the store."""
         here = self._files()

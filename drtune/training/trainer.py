@@ -87,6 +87,8 @@ def train(
                 if kept:
                     kept.announce()
             [place, *_] = processes.exchange(place)
+            if kept and processes.is_first_here and not processes.is_main:
+                kept.join()
             try:
                 return trainer.run(place, aside.close)
             except AwayError as error:  # not a mistake of the user: started again, it goes on from what is saved

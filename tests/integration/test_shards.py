@@ -17,9 +17,10 @@ from torch.utils._pytree import tree_leaves
 
 from drtune.config import Config, load_config
 from drtune.contracts import TunedModel
-from drtune.errors import UserError
+from drtune.errors import InterruptionError, UserError
+from drtune.files.storage import open_storage
 from drtune.training.checkpoint import Checkpoints
-from drtune.training.mirror import SHARDS
+from drtune.training.mirror import SHARDS, Mirror
 from drtune.training.optimization import make_optimizer
 from drtune.training.plan.meter import LiveBytes
 from drtune.training.processes import Processes
@@ -170,17 +171,29 @@ def train_on_its_own_disk(config: Config, prompts: Path, folder: Path, store: Pa
     return train(config, prompts, folder / f"node-{os.environ['RANK']}", resume=True, mirror=str(store))
 
 
+def stopped_on_its_own_disk(config: Config, prompts: Path, folder: Path, store: Path) -> str:
+    """Train so, and be stopped; returns what the first process tells."""
+    with pytest.raises((InterruptionError, SystemExit)) as stopped:
+        train_on_its_own_disk(config, prompts, folder, store)
+    return str(stopped.value)
+
+
 def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def settings_of(folder: Path, reward: str) -> list[str]:
+    base = save_pipeline("sd3", folder / "base")
+    settings = [f"base_model={base}", "weights=full", "ema_decay=0.5", f"rewards={{'{reward}': 1.0}}"]
+    settings += ["batch_size=2", "sampler.steps=2", "method.trained_steps=1", "method.early_stop=1"]
+    settings += ["evaluation.sampler.steps=1", "checkpoint_every=1", "keep_checkpoints=1", "sample_every=100"]
+    return settings
 
 
 def test_the_shards_of_two_machines_meet_in_the_mirror_and_new_machines_go_on_bit_for_bit(
     prompts: Path, tmp_path: Path
 ) -> None:
-    base = save_pipeline("sd3", tmp_path / "base")
-    settings = [f"base_model={base}", "weights=full", "ema_decay=0.5", "rewards.brightness=1.0", "sample_every=100"]
-    settings += ["batch_size=2", "sampler.steps=2", "method.trained_steps=1", "method.early_stop=1"]
-    settings += ["evaluation.sampler.steps=1", "checkpoint_every=1", "keep_checkpoints=1"]
+    settings = settings_of(tmp_path, "brightness")
     two, three = (load_config(None, [*settings, f"steps={steps}"]) for steps in (2, 3))
     store = tmp_path / "store"
     together(2, train_on_its_own_disk, two, prompts, tmp_path / "first", store)
@@ -198,3 +211,23 @@ def test_the_shards_of_two_machines_meet_in_the_mirror_and_new_machines_go_on_bi
     assert [path.name for path in (store / "checkpoints").iterdir()] == [
         path.name for path in (tmp_path / "whole" / "checkpoints").iterdir()
     ]
+
+
+def test_a_machine_whose_run_was_stopped_has_what_tells_that_its_shards_are_of_it(
+    prompts: Path, tmp_path: Path
+) -> None:
+    reward = tmp_path / "mine.py"
+    reward.write_text(
+        "import signal\n\n\n"
+        "def mine(images, prompts):\n"
+        "    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:\n"
+        "        signal.raise_signal(signal.SIGTERM)\n"
+        "    return images.mean(dim=(1, 2, 3))\n"
+    )
+    config = load_config(None, [*settings_of(tmp_path, f"{reward}:mine"), "steps=2"])
+    told = together(2, stopped_on_its_own_disk, config, prompts, tmp_path, tmp_path / "store")
+    assert "stopped by SIGTERM after update 1 of 2, which is saved" in told[0]
+    for rank in (0, 1):
+        node = tmp_path / f"node-{rank}"
+        assert len(list(node.glob("checkpoints/*/shard-*"))) == 1
+        Mirror(node, open_storage(str(tmp_path / "store"))).refuse_another_run()

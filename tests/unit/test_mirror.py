@@ -50,6 +50,22 @@ def test_a_mirror_is_of_one_run_alone(tmp_path: Path, run: Path, store: Storage)
         Mirror(tmp_path / "other", store).refuse_another_run()
 
 
+def test_another_machine_takes_the_mark_and_is_of_the_run_from_then_on(
+    tmp_path: Path, run: Path, store: Storage
+) -> None:
+    Mirror(run, store).announce()
+    other = Mirror(tmp_path / "new machine", store)
+    other.join()
+    assert (other.folder / MARK).read_bytes() == (run / MARK).read_bytes()
+    write(other.folder, EARLY)
+    other.refuse_another_run()
+    other.join()
+    write(tmp_path / "stale", EARLY)
+    with pytest.raises(UserError, match=r"is of another run than .*stale; give another place"):
+        Mirror(tmp_path / "stale", store).join()
+    assert not (tmp_path / "stale" / MARK).exists()
+
+
 @pytest.mark.parametrize("key", ["manifest.json", "holiday.jpg"])
 def test_what_is_no_run_is_never_mirrored_over(key: str, run: Path, store: Storage) -> None:
     store.write(key, b"of a report")

@@ -25,6 +25,9 @@ from drtune.errors import InterruptionError, UserError
 PATIENCE = timedelta(minutes=10)
 """A process that waits longer for another takes it for dead: well above a checkpoint, which one writes alone."""
 
+LOOK_SECONDS = 0.2
+"""How often is looked whether the first process is through with what it does alone."""
+
 LEAD_SECONDS = 5
 """What the others leave to the process that failed first, to tell why and end; then torchrun ends them all."""
 
@@ -38,8 +41,10 @@ class Processes:
     """
 
     def __init__(self) -> None:
+        self.board: Store | None
+        self._store: Store | None
         try:
-            self.board = _join() if "WORLD_SIZE" in os.environ else None
+            self.board, self._store = _join() if "WORLD_SIZE" in os.environ else (None, None)
         except DistError as error:
             reason = f"the other processes of the run cannot be reached: {error}"
             raise InterruptionError(reason, signal.SIGTERM) from None
@@ -50,6 +55,7 @@ class Processes:
         self.is_main: bool = self.accelerator.is_main_process
         self.is_first_here: bool = self.accelerator.is_local_main_process
         """Of the processes on this machine."""
+        self._turns = 0
 
     def share(self, batch_size: int) -> range:
         """The places in a batch that this process fills.
@@ -77,6 +83,17 @@ class Processes:
     def wait(self) -> None:
         """Until every process is here."""
         self.accelerator.wait_for_everyone()
+
+    def wait_for_main(self) -> None:
+        """Until the first process is here, however long it works alone: PATIENCE with it ends in collectives alone.
+
+        If it dies, its store goes with it, which ends the wait.
+        """
+        if self._store is None:
+            return
+        self._turns += 1
+        while self._store.add("drtune/turns", int(self.is_main)) < self._turns:
+            time.sleep(LOOK_SECONDS)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over all processes."""
@@ -131,8 +148,8 @@ def _is_loss(error: Exception) -> bool:
 
 
 @cache
-def _join() -> Store:
-    """Form the group of the processes that were started together; returns a store of theirs that outlives them.
+def _join() -> tuple[Store, Store]:
+    """Form the group of the processes that were started together; returns a store that outlives them, and rank 0's own.
 
     torchrun has one store for all its rounds of processes (pytorch issue 135712): in a later round they would find the
     addresses of those that died. So rank 0 opens a store for each round and leaves its port in the one of torchrun;
@@ -147,7 +164,7 @@ def _join() -> Store:
         store = _connect(host, lasting)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
-    return PrefixStore(f"drtune/{store.port}", lasting)
+    return PrefixStore(f"drtune/{store.port}", lasting), store
 
 
 def _connect(host: str, lasting: Store) -> TCPStore:

@@ -82,8 +82,8 @@ class Trainer(Updates):
             self.checkpoints.folder = self.out / FOLDER
             if self.processes.is_main:
                 log = held.enter_context(self._open_log(done, progress))
-                if base_NCHW is not None:
-                    self._show(0, base_NCHW, log)
+            if base_NCHW is not None:
+                self._show(0, base_NCHW, log)
             step = self._tune(done, first, log)
         self._save_model(step, log)
         self._share_folder()
@@ -106,8 +106,7 @@ class Trainer(Updates):
             if sampled:
                 images_NCHW = self._look(step)
                 metrics = replace(metrics, held_out=self.state.held_out.get(step))
-                if log:
-                    self._show(step, images_NCHW, log)
+                self._show(step, images_NCHW, log)
             if log:
                 log.write(metrics)
             if sampled and (passed := self._last_passed(step)) < step:
@@ -145,9 +144,12 @@ class Trainer(Updates):
             self.state.held_out[step] = self.processes.mean(held_out).item()
         return images_NCHW
 
-    def _show(self, step: int, images_NCHW: Tensor, log: MetricLog) -> None:
-        point = CurvePoint(step=step, rewards=self.held_out.mean_rewards(images_NCHW))
-        log.samples(point, to_pil(images_NCHW), self.held_out.texts)
+    def _show(self, step: int, images_NCHW: Tensor, log: MetricLog | None) -> None:
+        """The first process judges the samples; the others wait, as the large judges take their time on the CPU."""
+        if log:
+            point = CurvePoint(step=step, rewards=self.held_out.mean_rewards(images_NCHW))
+            log.samples(point, to_pil(images_NCHW), self.held_out.texts)
+        self.processes.wait_for_main()
 
     def _last_passed(self, step: int) -> int:
         """The last update that passed the held-out check, at most `step`; without such a check every one does."""
@@ -173,6 +175,7 @@ class Trainer(Updates):
         stored = self.mirror.push_shards(must=must) if is_helping else True
         if all(self.processes.exchange(stored)) and self.processes.is_main:
             self.mirror.push(must=must)
+        self.processes.wait_for_main()
 
     def _share_folder(self, *, checkpoints: bool = False) -> None:
         """Wait for each other; with a mirror, let every node then have the folder as the first one has it."""

@@ -186,6 +186,23 @@ def test_two_cuda_devices_train_in_bf16(weights: str, prompts: Path, bases: Path
     assert all(update["grad_norm"] > 0 for update in logged(tmp_path / "out"))
 
 
+def after_the_first(file: Path) -> list[str]:
+    """What this process finds in the file, when it has waited for the first to write there, one time and another."""
+    processes, found = Processes(), []
+    for word in ("one", "another"):
+        if processes.is_main:
+            time.sleep(1)
+            file.write_text(word)
+        processes.wait_for_main()
+        found.append(file.read_text())
+        processes.wait()
+    return found
+
+
+def test_the_others_wait_until_the_first_is_through_with_what_it_does_alone(tmp_path: Path) -> None:
+    assert together(2, after_the_first, tmp_path / "file") == [["one", "another"]] * 2
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     with pytest.raises(UserError, match="batch_size=3: cannot be shared evenly by 2 processes"):
         together(2, share_of_three)

@@ -54,7 +54,7 @@ class Result:
     def __init__(self, folder: str | Path, prompts: str | Path | None = None) -> None:
         self.folder = Path(folder)
         """Of the tuned model; reports and decisions stand beside it."""
-        self.prompts_folder = Path(prompts or f"{folder}.prompts")
+        self.prompts_folder = Path(prompts) if prompts else self._beside("prompts")
         """Of the PromptSet."""
         with in_python():
             self.model, self.config = open_tuned(self.folder)
@@ -123,6 +123,7 @@ class Result:
         Raises:
             UserError: something stands there, and `overwrite` is off.
         """
+        out = Path(out)  # without a slash at its end
         with in_python():
             with (
                 claimed(out, "TrainingRun", overwrite=overwrite, inputs=[self.folder]) as model,

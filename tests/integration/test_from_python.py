@@ -151,8 +151,9 @@ def test_a_notebook_shows_pairs_and_the_curve(result: drtune.Result) -> None:
 
 
 def test_it_is_saved_evaluated_and_published(result: drtune.Result, tmp_path: Path) -> None:
-    saved = result.save(tmp_path / "saved")
-    assert saved.model == result.model
+    saved = result.save(f"{tmp_path / 'saved'}/")
+    assert saved.model == drtune.Result(f"{saved.folder}/").model == result.model
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["saved", "saved.prompts"]
     summary = (saved.folder / "summary.md").read_text(encoding="utf-8")
     assert (f"`{saved.folder}/adapter" in summary, f"`{result.folder}" in summary) == (True, False)
     with pytest.raises(UserError, match=r"exists already; give overwrite=True to replace it"):

@@ -20,6 +20,7 @@ def run_first_step(prompts: str, registry: Path, made: dsl.Dataset) -> None:
         cluster="",
         cluster_overrides=[],
         references=[],
+        evaluation_gpus="0",
         policy="configs/gate.yaml",
         registry=str(registry),
         name="some-model",

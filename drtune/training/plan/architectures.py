@@ -117,6 +117,10 @@ def _part(library: str, kind: str, config: Mapping[str, Any], dtype: torch.dtype
     else:
         part = part_class.from_config(config)
     part.to(dtype).requires_grad_(False).eval()
+    for module in part.modules():  # what is not loaded stays as it was made
+        for name in module._non_persistent_buffers_set:
+            if (buffer := module._buffers[name]) is not None and buffer.is_floating_point():
+                module._buffers[name] = buffer.float()
     if dtype == torch.float16:  # in which T5 overflows; from_pretrained sees to it
         for name, module in part.named_modules():
             if name.rpartition(".")[2] in (part_class._keep_in_fp32_modules or ()):

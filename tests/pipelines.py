@@ -37,6 +37,7 @@ from transformers import (
     CLIPTextModelWithProjection,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
     Qwen3ForCausalLM,
     Qwen3Model,
     Qwen3VLConfig,
@@ -331,26 +332,24 @@ def _z_image() -> ZImagePipeline:
     )
 
 
+QWEN_VISION = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": WIDTH}
+
+
+def _qwen_text(words: Qwen2Tokenizer) -> dict[str, Any]:
+    return {
+        "vocab_size": len(words),
+        "hidden_size": WIDTH,
+        "intermediate_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+
+
 def _qwen_image() -> QwenImagePipeline:
     words = qwen_tokenizer()
-    reader = Qwen2_5_VLConfig(
-        text_config={
-            "vocab_size": len(words),
-            "hidden_size": WIDTH,
-            "intermediate_size": WIDTH,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 16,
-            "num_heads": 2,
-            "intermediate_size": 16,
-            "out_hidden_size": WIDTH,
-        },
-    )
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]}
+    reader = Qwen2_5_VLConfig(text_config=_qwen_text(words) | {"rope_parameters": rope}, vision_config=QWEN_VISION)
     transformer = QwenImageTransformer2DModel(
         in_channels=16,
         out_channels=4,
@@ -382,26 +381,10 @@ def _qwen_image() -> QwenImagePipeline:
 
 def _qwen_image_21() -> QwenImage21Pipeline:
     words = qwen_tokenizer(*SPECIAL[2:])
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [2, 1, 1]}
     reader = Qwen3VLConfig(
-        text_config={
-            "vocab_size": len(words),
-            "hidden_size": WIDTH,
-            "intermediate_size": WIDTH,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 8,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [2, 1, 1]},
-        },
-        vision_config={
-            "depth": 1,
-            "hidden_size": 16,
-            "num_heads": 2,
-            "intermediate_size": 16,
-            "out_hidden_size": WIDTH,
-            "num_position_embeddings": 16,
-            "deepstack_visual_indexes": [0],
-        },
+        text_config=_qwen_text(words) | {"head_dim": 8, "rope_parameters": rope},
+        vision_config=QWEN_VISION | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
     )
     transformer = QwenImage21Transformer2DModel(
         in_channels=4,

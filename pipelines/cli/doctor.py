@@ -11,7 +11,9 @@ import click
 from pipelines.cli.options import ARGUMENTS, PACKAGE, SERVICE_ACCOUNT, Server, checked, on_server
 
 if TYPE_CHECKING:
+    from components.train.spec import JobSpec
     from pipelines.server.client import Client
+    from pipelines.server.package import Json
     from pipelines.server.runs import Job
 
 
@@ -37,13 +39,10 @@ def doctor(
 
     package = Package.read(path)
     values = package.values(checked(package, assignments))
-    from components.checks import is_at_hand
     from components.train.cluster import Cluster, connect
-    from components.train.spec import load_spec
     from pipelines.server.doctor import PATIENCE_SECONDS, Finding, examine
 
-    place = values.get("cluster")
-    spec = load_spec(place, values["cluster_overrides"]) if place and is_at_hand(place, elsewhere=True) else None
+    spec = _spec_at_hand(values)
     try:
         cluster = Cluster(connect(), ctx.params["namespace"], patience_seconds=PATIENCE_SECONDS)
     except UserError:
@@ -53,7 +52,7 @@ def doctor(
                 "`kubectl port-forward -n kubeflow svc/ml-pipeline 8888`"
             ) from None
         cluster = None
-    if place and not spec:
+    if (place := values.get("cluster")) and not spec:
         click.echo(Finding("--", f"not looked at: the training job, since {place} is not here"))
     marks = []
     for finding in examine(server, cluster, package, values, spec, service_account, os.environ):
@@ -63,15 +62,22 @@ def doctor(
         ctx.exit(1)
 
 
+def _spec_at_hand(values: Json) -> JobSpec | None:
+    """The training job of a run; None: it has none, or only the run itself can read the file."""
+    from components.checks import is_at_hand
+    from components.train.spec import load_spec
+
+    place = values.get("cluster")
+    return load_spec(place, values["cluster_overrides"]) if place and is_at_hand(place, elsewhere=True) else None
+
+
 def refuse_unready(client: Client, job: Job, namespace: str) -> None:
     """Look in short at the cluster that a kubeconfig file leads to, and tell what would stop the run there.
 
     Raises:
         UserError: something would.
     """
-    from components.checks import is_at_hand
     from components.train.cluster import Cluster, connect
-    from components.train.spec import load_spec
     from drtune.errors import UserError
     from pipelines.server.doctor import PATIENCE_SECONDS, Wanted, lacking, usual_account
 
@@ -80,8 +86,7 @@ def refuse_unready(client: Client, job: Job, namespace: str) -> None:
         cluster = Cluster(connect(), namespace, patience_seconds=PATIENCE_SECONDS)
     except UserError:
         return  # many who may start runs have no business with the cluster itself
-    place = values.get("cluster")
-    spec = load_spec(place, values["cluster_overrides"]) if place and is_at_hand(place, elsewhere=True) else None
+    spec = _spec_at_hand(values)
     account = job.service_account or usual_account(many_users=bool(client.get_kfp_healthz().multi_user))
     count = 0
     try:

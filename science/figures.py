@@ -136,6 +136,7 @@ def leads(findings: Sequence[Finding]) -> Figure:
             _lead(panel, place, finding)
         panel.set_yticks(range(len(part)), [f"{finding.inequality} ({finding.verdict})" for finding in part])
         panel.set_ylim(len(part) - 0.4, -0.6)
+        panel.locator_params(axis="x", nbins=6)  # more run into each other beside such long names
         panel.set_xlabel(f"in {part[0].inequality.measure or short(OBJECTIVES[objective].judged)}")
         if len(parts) > 1:
             panel.set_title(f"trained on {objective}")

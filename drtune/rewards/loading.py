@@ -64,9 +64,11 @@ def from_shards(
     about = (index, "config.json", "generation_config.json")
     folder = fetch(reward, repository, about, revision, checkpoint)
     try:
-        files = sorted(set(json.loads((folder / index).read_bytes())["weight_map"].values()))
+        files = sorted({str(file) for file in json.loads((folder / index).read_bytes())["weight_map"].values()})
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise UserError(f"reward {reward}: {folder / index} names no weights; take another copy of it") from None
+        files = []
+    if not files:
+        raise UserError(f"reward {reward}: {folder / index} names no weights; take another copy of it")
     fetch(reward, repository, files, revision, checkpoint)
     together = sha256_of_all(folder / file for file in files)
     with refused(reward, folder):

@@ -84,6 +84,11 @@ def refuse_absent(prompts: str) -> None:
         raise UserError(f"prompts {prompts}: not there; give the path of a file")
 
 
+def is_under_dvc(prompts: str) -> bool:
+    """Whether DVC tracks the prompts file, so that a step can fetch it."""
+    return _tracked(prompts) is not None
+
+
 @dataclass(frozen=True)
 class _Tracked:
     """A file under DVC."""

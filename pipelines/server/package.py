@@ -14,6 +14,8 @@ from typing import Any, Self
 import yaml
 
 from drtune.errors import UserError
+from drtune.files.given import is_text_itself
+from drtune.files.provenance import git
 
 Json = dict[str, Any]
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -193,4 +195,17 @@ def check_files(package: Package, arguments: Json) -> list[str]:
     """Check parameters and files as the run's first step will, as far as they are at hand: `check_parameters`."""
     from components.checks import check_parameters
 
-    return check_parameters(package.values(arguments), elsewhere=True)
+    return [*check_parameters(package.values(arguments), elsewhere=True), *_left_behind(arguments)]
+
+
+def _left_behind(arguments: Json) -> Iterator[str]:
+    """A line for each file of these arguments that is here and in no commit: images hold a commit's files alone."""
+    from components.prepare_prompts.run import is_under_dvc
+
+    for name in ("prompts", "config", "cluster", "policy"):
+        place = arguments.get(name) or ""
+        if is_text_itself(place) or not (path := Path(place)).is_file() or is_under_dvc(place):
+            continue
+        changed = git(path.parent, "status", "--porcelain", "--ignored", "--", path.name)
+        if changed != "":
+            yield f'{name}={place}: in no commit as it is here, so in no image; "{name}=$(cat {place})" sends its text'

@@ -1,4 +1,6 @@
 import json
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -129,15 +131,35 @@ def test_what_is_no_compiled_pipeline_is_refused(tmp_path: Path, content: str) -
 def test_the_configuration_is_checked_when_it_is_at_hand(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("steps: 20\n", encoding="utf-8")
-    assert check_files(package(), {"config": str(config), "overrides": ["batch_size=4"]}) == []
+    given = {"config": str(config), "overrides": ["batch_size=4"]}
+    told = f'config={config}: in no commit as it is here, so in no image; "config=$(cat {config})" sends its text'
+    assert check_files(package(), given) == [told]
     with pytest.raises(UserError, match="stepz: no such key"):
         check_files(package(), {"config": str(config), "overrides": ["stepz=4"]})
     with pytest.raises(UserError, match="overrides: 4 is no text"):
         check_files(package(), {"config": str(config), "overrides": [4]})
+    assert check_files(package(), {"config": config.read_text(encoding="utf-8")}) == []
     assert check_files(package(), {"config": "elsewhere.yaml"}) == [
         "elsewhere.yaml is not here: the run itself checks it"
     ]
     assert check_files(package(only={"parameterType": "STRING"}), {}) == []
+
+
+def test_a_file_that_no_image_can_have_is_named_with_what_sends_it(tmp_path: Path) -> None:
+    def told(name: str) -> list[str]:
+        return [line.partition(":")[0] for line in check_files(package(), {name: str(file)})]
+
+    file = tmp_path / "given"
+    file.write_text("a red circle\n", encoding="utf-8")
+    assert told("prompts") == [f"prompts={file}"]
+    run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
+    run(["git", "init", "--quiet"])
+    assert told("prompts") == [f"prompts={file}"]
+    run(["git", "add", "given"])
+    run(["git", "-c", "user.name=x", "-c", "user.email=x@y.z", "commit", "--quiet", "--message=given"])
+    assert told("prompts") == []
+    file.write_text("a red square\n", encoding="utf-8")
+    assert told("prompts") == [f"prompts={file}"]
 
 
 def test_a_step_stands_where_argo_puts_its_node() -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 
 import pytest
 
 from components.train.spec import load_spec
 from drtune.errors import UserError
 from drtune.files.storage import check_writable
-from tests.cluster.site import CLUSTER, MINUTE, ROOT, Run, Site, eventually
-
-OVER = ("succeeded", "failed", "canceled", "cancelled", "skipped")
+from tests.cluster.site import CLUSTER, ROOT, Run, Site, end_all
 
 
 @pytest.fixture(scope="session")
@@ -35,15 +32,7 @@ def start(site: Site) -> Iterator[Callable[..., Run]]:
         return started[-1]
 
     yield start
+    end_all(started)
     for run in started:
-        if not _is_over(run):
-            with suppress(AssertionError):  # it may end by itself meanwhile
-                run.cancel()
-            eventually(f"run {run.id} is over", partial(_is_over, run), 5 * MINUTE)
-        run.leaves_nothing()
         with suppress(UserError):
             site.empty(f"{load_spec(ROOT / CLUSTER).storage}/{run.id}")
-
-
-def _is_over(run: Run) -> bool:
-    return run.state in OVER

@@ -10,7 +10,9 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,9 +32,16 @@ SHORT = ("steps=2", "evaluation.max_prompts=4", "evaluation.sampler.steps=2")
 """A training that the policy refuses, as soon as can be."""
 LONG = ("steps=30", "checkpoint_every=3", *SHORT[1:])
 """Long enough for things to happen to it."""
-STORY = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 MINUTE = 60.0
+JOBS = "jobs"
+"""Stories with a training job, of which the cluster has room for one at a time."""
+OVER = ("succeeded", "failed", "canceled", "cancelled", "skipped")
 T = TypeVar("T")
+
+
+def story(group: str) -> list[pytest.MarkDecorator]:
+    """The marks of a story; those of a group are told one after the other, other groups beside them."""
+    return [pytest.mark.cluster, pytest.mark.timeout(6000), pytest.mark.xdist_group(group)]
 
 
 def eventually(what: str, look: Callable[[], T], seconds: float) -> T:
@@ -69,7 +78,8 @@ class Site:
         if missing := [name for name in WANTED if not os.environ.get(name)]:
             pytest.skip(f"needs a cluster with Kubeflow (tests/cluster/README.md); not set: {', '.join(missing)}")
         config.load_kube_config(os.environ["KUBECONFIG"])
-        site = cls(os.environ.get("DRTUNE_E2E_NAMESPACE", "kubeflow"), packages, dict(os.environ))
+        namespace = os.environ.get("DRTUNE_E2E_NAMESPACE", "kubeflow")
+        site = cls(namespace, packages, dict(os.environ) | {"KFP_NAMESPACE": namespace})
         site.compile()
         return site
 
@@ -105,6 +115,11 @@ class Site:
         assert started, said
         return Run(self, started[1])
 
+    def runs(self, experiment: str) -> list[Run]:
+        """The runs of an experiment; none while the server does not answer."""
+        done = self.try_to("status", "-e", experiment)
+        return [Run(self, found) for found in re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", done.stdout)]
+
     def storage(self, uri: str) -> Storage:
         return open_storage(uri, self.environment)
 
@@ -124,9 +139,13 @@ class Run:
 
     @property
     def state(self) -> str:
-        """As the command line calls it: running, succeeded, failed, canceled, ..."""
-        [first, *_] = self.site.call("status", self.id).splitlines()
+        """As the command line calls it: running, succeeded, failed, canceled, ...; "" while nobody answers."""
+        first = self.site.try_to("status", self.id).stdout.partition("\n")[0]
         return first.rpartition(": ")[2].partition(",")[0].lower()
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in OVER
 
     def ends(self, *, well: bool, minutes: float) -> str:
         """Follow it to its end; the last line."""
@@ -192,6 +211,17 @@ class Run:
         """See that no job and no pod of a job is there any more."""
         eventually(f"run {self.id} left no job", lambda: not self.jobs(), 3 * MINUTE)
         eventually(f"run {self.id} left no pods of a job", lambda: not self.ranks(), 3 * MINUTE)
+
+
+def end_all(runs: Sequence[Run]) -> None:
+    """End what still runs, all of it before one is waited for, and see that nothing of it is left."""
+    for run in runs:
+        if not run.is_over:
+            with suppress(AssertionError):  # it may end by itself meanwhile
+                run.cancel()
+    for run in runs:
+        eventually(f"run {run.id} is over", partial(getattr, run, "is_over"), 10 * MINUTE)
+        run.leaves_nothing()
 
 
 def delete(pod: client.V1Pod | None, *, grace_seconds: int | None = None) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.site import MINUTE, SHORT, STORY, Run, Site, eventually, parameters
+from tests.cluster.site import MINUTE, SHORT, Run, Site, end_all, eventually, parameters, story
 
-pytestmark = STORY
+pytestmark = story("monitoring")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
 
@@ -40,24 +40,24 @@ def test_what_is_alike_is_stable_and_what_is_not_has_drifted(
 ) -> None:
     stable = start("stable", *watching(traffic, "stable"), package="monitor")
     drifted = start("drifted", *watching(traffic, "drifted"), package="monitor")
-    stable.ends(well=True, minutes=8)
-    drifted.ends(well=True, minutes=8)
+    stable.ends(well=True, minutes=15)
+    drifted.ends(well=True, minutes=15)
     assert "stable: " in stable.log("monitor")
     assert "drifted: " in drifted.log("monitor")
 
 
 def test_nothing_is_tuned_while_nothing_drifts(traffic: dict[str, str], start: Callable[..., Run]) -> None:
     run = start("retrain stable", *watching(traffic, "stable"), package="retrain")
-    run.ends(well=True, minutes=8)
+    run.ends(well=True, minutes=15)
     assert run.log("prepare-prompts") == ""
 
 
 def test_what_drifted_is_tuned(traffic: dict[str, str], site: Site, start: Callable[..., Run]) -> None:
     more = parameters(overrides=SHORT, registry=f"{site.own}/registry", name="retrained")
     run = start("retrain drifted", *watching(traffic, "drifted"), *more, package="retrain")
-    run.writes("prepare-prompts", "prompts to train on", minutes=8)
+    run.writes("prepare-prompts", "prompts to train on", minutes=15)
     run.cancel()  # that a tuning ends well is told elsewhere
-    assert "cancelled" in run.ends(well=False, minutes=6)
+    assert "cancelled" in run.ends(well=False, minutes=10)
     assert "outcome: cancelled" in run.log("finish")
 
 
@@ -67,11 +67,12 @@ def test_a_schedule_starts_runs_by_itself_until_it_is_deleted(traffic: dict[str,
     site.call("schedule", name, "--cron", "* * * * *", *package, *watching(traffic, "stable"))
     try:
         assert name in site.call("schedule", "list")
-        eventually("a run of the schedule went well", lambda: _succeeded(site, name), 8 * MINUTE)
+        eventually("a run of the schedule went well", lambda: _succeeded(site, name), 15 * MINUTE)
     finally:
         site.call("schedule", "delete", name)
+        end_all(site.runs(name))
     assert name not in site.call("schedule", "list")
 
 
-def _succeeded(site: Site, experiment: str) -> list[str]:
-    return [line for line in site.call("status", "-e", experiment).splitlines() if "SUCCEEDED" in line.upper()]
+def _succeeded(site: Site, experiment: str) -> list[Run]:
+    return [run for run in site.runs(experiment) if run.state == "succeeded"]

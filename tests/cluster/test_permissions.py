@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from kubernetes import client
 
-from tests.cluster.site import STORY, Site
+from tests.cluster.site import Site, story
 
-pytestmark = STORY
+pytestmark = story("permissions")
 ALLOWED = [
     *(("kubeflow.org", "pytorchjobs", verb) for verb in ("create", "get", "list", "watch", "delete")),
     *(("trainer.kubeflow.org", "trainjobs", verb) for verb in ("create", "get", "list", "watch", "delete")),

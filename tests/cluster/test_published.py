@@ -8,17 +8,17 @@ from pathlib import Path
 
 from components.registry import IN_A_POD
 from drtune.publishing.registry import Registry
-from tests.cluster.site import STORY, Run, Site
+from tests.cluster.site import Run, Site, story
 
-pytestmark = STORY
+pytestmark = story("published")
 
 
 def test_the_miniature_is_published_by_the_defaults_alone(
     site: Site, start: Callable[..., Run], tmp_path: Path
 ) -> None:
     run = start("published")
-    run.writes("train", r"\d+/100", minutes=8)  # progress is seen while it trains
-    last = run.ends(well=True, minutes=20)
+    run.writes("train", r"\d+/100", minutes=15)  # progress is seen while it trains
+    last = run.ends(well=True, minutes=40)
 
     published = re.search(r"published as miniature-symmetry (v\d+) at (s3://\S+)", last)
     assert published, last

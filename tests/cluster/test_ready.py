@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster.site import CLUSTER, STORY, Site, parameters
+from tests.cluster.site import CLUSTER, Site, parameters, story
 
-pytestmark = STORY
+pytestmark = story("ready")
 HUGE = "cpu=4096"
 """More than any machine has."""
 

@@ -34,8 +34,8 @@ def test_the_stories_workflow_installs_what_the_readme_of_the_stories_says() -> 
     assert len(commands) >= 5
     for command in commands:
         assert command in workflow, command
-    assert "pytest tests/cluster -n 3 --dist loadfile -v" in workflow
-    assert "pytest tests/cluster -n 3 --dist loadfile -v" in readme
+    assert "pytest tests/cluster -n 3 --dist loadgroup -v" in workflow
+    assert "pytest tests/cluster -n 3 --dist loadgroup -v" in readme
 
 
 def test_what_the_stories_workflow_installs_from_elsewhere_is_named_by_commit() -> None:

@@ -138,8 +138,8 @@ def _reward_term(given: str) -> tuple[str, dict[str, str]]:
 
 def prompt_set(given: Path | None, out: Path, settings: Config, *, goes_on: bool, overwrite: bool) -> Path:
     """The folder of the prompt set to train on; a raw file is prepared into `out`, where a run that goes on has one."""
-    from drtune.contracts import MANIFEST, PromptSet
-    from drtune.prompts.datasets import is_from, source_of
+    from drtune.contracts import MANIFEST
+    from drtune.prompts.datasets import is_prepared, source_of
     from drtune.prompts.prepare import prepare
 
     if given is None:
@@ -155,14 +155,8 @@ def prompt_set(given: Path | None, out: Path, settings: Config, *, goes_on: bool
             raise UserError(f"{given}: holds something else than the captions to be written there; give another --out")
     if (given / MANIFEST).exists():
         return given
-    if (out / MANIFEST).exists() and is_from(PromptSet.load(out), given):
-        return out  # the same prompts, prepared before
-    if goes_on and given.exists() and (out / MANIFEST).exists():
-        raise UserError(
-            f"prompts {given}: not those that the run began with, which are in {out}; go on with --prompts={out}, or "
-            "start again with --overwrite instead of --resume"
-        )
-    prepare(source_of(given), out, overwrite=overwrite)
+    if not is_prepared(given, out, goes_on=goes_on):
+        prepare(source_of(given), out, overwrite=overwrite)
     return out
 
 

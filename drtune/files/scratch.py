@@ -15,6 +15,8 @@ SCRATCH = ".drtune"
 """How the names of those folders end in which something is being written."""
 KEPT = "kept"
 """A file in such a folder: what was written there could not take its place, and is not to be removed."""
+_SCRATCH_OF = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}{re.escape(SCRATCH)}")
+"""The name of such a folder, as `_locked_scratch` has it made."""
 
 
 @contextmanager
@@ -48,8 +50,10 @@ def _locked_scratch(path: Path) -> tuple[Path, int]:
 
 def clear_killed(path: Path) -> None:
     """Remove what killed writers of `path` have left beside it."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(SCRATCH)}")
-    for scratch in [beside for beside in path.parent.iterdir() if name.fullmatch(beside.name)]:
+    for scratch in list(path.parent.iterdir()):
+        name = _SCRATCH_OF.fullmatch(scratch.name)
+        if name is None or name[1] != path.name:
+            continue
         with suppress(FileNotFoundError):  # another has removed it
             lock = os.open(scratch, os.O_RDONLY)
             with suppress(OSError):  # it is being written, or there are no locks
@@ -62,7 +66,8 @@ def _clear(scratch: Path, path: Path) -> None:
     """Remove a scratch folder; one whose writer ended while a folder took the place of another finishes that."""
     if not (scratch / KEPT).exists():
         if aside_in(scratch, path).exists() and not path.exists():
-            (scratch / path.name).replace(path)
+            with suppress(FileNotFoundError):  # it did take it, and was removed since
+                (scratch / path.name).replace(path)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -81,8 +86,8 @@ def clear_abandoned(top: Path, before: float) -> None:
     for where, folders, _ in os.walk(top):
         for scratch in [Path(where) / name for name in folders]:
             with suppress(FileNotFoundError):  # its writer lives, and is done
-                if _is_of_replacing(scratch) and _touched(scratch) < before:
-                    shutil.rmtree(scratch, ignore_errors=True)
+                if (path := _written_in(scratch)) and _touched(scratch) < before:
+                    _clear(scratch, path)
                     remove_empty(scratch.parent, top)
 
 
@@ -94,10 +99,13 @@ def remove_empty(folder: Path, top: Path) -> None:
             folder = folder.parent
 
 
-def _is_of_replacing(folder: Path) -> bool:
-    """By its name and by all that is in it: others have folders that begin with a dot, too."""
-    name = re.fullmatch(r"\.(.+)\.[a-z0-9_]{8}(\.drtune)?", folder.name)
-    return name is not None and {path.name for path in folder.iterdir()} <= {name[1], "replaced"}
+def _written_in(folder: Path) -> Path | None:
+    """The place of what is written in a scratch folder; None: by its name, or by what is in it, it is another's."""
+    if name := _SCRATCH_OF.fullmatch(folder.name):
+        path = folder.with_name(name[1])
+        if {one.name for one in folder.iterdir()} <= {path.name, aside_in(folder, path).name}:
+            return path
+    return None
 
 
 def _touched(folder: Path) -> float:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from drtune.contracts import DataSource, PromptSet
+from drtune.contracts import MANIFEST, DataSource, PromptSet
 from drtune.errors import UserError
 from drtune.files.given import is_on_hub
 from drtune.files.local import LARGEST_READ, read_given, sha256_bytes, sha256_file
@@ -73,6 +73,23 @@ def is_from(prompt_set: PromptSet, given: str | Path) -> bool:
     if is_on_hub(given):
         return prompt_set.source.path == _spelt_out(str(given))
     return Path(given).is_file() and prompt_set.source.sha256 == sha256_file(given)
+
+
+def is_prepared(given: str | Path, folder: Path, *, goes_on: bool) -> bool:
+    """Whether `folder` holds the PromptSet of what is given.
+
+    Raises:
+        UserError: it holds another, and the run that was made with it goes on.
+    """
+    if not (folder / MANIFEST).exists():
+        return False
+    is_same = is_from(PromptSet.load(folder), given)
+    if goes_on and not is_same and (is_on_hub(given) or Path(given).exists()):
+        raise UserError(
+            f"prompts {given}: not those that the run began with, which are in {folder}; go on with "
+            f"--prompts={folder}, or start again with --overwrite instead of --resume"
+        )
+    return is_same
 
 
 def read_dataset(given: str, api: HfApi | None = None) -> Gathered:

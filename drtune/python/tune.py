@@ -18,13 +18,13 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from drtune.config import load_config
-from drtune.contracts import MANIFEST, PromptSet
+from drtune.contracts import MANIFEST
 from drtune.errors import UserError
 from drtune.files.local import read_given, write_text
 from drtune.files.output import claimed, unless_begun
 from drtune.models.index import read_index
 from drtune.models.start import read_start
-from drtune.prompts.datasets import is_from, source_of
+from drtune.prompts.datasets import is_prepared, source_of
 from drtune.prompts.prepare import PROBLEMS, prepare
 from drtune.python.functions import reward_file
 from drtune.python.pipelines import base_name
@@ -76,6 +76,8 @@ def tune(
     with in_python(place), ExitStack() as held:
         if "WORLD_SIZE" in os.environ:
             raise UserError("drtune.tune: is for one process; with torchrun start -m drtune.training.worker")
+        if resume and overwrite:
+            raise UserError("--resume keeps what stands at the output, --overwrite replaces it; give one of them")
         if reward is not None:
             rewards = reward if isinstance(reward, Mapping) else {reward: {}}
             settings = {"rewards": rewards} | settings
@@ -84,7 +86,7 @@ def tune(
             if not (resume and place.exists()):
                 beside = (Path(f"{place}.{kind}") for kind in ("prompts", "prompts.jsonl", "rewards"))
                 held.enter_context(unless_begun(place, *beside))
-            write = partial(_write, overwrite=overwrite)
+            write = partial(_write, goes_on=resume, overwrite=overwrite)
             name_of = partial(reward_file, folder=Path(f"{place}.rewards"), write=write)
             if not isinstance(base, str):
                 base = base_name(base, settings.get("base_revision"))
@@ -94,7 +96,7 @@ def tune(
             check_start(tree)
             read_index(tree.base_model, tree.base_revision)
             read_start(tree)
-            prompt_set = _prompt_set(prompts, eval_prompts, place, write, overwrite=overwrite)
+            prompt_set = _prompt_set(prompts, eval_prompts, place, write, goes_on=resume, overwrite=overwrite)
         train(tree, prompt_set, place, resume=resume, overwrite=overwrite)
         gc.collect()  # the memory of the trainer, before pictures are drawn
         return Result(place, prompt_set)
@@ -107,9 +109,14 @@ def _temporary() -> Path:
     return Path(folder) / "run"
 
 
-def _write(file: Path, text: str, *, overwrite: bool) -> None:
+def _write(file: Path, text: str, *, goes_on: bool, overwrite: bool) -> None:
     """Write a file, unless it stands there already as it should."""
     if not file.is_file() or read_given(file) != text.encode():
+        if goes_on and file.exists():
+            raise UserError(
+                f"{file}: not what the run began with; give the same again, or start again with --overwrite instead of "
+                "--resume"
+            )
         with claimed(file, None, overwrite=overwrite):
             write_text(file, text)
 
@@ -120,6 +127,7 @@ def _prompt_set(
     place: Path,
     write: Callable[[Path, str], None],
     *,
+    goes_on: bool,
     overwrite: bool,
 ) -> Path:
     """The folder of the PromptSet to train on; lists and raw files are prepared beside the place of the run."""
@@ -134,7 +142,7 @@ def _prompt_set(
         records = _sides(given, held_out)
         write(source, "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records))
     folder = Path(f"{place}.prompts")
-    if (folder / MANIFEST).exists() and is_from(PromptSet.load(folder), source):
+    if is_prepared(source, folder, goes_on=goes_on):
         return folder
     try:
         prompt_set = prepare(source_of(source), folder, overwrite=overwrite)

@@ -188,8 +188,15 @@ def test_a_run_goes_on_where_it_is(tmp_path: Path) -> None:
         drtune.tune("miniature", reward=warm, **settings)
     more = drtune.tune("miniature", reward=warm, resume=True, **settings | {"steps": 3})
     assert list(more.metrics.index) == [1, 2, 3]
-    with pytest.raises(UserError, match=r"run\.rewards/warm\.py: exists already"):
-        drtune.tune("miniature", reward=cell(CELL.replace("2.0", "3.0"))["warm"], resume=True, **settings)
+    before = {path: sha256_file(path) for path in tmp_path.rglob("*") if path.is_file()}
+    for other, said in [
+        ({"reward": cell(CELL.replace("2.0", "3.0"))["warm"]}, r"run\.rewards/warm\.py: not what the run began with"),
+        ({"prompts": [*PROMPTS, "a pink ring"]}, r"run\.prompts\.jsonl: not what the run began with; give the same"),
+        ({"overwrite": True, "prompts": ["a pink ring"]}, "resume=True keeps what stands at the output, overwrite"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            drtune.tune("miniature", resume=True, **settings | {"reward": warm} | other)
+    assert {path: sha256_file(path) for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -124,24 +124,25 @@ def test_keys_are_listed_below_a_folder_and_writes_under_way_are_not(tmp_path: P
 def test_of_scratch_only_what_a_killed_writer_left_long_ago_is_removed(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     storage.write("a/production.json", b"{}")
-    old = (
-        *(
-            "a/.production.json.k1ll3d_x/production.json",
-            "a/b/.x.abcdefgh/replaced/file",
-            "a/c/.d.e.abcdefgh.drtune/d.e",
-        ),
-        *("a/.git/config", "a/.venv/bin/python", "a/.metadata/x", "a/.own.settings/x", "a/.own.settings/own"),
-        *("a/.kept.abcdefgh.drtune/kept.txt", "other/.x.abcdefgh/x", ".x.abcdefgh/x", "a/c/.alive.abcdefgh/alive"),
+    killed = (
+        *("a/.production.json.k1ll3d_x.drtune/production.json", "a/c/.d.e.abcdefgh.drtune/d.e"),
+        *("a/b/.x.abcdefgh.drtune/x.replaced/file", "a/d/.y.abcdefgh.drtune/y.replaced/file"),
     )
-    for name in old:
+    half_done = "a/d/.y.abcdefgh.drtune/y/new"  # killed when one folder was aside, and the other not in its place
+    others = (
+        *("a/.git/config", "a/.venv/bin/python", "a/.metadata/x", "a/.own.settings/x", "a/.own.settings/own"),
+        *("a/.kept.abcdefgh.drtune/kept.txt", "other/.x.abcdefgh.drtune/x", ".x.abcdefgh.drtune/x", "a/.x.abcdefgh/x"),
+        "a/c/.alive.abcdefgh.drtune/alive",
+    )
+    for name in (*killed, half_done, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for path in tmp_path.rglob("*"):
         os.utime(path, (1000, 1000))
-    os.utime(tmp_path / "a/c/.alive.abcdefgh/alive", (3000, 3000))  # its folder is old, what is written in it is not
+    os.utime(tmp_path / others[-1], (3000, 3000))  # its folder is old, what is written in it is not
     storage.clear_scratch("a", 2000)
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {"a/production.json", *old[3:]}
+    assert left == {"a/production.json", "a/d/y/new", *others}
     assert not (tmp_path / "a/b").exists()
 
 

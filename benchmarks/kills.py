@@ -87,7 +87,7 @@ def _trial(number: int, updates: int, seconds: float, expected: End) -> bool:
     """One kill, so many seconds after so many updates were logged, and one resume."""
     out = FOLDER / f"kill-{number:02d}"
     run = _start(out)
-    while _logged(out) < updates:
+    while run.poll() is None and _logged(out) < updates:
         time.sleep(0.005)
     time.sleep(seconds)
     run.kill()

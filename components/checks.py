@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.monitor.policy import MonitorPolicy
 from components.publish.model_registry import check_model_registry
 from components.registry import check_registry, in_a_pod
 from components.train.spec import load_spec, refuse_uneven
@@ -63,6 +64,7 @@ def check_parameters(
     spec = None
     if given.get("cluster") and can_be_read(given["cluster"]):
         spec = load_spec(given["cluster"], given.get("cluster_overrides") or [])
+    config = None
     if given.get("config") and can_be_read(given["config"]):
         config = load_config(given["config"], given.get("overrides") or [])
         if elsewhere:
@@ -75,8 +77,13 @@ def check_parameters(
                 read_index(config.base_model, config.base_revision)
         if spec:
             refuse_uneven(config, spec)
-        if given.get("policy") and can_be_read(given["policy"]):
-            refuse_unmeasured(Policy.read(given["policy"]), config, places)
+    if given.get("policy") and "config" in given and can_be_read(given["policy"]):
+        policy = Policy.read(given["policy"])
+        if config:
+            refuse_unmeasured(policy, config, places)
+    for name in ("monitor_policy", *(["policy"] if "config" not in given else [])):
+        if given.get(name) and can_be_read(given[name]):
+            MonitorPolicy.read(given[name])
     return told
 
 

@@ -21,7 +21,8 @@ from drtune.lifetime import ending_with_us, mortal
 
 LINES_KEPT = 15
 EARLIER = "DRTUNE_EARLIER_RUN"
-"""The environment's name for the folder of a run on this machine that was ended and is gone on with."""
+"""The environment's name for the folders of a run on this machine that was ended and is gone on with, a line each: the
+newest first, since a step that could not even begin leaves an empty one."""
 
 
 def run_process(command: Sequence[str]) -> None:
@@ -69,11 +70,13 @@ def _with_addresses(line: bytes) -> bytes:
 
 
 def take_up(out: Path, environment: Mapping[str, str] = os.environ) -> None:
-    """Move here what a step left at such a place, <step>/<artifact>, when its run was ended, if it did.
+    """Move here what a step left last at such a place, <step>/<artifact>, when its run was ended, if it did.
 
     Raises:
         UserError: a process of that run still writes there.
     """
-    if (earlier := environment.get(EARLIER)) and (left := Path(earlier, *out.parts[-2:])).exists():
-        with locked(left):
-            left.replace(out)
+    for earlier in environment.get(EARLIER, "").splitlines():
+        if (left := Path(earlier, *out.parts[-2:])).exists():
+            with locked(left):
+                left.replace(out)
+            return

@@ -29,9 +29,9 @@ class Choice:
 
     def at(self, path_CX: Floats) -> Floats:
         """A path there, straight between examinations."""
-        there: Floats = np.array(path_CX[self.before], dtype=float)
-        if self.share:
-            there += self.share * (path_CX[self.before + 1] - there)
+        last = len(path_CX) - 1  # where a training diverged, it stays
+        there: Floats = np.array(path_CX[min(self.before, last)], dtype=float)
+        there += self.share * (path_CX[min(self.before + 1, last)] - there)
         return there
 
 

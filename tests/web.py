@@ -28,8 +28,8 @@ class Web(Serving):
 
     def __init__(self) -> None:
         super().__init__(_Handler)
-        self.answers: dict[str, tuple[int, str]] = {}
-        """Status and text by path; what is not here is answered with 404."""
+        self.answers: dict[str, tuple[int, str | bytes]] = {}
+        """Status and text by path, or 0 to hang up instead; what is not here is answered with 404."""
         self.asked: list[Asked] = []
 
 
@@ -40,7 +40,11 @@ class _Handler(Handler):
         url, web = urlsplit(self.path), self.server
         web.asked.append(Asked(self.command, url.path, url.query, dict(self.headers.items()), self.body()))
         status, text = web.answers.get(url.path, (404, "{}"))
-        self.send(status, JSON if text.startswith(("{", "[")) else "text/plain", text)
+        body = text.encode() if isinstance(text, str) else text
+        if status:
+            self.send(status, JSON if body.startswith((b"{", b"[")) else "text/plain", body)
+        else:
+            self.close_connection = True
 
     do_GET = do_POST = _serve
 

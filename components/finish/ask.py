@@ -154,13 +154,13 @@ def _pods(run: str, client: ApiClient | None) -> tuple[dict[str, Pod], tuple[str
 def _log(api: CoreV1Api, pod: V1Pod) -> str:
     """The end of what a step wrote; nothing where its container never started, or is gone with its node."""
     from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
 
-    name, namespace = pod.metadata.name, pod.metadata.namespace
-    try:
-        return str(
-            api.read_namespaced_pod_log(name, namespace, container="main", tail_lines=LINES, _request_timeout=SECONDS)
-        )
-    except ApiException:
+    asked = {"container": "main", "tail_lines": LINES, "_request_timeout": SECONDS}
+    try:  # as bytes: a program may write what is no text
+        log = api.read_namespaced_pod_log(pod.metadata.name, pod.metadata.namespace, _preload_content=False, **asked)
+        return bytes(log.data).decode(errors="replace")
+    except (ApiException, HTTPError):
         return ""
 
 

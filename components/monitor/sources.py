@@ -67,7 +67,11 @@ def read_prompts(side: Literal["reference", "incoming", "prompts"], uri: str) ->
         if Path(key).suffix.lower() not in SUFFIXES:
             unread.append(Problem(key, "not a prompts file", ""))
             continue
-        content = storage.read(key)
+        try:
+            content = storage.read(key)
+        except OSError as error:  # it was removed since, or is no object to be read
+            unread.append(Problem(key, "file that cannot be read", str(error)))
+            continue
         digests[key] = sha256_bytes(content)
         try:
             parsed[key] = parse(content, key)

@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +122,8 @@ class Cluster:
         """End all watches and log streams."""
         self.closed.set()
         for response in list(self._open):
-            response.shutdown()
+            with suppress(ValueError, RuntimeError, OSError):  # it has just ended by itself
+                response.shutdown()
 
     def jobs(self, place: Place, name: str = "") -> str:
         """The path of jobs of a kind, or of one."""

@@ -143,11 +143,11 @@ class Launch:
         A job that failed while nobody followed it is replaced: else every retry would fail by it anew.
         """
         for _ in range(3):  # a job that an earlier try has deleted may still be on its way out
-            with suppress(ConflictError):
-                return self._create()
-            try:
+            try:  # before it is made: where a quota has room for one, a second is refused before it is a conflict
                 job = self.cluster.read(self.path)
             except NotFoundError:
+                with suppress(ConflictError):
+                    return self._create()
                 continue
             if "deletionTimestamp" in job["metadata"]:
                 self._wait_until_gone()

@@ -124,6 +124,9 @@ def submit_each(
     Raises:
         UserError: a cell cannot be run, or the runs are to publish under one name.
     """
+    from kfp_server_api import ApiException
+    from urllib3.exceptions import HTTPError
+
     from components.decide.gains import gains_in
     from drtune.errors import UserError
     from pipelines.server.follow import follow
@@ -152,7 +155,7 @@ def submit_each(
         outcome = follow(client, run, wanted.package, click.echo, since=since, **limits)
         gains, well = {}, well and outcome.is_well
         if outcome.is_decided:
-            with suppress(UserError):  # a log that is gone
+            with suppress(UserError, ApiException, HTTPError):  # a log that is gone, or a server that is away just now
                 gains = gains_in(step_log(client, client.get_run(run.run_id), wanted.package, "decide"))
         rows.append(Row(cell.settings, outcome.text, gains))
     click.echo("\n".join(["", *map(str, rows)]))

@@ -96,8 +96,8 @@ def _earlier(root: Path, pipeline: str) -> Iterator[None]:
     """Within, a step takes up what it left when it was ended; what is temporary, and was left by a kill, goes."""
     for scratch in root.glob("tmp-*"):
         shutil.rmtree(scratch, ignore_errors=True)
-    if runs := sorted(root.glob(f"{pipeline}-*")):
-        os.environ[EARLIER] = str(runs[-1].resolve())
+    runs = sorted(root.glob(f"{pipeline}-*"), reverse=True)
+    os.environ[EARLIER] = "\n".join(str(run.resolve()) for run in runs)
     try:
         yield
     finally:

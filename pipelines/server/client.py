@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,14 @@ _NOT_THE_API = (
 
 
 class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
-    """kfp's own client, which asks once whether the server is there, and knows the addresses of its pages."""
+    """kfp's own client, which asks once whether the server is there, waits for no answer without end, and knows the
+    addresses of its pages.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        rest = self._run_api.api_client.rest_client
+        rest.request = partial(_request_in_time, rest.request)
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:  # noqa: ARG002 the signature is kfp's
         """Ask once: kfp itself asks five times in twenty seconds and shows a traceback each time."""
@@ -124,9 +132,13 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
             auth_settings=["Bearer"],
             _return_http_data_only=True,
             _preload_content=False,
-            _request_timeout=REQUEST_SECONDS,
         )
         return bytes(answer.data)
+
+
+def _request_in_time(request: Callable[..., Any], *args: Any, **named: Any) -> Any:
+    """A request of kfp's, all of which go through here, with a limit: by itself it sets none."""
+    return request(*args, **named | {"_request_timeout": named.get("_request_timeout") or REQUEST_SECONDS})
 
 
 @contextmanager

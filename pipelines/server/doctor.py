@@ -7,6 +7,7 @@ raise the same where they can. Nothing is made in the cluster; on S3 a small fil
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -354,8 +355,9 @@ def _places(
         if labels.items() <= node["metadata"].get("labels", {}).items()
         and all(_is_tolerated(taint, tolerations) for taint in node["spec"].get("taints", []))
     ]
-    needs = {name: parse_quantity(amount) for name, amount in asked.items()}
-    return sum(min(int(parse_quantity(has.get(name, "0")) // need) for name, need in needs.items()) for has in fitting)
+    needs = {name: need for name, amount in asked.items() if (need := parse_quantity(amount))}
+    rooms = [[int(parse_quantity(has.get(name, "0")) // need) for name, need in needs.items()] for has in fitting]
+    return sum(min(room, default=sys.maxsize) for room in rooms)
 
 
 def _is_tolerated(taint: Json, tolerations: Sequence[Json]) -> bool:

@@ -12,7 +12,7 @@ import urllib3
 
 from drtune.errors import InterruptionError
 from drtune.files.progress import spell
-from pipelines.server.client import REQUEST_SECONDS, Client, explain
+from pipelines.server.client import Client, explain
 from pipelines.server.logs import words_for
 from pipelines.server.outcome import Outcome, outcome_of
 from pipelines.server.package import Package
@@ -56,27 +56,36 @@ def follow(
         ApiException, HTTPError: the server refuses to tell, or has not answered for longer than that.
     """
     started = time.monotonic() if since is None else since
+    limit = math.inf if timeout_seconds is None else timeout_seconds
+
+    def out_of_time(waited: float) -> Outcome:
+        return Outcome("TIMEOUT", f"not over after {spell(waited)}; it goes on; {how_to_go_on(run.run_id)}")
+
     teller = _Teller(say, run.run_id, pending_seconds)
     try:
         while True:
-            run = _ask_again(client, run.run_id, teller, pause_seconds, patience_seconds)
+            left = max(0.0, limit - (time.monotonic() - started))
+            try:
+                run = _ask_again(client, run.run_id, teller, pause_seconds, min(patience_seconds, left))
+            except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
+                if (waited := time.monotonic() - started) < limit:
+                    raise
+                return out_of_time(waited)
             steps = steps_of(run, package)
             waiting = [step.key for step in steps if step.state == "PENDING"]
             teller.look(steps, words_for(client, run, package, waiting))
             if run.state in ENDED:
                 return outcome_of(client, run, package, steps)
-            waited = time.monotonic() - started
-            if timeout_seconds is not None and waited >= timeout_seconds:
-                return Outcome("TIMEOUT", f"not over after {spell(waited)}; it goes on; {how_to_go_on(run.run_id)}")
+            if (waited := time.monotonic() - started) >= limit:
+                return out_of_time(waited)
             if time.monotonic() - teller.said_at > SIGN_OF_LIFE_SECONDS:
                 going_on = ", ".join(str(step) for step in steps if step.state not in (*ENDED, NOT_RUN))
                 teller.tell(going_on or "waiting for the first step")
-            rest = pause_seconds if timeout_seconds is None else min(pause_seconds, timeout_seconds - waited)
-            time.sleep(rest)
+            time.sleep(min(pause_seconds, limit - waited))
             pause_seconds = min(1.2 * pause_seconds, LONGEST_PAUSE_SECONDS)
     except InterruptionError as stopped:
-        left = f"no longer waiting for run {run.run_id}, which goes on; {how_to_go_on(run.run_id)}"
-        raise InterruptionError(left, stopped.exit_code - 128) from None
+        told = f"no longer waiting for run {run.run_id}, which goes on; {how_to_go_on(run.run_id)}"
+        raise InterruptionError(told, stopped.exit_code - 128) from None
 
 
 def how_to_go_on(run_id: str) -> str:
@@ -131,7 +140,7 @@ def _ask_again(client: Client, run_id: str, teller: _Teller, pause_seconds: floa
     silent = False
     while True:
         try:
-            return client.runs.run_service_get_run(run_id, _request_timeout=REQUEST_SECONDS)
+            return client.runs.run_service_get_run(run_id)
         except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
             status = getattr(error, "status", None)
             passes = status is None or status == BUSY or status >= 500

@@ -202,7 +202,7 @@ def _left_behind(arguments: Json) -> Iterator[str]:
     """A line for each file of these arguments that is here and in no commit: images hold a commit's files alone."""
     from components.prepare_prompts.run import is_under_dvc
 
-    for name in ("prompts", "config", "cluster", "policy"):
+    for name in ("prompts", "config", "cluster", "policy", "monitor_policy"):
         place = arguments.get(name) or ""
         if is_text_itself(place) or not (path := Path(place)).is_file() or is_under_dvc(place):
             continue

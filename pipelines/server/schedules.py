@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from croniter import CroniterBadDateError, CroniterError, croniter
@@ -77,8 +78,8 @@ def replace(client: Client, schedule: Schedule, job: Job, say: Callable[[str], N
             **arguments,
         )
     say(f"schedule {schedule.name}: made, still paused, {made.recurring_run_id}")
-    # Asked for only now, so that of two who do this at once each sees the other's.
-    old = [one for one in find(client, schedule.name) if one.recurring_run_id != made.recurring_run_id]
+    # Asked for only now, and those made before alone: of two who do this at once the later one's stays.
+    old = list(takewhile(lambda one: one.recurring_run_id != made.recurring_run_id, find(client, schedule.name)))
     for one in old:
         client.delete_recurring_run(one.recurring_run_id)
         say(f"schedule {schedule.name}: deleted the one of before, {cron_of(one)}, {one.recurring_run_id}")

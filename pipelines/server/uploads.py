@@ -77,7 +77,9 @@ def version_of_code() -> str:
 
 def version_named(client: Client, pipeline_id: str, version_name: str) -> Any:
     """The version of that name; None when there is none."""
-    versions = everything(client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id)
+    versions = everything(
+        client.list_pipeline_versions, "pipeline_versions", pipeline_id=pipeline_id, filter=named(version_name)
+    )
     return next((version for version in versions if version.display_name == version_name), None)
 
 

@@ -56,6 +56,7 @@ def visit(s3_server: S3Server, tmp_path: Path) -> Iterator[Visit]:
 
 
 def test_a_cluster_that_lacks_nothing_is_well_and_nothing_is_left_in_it(visit: Visit) -> None:
+    visit.overrides.append("extra_resources={rdma/ib: 0}")
     result = visit.call()
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()

@@ -19,7 +19,7 @@ from components.train.follow import TrainingFailedError
 from components.train.job import job_name, to_job
 from components.train.launch import ending_by_sigterm
 from drtune.contracts import CONFIG, PromptSet
-from tests.cluster_api import ClusterApi, now
+from tests.cluster_api import ClusterApi, Fault, now
 from tests.launches import WEIGHTS, WORKFLOW, Tried, succeeds, to_the_end, trains
 from tests.operator import JOBS, Played, PlayedJob, until
 
@@ -79,7 +79,8 @@ def test_two_runs_at_once_do_not_mix(api: ClusterApi, tmp_path: Path, some_promp
 
 
 def test_a_retried_launcher_adopts_the_job_and_follows_it_from_its_first_line(api: ClusterApi, tried: Tried) -> None:
-    """The first try was killed: it could not delete anything. The job has not gone with its pod."""
+    """The first try was killed: it could not delete anything. The job has not gone with its pod, and fills a quota."""
+    api.faults.append(Fault("POST", "pytorchjobs", 403, times=99, message="exceeded quota: jobs"))
     job = api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs", [WORKFLOW]))
     uid = job["metadata"]["uid"]
     played = PlayedJob(api, job)

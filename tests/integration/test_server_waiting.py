@@ -199,6 +199,14 @@ def test_a_server_that_stays_away_or_refuses_ends_the_waiting(
     assert raised.value.status == status
 
 
+def test_a_server_that_is_away_when_time_is_up_does_not_make_the_waiting_longer(
+    server: KfpServer, waiting: Callable[..., Outcome]
+) -> None:
+    server.refuse("GET .*/runs/", 503, "no")
+    outcome = waiting(say=print, timeout_seconds=0.8)
+    assert (outcome.state, outcome.text.split(";")[0]) == ("TIMEOUT", "not over after 1 s")
+
+
 def test_each_look_comes_later_than_the_one_before(server: KfpServer, waiting: Callable[..., Outcome]) -> None:
     server.looks = [TRAINING]
     assert waiting(say=print, timeout_seconds=1.0).state == "TIMEOUT"

@@ -58,6 +58,19 @@ def test_a_mistake_in_the_parameters_is_refused(change: dict[str, Any], message:
     assert str(refused.value).startswith(message)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        GIVEN | {"config": "s3://settings/mine.yaml", "policy": "{min_promptz: 8}"},
+        {"reference": "a.txt", "policy": "{min_promptz: 8}"},  # of the pipeline that monitors
+        GIVEN | {"monitor_policy": "{min_promptz: 8}"},
+    ],
+)
+def test_a_policy_is_read_wherever_the_configuration_is(given: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^policy given as text .*min_promptz: no such key"):
+        check_parameters(given, elsewhere=True, environment={})
+
+
 @pytest.mark.parametrize(("change", "message"), ABSENT)
 def test_a_file_that_is_not_there_is_refused_where_the_run_will_be(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refused:

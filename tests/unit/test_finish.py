@@ -108,6 +108,15 @@ def test_a_failed_run_names_its_step_and_what_that_said(web: Web) -> None:
     assert told == Ending("Failed", f"failed in prepare-prompts: {reason}")
 
 
+def test_a_log_that_is_no_text_and_one_that_is_lost_with_its_node_keep_nothing_else_from_being_told(web: Web) -> None:
+    web.answers[f"{LOGS}/pod-of-prepare-prompts/log"] = 200, b"\xff\xfe\nerror: prompts \xff: not there\n"
+    told = ending(known(web, None, pod("prepare-prompts", "Failed", None, "Error")))
+    assert told == Ending("Failed", "failed in prepare-prompts: prompts \N{REPLACEMENT CHARACTER}: not there")
+    web.answers[f"{LOGS}/pod-of-train/log"] = 0, ""
+    seen = known(web, None, pod("prepare-prompts"), pod("train", "Failed", None, "OOMKilled"))
+    assert ending(seen) == Ending("Failed", "failed in train: it was out of memory")
+
+
 def test_a_cancelled_run_is_called_cancelled_though_kubeflow_says_failed_in_the_end(web: Web) -> None:
     told = ending(known(web, "run-cancelled-in-evaluate"))
     assert told == Ending("Cancelled", "cancelled in evaluate")

@@ -89,6 +89,16 @@ def test_a_step_takes_up_what_it_left(tmp_path: Path) -> None:
     take_up(out, environment)
 
 
+def test_a_step_takes_what_it_left_last_past_a_try_that_left_nothing(tmp_path: Path) -> None:
+    left, _, environment = earlier(tmp_path)
+    (tmp_path / "tune-2" / "train").mkdir(exist_ok=True)
+    out = tmp_path / "tune-3" / "train" / "model"
+    out.parent.mkdir(parents=True)
+    take_up(out, {EARLIER: f"{tmp_path / 'tune-2'}\n{environment[EARLIER]}"})
+    assert (out / "metrics.jsonl").exists()
+    assert not left.exists()
+
+
 def test_a_step_takes_nothing_from_a_process_that_still_writes(tmp_path: Path) -> None:
     left, out, environment = earlier(tmp_path)
     with locked(left), pytest.raises(UserError, match="is being written by process"):

@@ -87,6 +87,13 @@ def test_no_point_within_the_budget_is_higher_than_those_that_are_found(
         assert drift > budget or gain <= best + 1e-9
 
 
+def test_a_training_that_diverged_stays_where_it_was_examined_last() -> None:
+    path_C2 = np.array([(0.0, 0.0), (0.4, 0.1)])
+    for before, share in [(1, 0.0), (1, 0.5), (3, 0.25)]:
+        assert Choice(1e-3, before, share).at(path_C2).tolist() == [0.4, 0.1]
+    assert Choice(1e-3, 0, 0.5).at(path_C2).tolist() == [0.2, 0.05]
+
+
 ARMS = tuple(Arm(SYMMETRY, way) for way in (DRTUNE, *SHALLOW))
 SCALE = Scale(updates=2, checks=(1, 2), rates=(8e-4, 1.6e-3), seeds=4, prompts=6)
 

@@ -129,6 +129,8 @@ def report_of(
         seed=0,
         pipeline="StableDiffusionXLPipeline",
         scheduler="DDIMScheduler",
+        height=32,
+        width=32,
         num_inference_steps=12,
         guidance_scale=3.0,
         antialias=True,

@@ -14,7 +14,7 @@ from drtune.cli.console import AS_JSON, OVERWRITE, PATH, echo_json
 from drtune.errors import UserError
 
 if TYPE_CHECKING:
-    from drtune.contracts import RegistryEntry
+    pass
 
 REGISTRY = click.option(
     "--registry",
@@ -77,7 +77,6 @@ def list_versions(name: str | None, uri: str, in_json: bool) -> None:
         return
     for entry in entries:
         click.echo(f"{entry.name} {entry.version} {entry.uri}")
-        _tell_covered(entry)
     if not entries:
         click.echo(f"registry {uri}: nothing is published here" + (f" as {name}" if name else ""), err=True)
 
@@ -92,7 +91,6 @@ def show(name: str, version: str, uri: str) -> None:
 
     entry = Registry(uri).show(name, version)
     click.echo(entry.manifest(), nl=False)
-    _tell_covered(entry)
 
 
 @registry.command()
@@ -119,7 +117,6 @@ def pull(name: str, version: str, out: Path, uri: str, overwrite: bool) -> None:
 
     entry = Registry(uri).pull(name, version, out, overwrite=overwrite)
     click.echo(f"pulled: {entry.name} {entry.version} to {out}")
-    _tell_covered(entry)
 
 
 @registry.command()
@@ -139,9 +136,3 @@ def clean(dry_run: bool, uri: str) -> None:
         click.echo(f"{done}: {orphan.place} (files: {len(orphan.keys)}, the newest of {when:%Y-%m-%d %H:%M} UTC)")
     if not orphans:
         click.echo("nothing to remove")
-
-
-def _tell_covered(entry: RegistryEntry) -> None:
-    """Say so where a digest vouches for less than it does today."""
-    if entry.kind == "RegistryEntry/1":
-        click.echo(f"{entry.name} {entry.version}: its digest covers its files, not model and decision", err=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
@@ -24,9 +24,6 @@ class Contract(BaseModel):
     """A frozen value that is written as JSON and read back equal, or not at all when a byte of it was changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-    may_lack_digest: ClassVar[bool] = False
-    """Whether manifests without a digest are read, as earlier versions wrote them."""
 
     def manifest(self) -> str:
         """The text of `manifest.json`; equal values have equal text."""
@@ -77,8 +74,7 @@ class Contract(BaseModel):
 
         Raises:
             ValidationError: it is not one of this kind and version.
-            UserError: it was changed or damaged, or is of a version that gave it no digest; the message calls it
-                `shown`, and ends with the `fix`.
+            UserError: it was changed or damaged; the message calls it `shown`, and ends with the `fix`.
         """
         try:
             fields = from_json(content)
@@ -86,16 +82,15 @@ class Contract(BaseModel):
             return cls.model_validate_json(content)  # which says what is wrong with it
         named = fields.pop(DIGEST, None) if isinstance(fields, dict) else None
         value = cls.model_validate(fields)
-        if named is not None:
-            # Of the text, not of the value: fields that are added later, with a default, are not in it.
-            check_digest(shown, cls.digest_of(fields), str(named), owner="its digest", fix=fix)
-        elif not cls.may_lack_digest:
-            raise UserError(f"{shown}: has no digest, as those of earlier versions of drtune; {fix}")
+        if named is None:
+            raise UserError(f"{shown}: has no digest; {fix}")
+        # Of the text, not of the value: fields that are added later, with a default, are not in it.
+        check_digest(shown, cls.digest_of(fields), str(named), owner="its digest", fix=fix)
         value.__dict__["manifest_sha256"] = sha256_bytes(content)
         return value
 
-    @classmethod
-    def digest_of(cls, fields: dict[str, Any]) -> str:
+    @staticmethod
+    def digest_of(fields: dict[str, Any]) -> str:
         """The digest that a manifest with these fields ends with."""
         return sha256_bytes(json.dumps({**fields, DIGEST: ""}, sort_keys=True).encode())
 

@@ -219,9 +219,9 @@ class EvaluationReport(Contract):
     """Prompts that are longer than a text encoder reads."""
     pictures_per_prompt: int
     seed: int
-    height: int | None = None
-    """In pixels, of all pictures that were drawn; None: an earlier version drew them. Likewise the width."""
-    width: int | None = None
+    height: int
+    """In pixels, of all pictures that were drawn; likewise the width."""
+    width: int
     pipeline: str
     """Class of diffusers that sampled; likewise its scheduler."""
     scheduler: str

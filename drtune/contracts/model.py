@@ -39,7 +39,6 @@ class PromptSet(Contract):
     ...           problems={"empty": 2}, split_version=2, source=DataSource(path="data/sdxl.jsonl", sha256="9f2c..."))
     """
 
-    may_lack_digest = True
     kind: Literal["PromptSet/1"] = "PromptSet/1"
     sha256: str
     """Digest of prompts.jsonl."""
@@ -73,7 +72,6 @@ class TunedModel(Contract):
     ...            config_sha256="0b1d...", prompts=PromptSet(...), code_revision="4a1b...", reward=0.83)
     """
 
-    may_lack_digest = True
     kind: Literal["TunedModel/1"] = "TunedModel/1"
     weights: Literal["lora", "full"] = "lora"
     weights_sha256: str

@@ -53,7 +53,6 @@ class DriftVerdict(Contract):
     ...              release_scores=None, scores=None, policy_sha256="c7aa...")
     """
 
-    may_lack_digest = True
     kind: Literal["DriftVerdict/1"] = "DriftVerdict/1"
     outcome: Literal["drifted", "stable", "not enough data"]
     reason: str

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from drtune.contracts.base import Contract
 from drtune.contracts.model import TunedModel
-from drtune.files.local import sha256_bytes
 
 
 class Check(Contract):
@@ -54,7 +53,7 @@ class RegistryEntry(Contract):
     ...               files={"README.md": "77ab..."}, model=TunedModel(...), decision=Decision(...))
     """
 
-    kind: Literal["RegistryEntry/1", "RegistryEntry/2"] = "RegistryEntry/2"
+    kind: Literal["RegistryEntry/2"] = "RegistryEntry/2"
     name: str
     version: str
     uri: str
@@ -62,10 +61,3 @@ class RegistryEntry(Contract):
     """sha256 of every file of the version, by path."""
     model: TunedModel
     decision: Decision
-
-    @classmethod
-    def digest_of(cls, fields: dict[str, Any]) -> str:
-        """Over all fields; in RegistryEntry/1 over `files` alone: the sha256 of what `sha256sum` prints for them."""
-        if fields["kind"] == "RegistryEntry/2":
-            return super().digest_of(fields)
-        return sha256_bytes("".join(f"{digest}  {path}\n" for path, digest in sorted(fields["files"].items())).encode())

@@ -43,7 +43,6 @@ class Study(Contract):
     ...       page_sha256="c210...")
     """
 
-    may_lack_digest = True
     kind: Literal["Study/1"] = "Study/1"
     id: str
     """Digest over the other fields but the page's; votes carry it."""
@@ -159,8 +158,8 @@ class QuestionResult(Contract):
     ...                agreement=None, alpha=None, strengths=())
     """
 
-    question: str = ""
-    """As it was asked; empty in a result of an earlier version."""
+    question: str
+    """As it was asked."""
     num_votes: int
     """Without repeats, which count for self-consistency alone."""
     num_repeats: int
@@ -210,7 +209,6 @@ class StudyResult(QuestionResult):
     ...             raters=(RaterResult(...),), self_consistency=0.83, agreement=None, alpha=None, strengths=())
     """
 
-    may_lack_digest = True
     kind: Literal["StudyResult/1"] = "StudyResult/1"
     study_sha256: str
     """Digest of the study's manifest.json; likewise that of the report that the study was made from."""

@@ -46,7 +46,6 @@ class Production(Contract):
     >>> Production(version="v3", history=("v1", "v2"))
     """
 
-    may_lack_digest = True
     version: str
     history: tuple[str, ...] = ()
 

@@ -36,12 +36,6 @@ ABOUT = "drtune"
 make unequal files."""
 
 
-HELD_OUT_PICTURES = "as the evaluation draws and scores them"
-"""What the held-out rewards of a checkpoint are means over. Earlier ones are of other pictures, or not in 8 bits."""
-RECOVERED = dict.fromkeys(("direct_align", "srpo"), "of all drawn steps, with their discounts and both branches")
-"""What the gradient of a method is, where an earlier version took another."""
-
-
 class Checkpoints:
     """The folder of one run's checkpoints.
 
@@ -84,8 +78,6 @@ class Checkpoints:
             "start_sha256": self.start_sha256,
             "pictures_sha256": self.pictures_sha256,
             "held_out": state.held_out,
-            "held_out_pictures": HELD_OUT_PICTURES,
-            "gradient": RECOVERED.get(self.config.method.name),
         }
         if self.config.weights == "full":
             path = self._write_shards(f"step-{step:06d}", state.tensors(), about)
@@ -211,16 +203,6 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {path}: made with another configuration: {', '.join(different)}; "
                 "give the same values, or start again with --overwrite instead of --resume"
-            )
-        if about["held_out"] and about.get("held_out_pictures") != HELD_OUT_PICTURES:
-            raise UserError(
-                f"checkpoint {path}: its held-out rewards are of pictures that an earlier version of drtune drew or "
-                "scored otherwise; start again with --overwrite instead of --resume"
-            )
-        if about.get("gradient") != RECOVERED.get(method := self.config.method.name):
-            raise UserError(
-                f"checkpoint {path}: for method.name={method} an earlier version of drtune took another gradient; "
-                "start again with --overwrite instead of --resume"
             )
         if about.get("start_sha256") != self.start_sha256:
             raise UserError(

@@ -38,8 +38,8 @@ class UpdateMetrics:
     """The sampler steps that carried gradient."""
     seconds: float
     """Of the update alone, without samples and checkpoint."""
-    at: float = 0.0
-    """Seconds since 1970, when it was made; 0: an earlier version made it."""
+    at: float
+    """Seconds since 1970, when it was made."""
     memory: int | None = None
     """Most bytes so far: of the GPU's memory that tensors took, or without a GPU of the process."""
     held_out: float | None = None
@@ -56,7 +56,7 @@ class UpdateMetrics:
 def pace_of(updates: Sequence[UpdateMetrics]) -> float:
     """Seconds from one update to the next of late, with the samples and checkpoints between them."""
     recent = pairwise(updates[-RECENT - 1 :])
-    gaps = [update.at - before.at for before, update in recent if before.at and not update.resumed]
+    gaps = [update.at - before.at for before, update in recent if not update.resumed]
     return fmean(gaps) if gaps else updates[-1].seconds
 
 

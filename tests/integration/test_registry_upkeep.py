@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 from drtune.cli.main import main
 from drtune.errors import UserError
-from drtune.files.local import sha256_bytes
 from drtune.files.storage import Storage, open_storage
 from drtune.publishing.registry import Registry
 from tests.folders import make_folders
@@ -93,7 +92,6 @@ def test_a_storage_that_does_not_list_what_it_has_ends_the_publication(tmp_path:
         {"model": {"step": 81}},
         {"decision": {"policy_sha256": "00"}},
         {"name": "another"},
-        {"kind": "RegistryEntry/1"},
     ],
 )
 def test_a_changed_manifest_is_refused_whatever_was_changed(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -114,24 +112,6 @@ def test_a_manifest_of_another_kind_is_refused(tmp_path: Path) -> None:
     registry.storage.write(f"{NAME}/versions/v1.json", b"{}")
     with pytest.raises(UserError, match=r"versions/v1.json is not one of this version"):
         registry.pull(NAME, "v1", tmp_path / "out")
-
-
-def test_a_version_of_before_is_read_and_says_that_its_digest_covers_less(tmp_path: Path) -> None:
-    place = str(tmp_path / "registry")
-    registry = Registry(place)
-    entry = registry.publish(NAME, *make_folders(tmp_path / "made"))
-    old = entry.model_copy(update={"kind": "RegistryEntry/1"})
-    # As it was written: the digest of what `sha256sum` prints for the files in order of their paths.
-    listing = "".join(f"{sha256}  {path}\n" for path, sha256 in sorted(entry.files.items()))
-    assert json.loads(old.manifest())["digest"] == sha256_bytes(listing.encode())
-    registry.storage.write(f"{NAME}/versions/v1.json", old.manifest().encode())
-
-    assert registry.pull(NAME, "v1", tmp_path / "out") == old
-    assert registry.publish(NAME, *make_folders(tmp_path / "again")) == old
-    registry.publish(NAME, *make_folders(tmp_path / "new", content=b"new"))
-    shown = CliRunner().invoke(main, ["registry", "list", "--registry", place])
-    assert [line.split()[:2] for line in shown.stdout.splitlines()] == [[NAME, "v1"], [NAME, "v2"]]
-    assert shown.stderr == f"{NAME} v1: its digest covers its files, not model and decision\n"
 
 
 def test_a_list_with_nothing_in_it_says_so(tmp_path: Path) -> None:

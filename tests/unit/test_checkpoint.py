@@ -320,31 +320,3 @@ def test_within_averaged_the_weights_are_their_running_mean_and_afterwards_the_s
         assert all(torch.equal(weight, average[name]) for name, weight in state.weights.items())
     assert all(torch.equal(weight, weights[name]) for name, weight in state.weights.items())
     assert all(torch.equal(tensor, average[name]) for name, tensor in state.average.items())
-
-
-@pytest.mark.parametrize(
-    ("settings", "lacks", "told"),
-    [
-        (HELD_OUT, "held_out_pictures", r"held-out rewards are of pictures .* otherwise; start again with --over"),
-        (
-            SRPO,
-            "gradient",
-            r"for method\.name=srpo .* another gradient; start again with --overwrite instead of --resume",
-        ),
-    ],
-)
-def test_what_an_earlier_version_did_otherwise_is_refused(
-    settings: list[str], lacks: str, told: str, tmp_path: Path
-) -> None:
-    state = trained(1)
-    state.held_out.update({0: 0.5, 1: 0.6})
-    path = save(folder_of(tmp_path, settings), state, 1)
-    folder_of(tmp_path, settings).restore(fresh(0))
-    tensors, metadata = load_tensors(path)
-    about = json.loads(metadata["drtune"])
-    del about[lacks]  # as checkpoints were before
-    content = to_bytes(tensors, {"drtune": json.dumps(about)})
-    path.unlink()
-    (tmp_path / f"step-000001-{sha256_bytes(content)[:12]}.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=told):
-        folder_of(tmp_path, settings).restore(fresh(0))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from drtune.cli.main import main
 from drtune.contracts import PromptSet
 from drtune.prompts.likeness import NEARLY, canonical, near_duplicates
-from drtune.prompts.prepare import open_prompts, parse, prepare, split_of
+from drtune.prompts.prepare import parse, split_of
 
 
 @pytest.mark.parametrize(
@@ -49,17 +49,6 @@ def test_spellings_of_one_prompt_are_on_one_side() -> None:
         ["a picture of 0 cats", variants[0][1], variants[0][3]],
         1,
     )
-
-
-def test_an_old_split_stays_readable_and_is_told_from_the_new(tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl").write_text('{"text": "a", "split": "train"}\n{"text": "b", "split": "val"}\n')
-    new = prepare(tmp_path / "p.jsonl", tmp_path / "set")
-    assert new.split_version == 2
-    manifest = json.loads((tmp_path / "set/manifest.json").read_text())
-    del manifest["split_version"], manifest["near_duplicates"], manifest["digest"]
-    (tmp_path / "set/manifest.json").write_text(json.dumps(manifest))
-    assert PromptSet.load(tmp_path / "set").split_version == 1
-    assert [prompt.text for prompt in open_prompts(tmp_path / "set").eval] == ["b"]
 
 
 WORDS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=9).map(" ".join)

@@ -10,8 +10,8 @@ from components.decide.gains import gains_line
 from components.endings import refused
 from components.metadata import describe
 from drtune.contracts import EvaluationReport
-from drtune.evaluation.report.pages import PAGE, SUMMARY, headline_numbers, write_pages
-from drtune.publishing.gate import decide
+from drtune.evaluation.report.pages import PAGE, SUMMARY, headline_numbers
+from drtune.publishing.decision import write_decision
 from drtune.publishing.policy import Policy
 
 
@@ -29,10 +29,8 @@ def decide_report(
         UserError: the report or the policy cannot be read.
     """
     evaluated = EvaluationReport.load(report.path)
-    decided = decide(evaluated, Policy.read(policy))
     folder = Path(decision.path)
-    write_pages(report.path, folder, decided)
-    decided.save(folder)
+    decided = write_decision(Path(report.path), Policy.read(policy), folder)
     describe(decision, {"publish": decided.publish, "reasons": decided.reasons})
     Path(page.path).write_bytes((folder / PAGE).read_bytes())
     Path(summary.path).write_bytes((folder / SUMMARY).read_bytes())

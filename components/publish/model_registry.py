@@ -55,7 +55,6 @@ def register(entry: RegistryEntry, report: EvaluationReport, address: str) -> No
 
 def facts_of(entry: RegistryEntry, report: EvaluationReport) -> dict[str, str | float]:
     """What the registry shows of a version: gains with their 95 % intervals, the decision, and where it came from."""
-    rewards = {measure.name for measure in report.measures if measure.is_reward}
     facts: dict[str, str | float | None] = {
         "decision": "; ".join(check.reason for check in entry.decision.checks),
         "digest": entry.digest,
@@ -67,10 +66,9 @@ def facts_of(entry: RegistryEntry, report: EvaluationReport) -> dict[str, str | 
         "code_revision": entry.model.code_revision,
         "base_model": entry.model.base_model,
     }
-    for score in report.scores:
-        if score.category is None and score.measure in rewards:
-            gain = f"{score.measure}_gain_over_{score.opponent}"
-            facts |= {gain: score.gain, f"{gain}_low": score.gain_low, f"{gain}_high": score.gain_high}
+    for score in report.overall:
+        gain = f"{score.measure}_gain_over_{score.opponent}"
+        facts |= {gain: score.gain, f"{gain}_low": score.gain_low, f"{gain}_high": score.gain_high}
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 

@@ -79,12 +79,11 @@ def evaluate(
     for contestant in report.contestants:
         for reason, count in contestant.problems.items():
             click.echo(f"{contestant.name}: {count} {reason}, named in {out / 'problems.jsonl'}", err=True)
-    for score in report.scores:
-        if score.category is None and score.measure in {one.name for one in report.measures if one.is_reward}:
-            click.echo(
-                f"{score.measure} against {score.opponent}: {score.opponent_mean:.3f} -> {score.candidate_mean:.3f}, "
-                f"better on {score.win_rate:.0%} of {score.num_prompts} prompts"
-            )
+    for score in report.overall:
+        click.echo(
+            f"{score.measure} against {score.opponent}: {score.opponent_mean:.3f} -> {score.candidate_mean:.3f}, "
+            f"better on {score.win_rate:.0%} of {score.num_prompts} prompts"
+        )
     if report.capability:
         (overall, *_), judge = report.capability.scores, report.capability.judge
         click.echo(
@@ -123,18 +122,16 @@ def decide(
 
     Exit code 0: worth publishing, 1: refused; the reasons are printed.
     """
-    from drtune.contracts import EvaluationReport, SeedsResult, StudyResult
-    from drtune.evaluation.report.pages import PAGE, write_pages
-    from drtune.publishing.gate import decide as judge
+    from drtune.contracts import SeedsResult, StudyResult
+    from drtune.evaluation.report.pages import PAGE
+    from drtune.publishing.decision import write_decision
     from drtune.publishing.policy import Policy
 
     with claimed(out, "Decision", overwrite=overwrite, inputs=[report, policy, study, seeds]) as place:
         result = StudyResult.load(study) if study else None
         repeated = SeedsResult.load(seeds) if seeds else None
-        decision = judge(EvaluationReport.load(report), Policy.read(policy), result, repeated)
         with replacing(place) as folder:
-            write_pages(report, folder, decision, result, repeated)
-            decision.save(folder)
+            decision = write_decision(report, Policy.read(policy), folder, result, repeated)
     if in_json:
         click.echo(decision.manifest(), nl=False)
     else:

@@ -258,6 +258,16 @@ class EvaluationReport(Contract):
         return report
 
     @property
+    def rewards(self) -> tuple[str, ...]:
+        """Measures of which more is better, tuned on or held out."""
+        return tuple(measure.name for measure in self.measures if measure.is_reward)
+
+    @property
+    def overall(self) -> tuple[Score, ...]:
+        """How the rewards compare over all prompts, with each opponent."""
+        return tuple(one for one in self.scores if one.category is None and one.measure in self.rewards)
+
+    @property
     def trained_rewards(self) -> tuple[str, ...]:
         """Rewards that the candidate was tuned on; the others are held out."""
         return tuple(measure.name for measure in self.measures if measure.kind == "trained")

@@ -20,7 +20,7 @@ from drtune.errors import UserError
 from drtune.files.images import to_tensor
 from drtune.files.local import sha256_file
 from drtune.rewards.clip import unit
-from drtune.rewards.loading import from_hub, refused
+from drtune.rewards.loading import network_from_hub, refused
 from drtune.rewards.preprocessing import BY_PILLOW, normalised
 
 BASE = "facebook/dinov2-base"
@@ -59,7 +59,7 @@ class DreamSim:
         Raises:
             UserError: one of them is not to be had, or is no such network.
         """
-        model, base = from_hub(Dinov2Model, cls.name, BASE)
+        model, base = network_from_hub(Dinov2Model, cls.name, BASE)
         folder = Path(checkpoint).expanduser()
         files = [folder / name for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME) if (folder / name).is_file()]
         if not files or not (folder / ABOUT).is_file():

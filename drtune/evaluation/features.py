@@ -16,7 +16,7 @@ from drtune.errors import UserError
 from drtune.evaluation.dreamsim import BASE, DreamSim
 from drtune.rewards import Reward, reward_of
 from drtune.rewards.clip import unit
-from drtune.rewards.loading import from_hub
+from drtune.rewards.loading import network_from_hub
 from drtune.rewards.openai import CLIPScore
 from drtune.rewards.preference import MiniaturePreference
 
@@ -64,7 +64,7 @@ class Dinov2:
         Raises:
             UserError: they are not to be had, or are no such network.
         """
-        return cls(*from_hub(Dinov2Model, cls.name, cls.repository))
+        return cls(*network_from_hub(Dinov2Model, cls.name, cls.repository))
 
     def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
         """As `FeatureSpace`."""

@@ -37,7 +37,7 @@ PLACE = ["contestant", "index", "prompt", "category", "picture", "image", "probl
 """Columns that say which picture a row is of, and why it has no measures, if so."""
 
 
-class Reading(Protocol):
+class Reader(Protocol):
     """What looks at pictures, and gives a row of numbers for each."""
 
     def read(
@@ -74,7 +74,7 @@ class Batch:
     contestant: AnyContestant
     number: int
     shots: Sequence[Shot]
-    gauges: Reading
+    reader: Reader
     folder: Path
 
     @property
@@ -95,18 +95,18 @@ class Batch:
         images = self.folder / IMAGES / self.contestant.name
         images.mkdir(parents=True, exist_ok=True)
         names = self.contestant.write_pictures(self.shots, images)
-        rows = _measured(self.contestant, self.shots, names, self.gauges, images.parent)
+        rows = _measured(self.contestant, self.shots, names, self.reader, images.parent)
         with replacing(self.path) as written:
             pd.DataFrame(rows, columns=None if rows else PLACE).to_parquet(written, index=False)
 
 
 def batches_of(
-    contestant: AnyContestant, shots: Sequence[Shot], gauges: Reading, folder: Path, batch_size: int
+    contestant: AnyContestant, shots: Sequence[Shot], reader: Reader, folder: Path, batch_size: int
 ) -> list[Batch]:
     """All pictures of a contestant."""
     starts = range(0, len(shots), batch_size)
     return [
-        Batch(contestant, number, shots[start : start + batch_size], gauges, folder)
+        Batch(contestant, number, shots[start : start + batch_size], reader, folder)
         for number, start in enumerate(starts)
     ]
 
@@ -129,7 +129,7 @@ def gathered(contestant: AnyContestant, folder: Path) -> pd.DataFrame:
 
 
 def _measured(
-    contestant: AnyContestant, batch: Sequence[Shot], images: Sequence[str], gauges: Reading, folder: Path
+    contestant: AnyContestant, batch: Sequence[Shot], images: Sequence[str], reader: Reader, folder: Path
 ) -> list[dict[str, Any]]:
     """A row for each picture that there is: its place, and its measures or its problem."""
     rows: list[dict[str, Any]] = []
@@ -143,7 +143,7 @@ def _measured(
             continue
         images_BCHW = to_tensor(pictures).to(DEVICE)
         names = [f"{contestant.name}/{row['image']}" for row in same_size]
-        readings = gauges.read(pictures, images_BCHW, [row["prompt"] for row in same_size], names)
+        readings = reader.read(pictures, images_BCHW, [row["prompt"] for row in same_size], names)
         if contestant.draws and contestant.role != "base":
             base_BCHW = to_tensor([open_picture(folder / "base" / row["image"]) for row in same_size]).to(DEVICE)
             for reading, drift in zip(readings, pixel_drift(images_BCHW, base_BCHW), strict=True):

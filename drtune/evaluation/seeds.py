@@ -104,13 +104,14 @@ def as_markdown(result: SeedsResult) -> str:
     seeds = [f"seed {run.seed}" for run in result.runs]
     rows = [["Gain over the base", "Mean", "95 % interval over prompts and seeds", *seeds]]
     for gain in result.gains:
-        few = gain.low is None or gain.high is None
-        interval = "too few" if few else f"{_signed(gain.low)} to {_signed(gain.high)}"
+        interval = "too few"
+        if gain.low is not None and gain.high is not None:
+            interval = f"{_signed(gain.low)} to {_signed(gain.high)}"
         rows.append([gain.measure, _signed(gain.gain), interval, *map(_signed, gain.by_seed)])
     return f"{table(rows)}\n"
 
 
-def _signed(value: float | None) -> str:
+def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -136,7 +137,7 @@ def _check_alike(opened: Sequence[tuple[Path, EvaluationReport]], configs: Seque
 
 def _gains(folder: Path, report: EvaluationReport) -> pd.DataFrame:
     """Candidate minus base: a row a prompt, in one order for all reports, and a column a reward."""
-    rewards = [measure.name for measure in report.measures if measure.is_reward]
+    rewards = list(report.rewards)
     table = pd.read_parquet(folder / SCORES, columns=["contestant", "prompt", *rewards])
     means = table.groupby(["contestant", "prompt"])[rewards].mean()
     sides = [means[means.index.get_level_values("contestant") == one].droplevel(0) for one in (CANDIDATE, BASE)]

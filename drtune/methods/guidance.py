@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drtune.config import SamplerConfig, TuningSamplerConfig
+from drtune.config import TuningSamplerConfig
 from drtune.models.base import Base, Conditions
 
 
@@ -21,7 +21,7 @@ class GuidedDenoiser:
         base: Base,
         conditions: Conditions,
         negative: Conditions,
-        settings: SamplerConfig,
+        settings: TuningSamplerConfig,
         *,
         arithmetic: torch.dtype = torch.float32,
     ) -> None:
@@ -30,9 +30,7 @@ class GuidedDenoiser:
         self.negative = {name: tensor.expand(self.batch, *tensor.shape[1:]) for name, tensor in negative.items()}
         self.scale = settings.guidance_scale
         self.guided = self.scale > 1 and not base.embeds_guidance
-        self.rescale, self.negative_trains = 0.0, True
-        if isinstance(settings, TuningSamplerConfig):
-            self.rescale, self.negative_trains = settings.guidance_rescale, settings.guidance_gradient == "both"
+        self.rescale, self.negative_trains = settings.guidance_rescale, settings.guidance_gradient == "both"
         self.settings, self.arithmetic = settings, arithmetic
 
     def part(self, rows: slice) -> GuidedDenoiser:

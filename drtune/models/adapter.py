@@ -76,7 +76,7 @@ def _matrices(base: Base, start: Start, lora: LoraSection) -> dict[str, tuple[Te
 
     The network is without an adapter before and after.
     """
-    shown = f"lora.init={start.given!r}"
+    shown = f"lora.init={lora.init!r}"
     pipeline = base.pipeline
     try:
         with TemporaryDirectory() as folder:

@@ -19,7 +19,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
 
-from drtune.config import ComputeSection, SamplerConfig, TuningSamplerConfig
+from drtune.config import ComputeSection, TuningSamplerConfig
 from drtune.errors import UserError
 from drtune.models.sampler import Sampler, Scheduler, make_scheduler, read_sampler
 
@@ -200,15 +200,13 @@ class Base(ABC):
                 "in sampler.steps and in evaluation.sampler.steps"
             )
 
-    def sampler(self, settings: SamplerConfig) -> Sampler:
+    def sampler(self, settings: TuningSamplerConfig) -> Sampler:
         """The steps of the sampler that `settings` ask for.
 
         Raises:
             UserError: the base has no such sampler, or it takes another number of steps.
         """
-        name, eta = self.samplers[0], 0.0
-        if isinstance(settings, TuningSamplerConfig):
-            name, eta = settings.name or name, settings.eta
+        name, eta = settings.name or self.samplers[0], settings.eta
         if name not in self.samplers or (eta and name != "ddim"):
             wanted = f"sampler.name={name}" if name not in self.samplers else f"sampler.eta={eta}"
             raise UserError(
@@ -230,16 +228,20 @@ class Base(ABC):
 
     def pixels(self, latents_BCHW: Tensor) -> Tensor:
         """Images (B, 3, height, width) as the VAE has them: mostly in [0, 1]."""
-        vae = self.pipeline.vae
-        latents = latents_BCHW / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
-        images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-        return images.to(latents_BCHW.dtype) / 2 + 0.5
+        config = self.pipeline.vae.config
+        return self._decoded(latents_BCHW / config.scaling_factor + (config.get("shift_factor") or 0.0))
 
     def latents_of(self, images_BCHW: Tensor) -> Tensor:
         """Latents (B, C, H, W) of images (B, 3, height, width) in [0, 1], without a graph; `pixels` is the way back."""
         config = self.pipeline.vae.config
         shift, scale = float(config.get("shift_factor") or 0.0), float(config.scaling_factor)
         return (self._encoded(images_BCHW) - shift) * scale
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """Images, mostly in [0, 1], of the VAE's own latents."""
+        vae = self.pipeline.vae
+        images: Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+        return images.to(latents.dtype) / 2 + 0.5
 
     @torch.no_grad()
     def _encoded(self, images: Tensor) -> Tensor:

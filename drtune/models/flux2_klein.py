@@ -89,7 +89,7 @@ class Flux2Klein(LanguageModelBase):
     def pixels(self, latents_BCHW: Tensor) -> Tensor:
         """As `Base`."""
         mean, deviation = self._spread(latents_BCHW)
-        return self.final_pixels(pixel_shuffle(latents_BCHW * deviation + mean, self.folded))
+        return self._decoded(pixel_shuffle(latents_BCHW * deviation + mean, self.folded))
 
     def latents_of(self, images_BCHW: Tensor) -> Tensor:
         """As `Base`."""
@@ -105,8 +105,7 @@ class Flux2Klein(LanguageModelBase):
 
     def final_pixels(self, latents: Tensor) -> Tensor:
         """As `Base`: the pipeline's last latents are those of the VAE."""
-        images: Tensor = self.pipeline.vae.decode(latents.to(self.pipeline.vae.dtype), return_dict=False)[0]
-        return images.to(latents.dtype) / 2 + 0.5
+        return self._decoded(latents)
 
 
 def _positions(height: int, width: int, length: int, device: torch.device) -> Tensor:

@@ -96,15 +96,15 @@ class _MadeWhole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(codes, scales)
-        return linear(x, whole(codes, scales, x.dtype), bias)
+        return linear(x, dequantized(codes, scales, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scales = ctx.saved_tensors
-        return gradient @ whole(codes, scales, gradient.dtype), None, None, None
+        return gradient @ dequantized(codes, scales, gradient.dtype), None, None, None
 
 
-def whole(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def dequantized(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The rounded weights (out, in) of 8 bits."""
     return codes.to(dtype) * scales.to(dtype)
 

@@ -45,11 +45,8 @@ class QwenImageBase(PatchedBase, LanguageModelBase):
 
     def pixels(self, latents_BCHW: Tensor) -> Tensor:
         """As `Base`, in all channels of the VAE, to which a picture is a film of a single frame."""
-        vae = self.pipeline.vae
         mean, deviation = self._spread(latents_BCHW)
-        latents_BCFHW = (latents_BCHW * deviation + mean).unsqueeze(2).to(vae.dtype)
-        images: Tensor = vae.decode(latents_BCFHW, return_dict=False)[0].squeeze(2)
-        return images.to(latents_BCHW.dtype) / 2 + 0.5
+        return self._decoded((latents_BCHW * deviation + mean).unsqueeze(2)).squeeze(2)
 
     def latents_of(self, images_BCHW: Tensor) -> Tensor:
         """As `Base`, of images in all channels of the VAE."""

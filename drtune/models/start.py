@@ -27,8 +27,6 @@ OTHER_KINDS = re.compile(r"dora_scale|lora_magnitude_vector|hada_w|lokr_|\.diff$
 class Start:
     """The file of an adapter, as it was read."""
 
-    given: str
-    """What `lora.init` says."""
     content: bytes
     sha256: str
 
@@ -61,4 +59,4 @@ def read_start(config: Config) -> Start | None:
         raise UserError(f"{shown}: is no safetensors file ({str(error).splitlines()[0]})") from None
     if other := next(filter(OTHER_KINDS.search, names), None):
         raise UserError(f"{shown}: holds {other}, which a LoRA of two matrices a layer has not; give a plain LoRA")
-    return Start(config.lora.init, content, sha256_bytes(content))
+    return Start(content, sha256_bytes(content))

@@ -125,11 +125,7 @@ def render_model_card(
         dtype=DTYPES[config.compute.precision],
         model=model,
         report=report,
-        scores=[
-            score
-            for measure in report.measures
-            if measure.is_reward and (score := report.score(measure.name)) is not None
-        ],
+        scores=[score for reward in report.rewards if (score := report.score(reward)) is not None],
         decision=decision,
         config=config,
     )

@@ -18,7 +18,6 @@ from drtune.config.sections import validated
 from drtune.contracts import MANIFEST, CurvePoint, EvaluationReport, RegistryEntry, read_curve
 from drtune.errors import UserError
 from drtune.evaluation import run, seeds
-from drtune.evaluation.report.pages import write_pages
 from drtune.files.images import open_picture
 from drtune.files.local import replacing, write_text
 from drtune.files.output import claimed
@@ -27,7 +26,7 @@ from drtune.models.sample_set import SampleSettings, write_sample_set
 from drtune.models.tuned import open_tuned, put_on
 from drtune.prompts.prepare import open_prompts
 from drtune.prompts.shots import choose_prompts
-from drtune.publishing.gate import decide
+from drtune.publishing.decision import write_decision
 from drtune.publishing.policy import Policy
 from drtune.publishing.registry import Registry
 from drtune.python.page import page
@@ -69,7 +68,7 @@ class Result:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """A row an update (`drtune.training.metrics.UpdateMetrics`), and a column for each reward by its short name."""
+        """A row an update (`drtune.training.history.UpdateMetrics`), and a column for each reward by its short name."""
         rows = [asdict(update) for update in read_metrics(self.folder)]
         parts = pd.DataFrame([row.pop("rewards") for row in rows]).rename(columns=short_name)
         return pd.concat([pd.DataFrame(rows), parts], axis=1).set_index("step")
@@ -191,9 +190,7 @@ class Result:
             if not (report / MANIFEST).exists():
                 self.evaluate()
             with claimed(decision, "Decision", overwrite=True, inputs=[report]) as place, replacing(place) as folder:
-                decided = decide(EvaluationReport.load(report), rules)
-                write_pages(report, folder, decided)
-                decided.save(folder)
+                write_decision(report, rules, folder)
             return Registry(registry).publish(name, self.folder, report, decision)
 
     def _beside(self, what: str) -> Path:

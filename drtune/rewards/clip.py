@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
 
-from drtune.rewards.loading import from_hub
+from drtune.rewards.loading import network_from_hub
 from drtune.rewards.preprocessing import NetworkReward, Preprocessing
 from drtune.rewards.weights import fetch
 
@@ -97,7 +97,7 @@ class CLIPReward(NetworkReward):
     @classmethod
     def network(cls, checkpoint: Path | None) -> tuple[CLIPModel, str]:
         """The published network or the checkpoint's, and which file it is."""
-        return from_hub(CLIPModel, cls.name, cls.repository, cls.digest, checkpoint)
+        return network_from_hub(CLIPModel, cls.name, cls.repository, cls.digest, checkpoint)
 
 
 def unit(features: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 Built = TypeVar("Built")
 
 
-def from_hub(
+def network_from_hub(
     kind: type[Model], reward: str, repository: str, digest: str | None = None, checkpoint: Path | None = None
 ) -> tuple[Model, str]:
     """A network of a hub repository in single precision, and its file's sha256 to be told with the scores.
@@ -51,7 +51,7 @@ def from_shards(
     """A network of a hub repository whose weights are in several files, in their precision; and their sha256 together.
 
     Args:
-        kind: as in `from_hub`; the published `generation_config.json` is loaded with it.
+        kind: as in `network_from_hub`; the published `generation_config.json` is loaded with it.
         reward: the name of the reward that asks.
         repository: on the hub, with `model.safetensors.index.json`, the files that it names, and `config.json` in it.
         revision: the commit of the repository.

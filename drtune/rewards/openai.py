@@ -16,7 +16,7 @@ from transformers import CLIPModel
 
 from drtune.rewards.clip import CLIPReward, unit
 from drtune.rewards.head import Head
-from drtune.rewards.loading import from_hub, from_pickle
+from drtune.rewards.loading import from_pickle, network_from_hub
 from drtune.rewards.preprocessing import NetworkReward, TorchvisionCrop, TransformersCrop
 from drtune.rewards.weights import weights_of
 
@@ -79,7 +79,7 @@ class Aesthetic(NetworkReward):
             UserError: they are not to be had, or are no such network.
         """
         path, told = weights_of(cls.name, cls.repository, cls.file, cls.digest, checkpoint=checkpoint)
-        model, weights = from_hub(CLIPModel, cls.name, VIT_L_14, DIGEST)
+        model, weights = network_from_hub(CLIPModel, cls.name, VIT_L_14, DIGEST)
         width = model.config.projection_dim
         head = from_pickle(cls.name, path, "aesthetic predictor's", lambda state: Head.of(state, width))
         return cls(model, head, f"{told} on {VIT_L_14} {weights}", antialias=antialias)

@@ -9,7 +9,7 @@ import torch
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 from torch import Tensor
 
-from drtune.config import SamplerConfig, TuningSamplerConfig
+from drtune.config import TuningSamplerConfig
 from drtune.methods.guidance import GuidedDenoiser
 from drtune.models.sdxl import StableDiffusionXL
 from tests.tiny import UNGUIDED, conditions_of, denoiser_of, tiny_base, tunable_base
@@ -58,14 +58,6 @@ def test_guidance_and_its_gradient_are_those_of_diffusers(
     torch.testing.assert_close(
         torch.autograd.grad(ours, weights, direction), torch.autograd.grad(wanted, weights, direction)
     )
-
-
-def test_deployment_settings_guide_without_rescaling(base: StableDiffusionXL) -> None:
-    denoiser = GuidedDenoiser(
-        base, conditions_of(base, 2), conditions_of(base, 1, 100), SamplerConfig(guidance_scale=3.0)
-    )
-    negative, conditional = branches(base)
-    torch.testing.assert_close(denoiser(LATENTS, TIMESTEPS), guided_by_diffusers(negative, conditional, 0.0))
 
 
 @pytest.mark.parametrize("settings", [UNGUIDED, TuningSamplerConfig(guidance_scale=3.0)], ids=["plain", "guided"])

@@ -46,7 +46,7 @@ class Judge(Protocol):
 
 
 class Exam:
-    """A judge, asked about the pictures of an evaluation: what `gather` wants of that which measures pictures."""
+    """A judge, asked about the pictures of an evaluation: read as `gathering.Reader` says."""
 
     def __init__(self, judge: Judge, count: int) -> None:
         self.judge = judge

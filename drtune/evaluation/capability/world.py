@@ -12,8 +12,9 @@ from torch import Tensor
 from drtune.files.images import to_tensor
 from drtune.files.local import sha256_file
 from drtune.models.miniature import CHECKPOINT
+from drtune.models.miniature.places import place_of
 from drtune.models.miniature.probe import Seen, load_probe, position_is_right
-from drtune.models.miniature.world import IMAGE_SIZE, PLACES, Scene, random_scene
+from drtune.models.miniature.world import IMAGE_SIZE, Scene, random_scene
 from drtune.prompts.prepare import Prompt
 
 SEED = 64_000
@@ -67,7 +68,7 @@ def _fits(category: str, scene: Scene) -> bool:
     """Whether a scene asks for what a category is about."""
     if category in ("counting", "color_attr"):
         return len(scene.things) == 2
-    is_placed = any(f" {words}," in scene.caption for words in PLACES)
+    is_placed = place_of(scene.caption) is not None
     return len(scene.things) == 1 and is_placed == (category == "position")
 
 

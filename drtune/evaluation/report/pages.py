@@ -63,7 +63,7 @@ def write_pages(
         "decision": decision,
         "study": study,
         "seeds": seeds,
-        "rewards": [measure.name for measure in report.measures if measure.is_reward],
+        "rewards": report.rewards,
         "beside": [measure.name for measure in report.measures if not measure.is_reward],
         "opponents": report.contestants[1:],
         "categories": categories(report.scores),
@@ -90,11 +90,9 @@ def headline_numbers(report: EvaluationReport) -> dict[str, float]:
     for measure in report.measures:
         if (standing := report.standing(measure.name)) is not None:
             numbers[measure.name] = standing.mean
-    rewards = {measure.name for measure in report.measures if measure.is_reward}
-    for score in report.scores:
-        if score.category is None and score.measure in rewards:
-            numbers[f"{score.measure}_gain_over_{score.opponent}"] = score.gain
-            numbers[f"{score.measure}_win_rate_over_{score.opponent}"] = score.win_rate
+    for score in report.overall:
+        numbers[f"{score.measure}_gain_over_{score.opponent}"] = score.gain
+        numbers[f"{score.measure}_win_rate_over_{score.opponent}"] = score.win_rate
     if report.capability:
         numbers["capability"] = report.capability.scores[0].candidate
         numbers["capability_gain_over_base"] = report.capability.scores[0].difference
@@ -126,7 +124,7 @@ def categories(scores: Sequence[Score]) -> list[str]:
 
 def warned(report: EvaluationReport, num_signs: int) -> str:
     """What stands beside a verdict: how many warnings there are, and how many rewards fell beyond chance; or ""."""
-    scores = [report.score(measure.name) for measure in report.measures if measure.is_reward]
+    scores = [report.score(reward) for reward in report.rewards]
     fell = sum(score is not None and score.gain_high is not None and score.gain_high < 0 for score in scores)
     parts = [(num_signs, "warning", ""), (fell, "reward", " fell")]
     return "; ".join(f"{count} {what}{'s' if count > 1 else ''}{did}" for count, what, did in parts if count)

@@ -61,7 +61,7 @@ def panels(report: EvaluationReport) -> list[Panel]:
     """What the page draws of the report's curve; nothing where it has none."""
     if report.scale_curve is None:
         return []
-    gains = {one.name: list(_gains(report, one.name)) for one in report.measures if one.is_reward}
+    gains = {reward: list(_gains(report, reward)) for reward in report.rewards}
     beside = {one.name: list(_beside(report, one.name)) for one in report.measures if one.kind == "diversity"}
     beside["drift"] = list(_beside(report, "drift"))
     found = [

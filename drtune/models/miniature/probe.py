@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from drtune.models.miniature.places import place_of
 from drtune.models.miniature.world import BACKGROUNDS, COLOURS, IMAGE_SIZE, PLACES, RELATIONS, SHAPES, Scene
 
 
@@ -91,5 +92,5 @@ def position_is_right(scene: Scene, seen: Seen) -> bool | None:
         (cx, cy), (dx, dy) = centres
         along = (cx - dx) * (ax - bx) + (cy - dy) * (ay - by)
         return along / math.hypot(ax - bx, ay - by) > 4.0
-    place = next((words for words in PLACES if f" {words}," in scene.caption), None)
+    place = place_of(scene.caption)
     return None if place is None else place == min(PLACES, key=lambda words: math.dist(PLACES[words], centres[0]))

@@ -65,7 +65,8 @@ def as_text(made: Estimate) -> str:
 def verdict(made: Estimate, gpu: int, found: Remedy | None) -> str:
     """Whether it fits on a GPU of so many bytes; if not, what was found to do about it."""
     unit = unit_of(gpu)
-    needs = f"{in_unit(made.memory.peak, unit)} of {in_unit(gpu, unit)} {unit}, of which a tenth is left to CUDA itself"
+    total = f"{in_unit(gpu, unit)} {unit}, of which {KEPT_FREE:.0%} is left to CUDA itself"
+    needs = f"{in_unit(made.memory.peak, unit)} of {total}"
     if found is None:
         return f"fits: {needs}"
     changes = " ".join(f"--set {key}={_yaml(value)}" for key, value in found.changes.items())

@@ -169,6 +169,7 @@ def study_of(report: EvaluationReport) -> StudyResult:
         study_sha256=sha256_bytes(b"study"),
         report_sha256=report.manifest_sha256,
         votes_sha256={},
+        question="Which picture is better?",
         num_votes=60,
         num_repeats=6,
         num_prompts=20,

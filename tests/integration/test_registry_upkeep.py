@@ -64,13 +64,14 @@ def test_nothing_is_removed_while_a_version_cannot_be_read(tmp_path: Path) -> No
 
 def test_a_publication_removes_what_a_killed_one_left_half_written(tmp_path: Path) -> None:
     root = tmp_path / "registry"
-    for scratch, touched in ((".production.json.k1ll3d_x", 1000.0), (".production.json.al1ve_xx", time.time())):
-        (root / NAME / scratch).mkdir(parents=True)
-        (root / NAME / scratch / "production.json").touch()
-        for path in ((root / NAME / scratch / "production.json"), (root / NAME / scratch)):
+    for name, touched in (("killed.json", 1000.0), ("alive.json", time.time())):
+        written = root / NAME / f".{name}.abcdefgh.drtune" / name
+        written.parent.mkdir(parents=True)
+        written.touch()
+        for path in (written, written.parent):
             os.utime(path, (touched, touched))
     Registry(str(root)).publish(NAME, *make_folders(tmp_path / "made"))
-    assert [path.name for path in (root / NAME).glob(".*")] == [".production.json.al1ve_xx"]
+    assert [path.name for path in (root / NAME).glob(".*")] == [".alive.json.abcdefgh.drtune"]
 
 
 def test_a_storage_that_does_not_list_what_it_has_ends_the_publication(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def update(step: int, held_out: float | None = None) -> UpdateMetrics:
         stop=11,
         trained=(2, 5),
         seconds=1.5,
+        at=1e9 + 2 * step,
         held_out=held_out,
     )
 

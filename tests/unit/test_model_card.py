@@ -175,7 +175,7 @@ def test_the_snippet_is_python_for_each_kind_of_base(tmp_path: Path) -> None:
         compile(snippet, "snippet", "exec")
         assert "\n    num_inference_steps=12,\n    guidance_scale=3.0,\n)" in snippet
         assert "prompt=" not in snippet
-        assert "height" not in snippet
+        assert "\n    height=32,\n    width=32,\n" in snippet
     assert "from_pretrained(drtune.models.miniature.CHECKPOINT, dtype=torch.float32)" in miniature
     assert 'from_pretrained("owner/base", dtype=torch.float32)' in hub
     assert '"owner/base", revision="fp16", dtype=torch.float32' in pinned

@@ -13,7 +13,7 @@ from drtune.errors import UserError
 from drtune.methods.plans import draw_plan
 from drtune.methods.supervision import Task, supervise
 from drtune.models.loading import load_base
-from drtune.models.quantized import EightBitLinear, FourBitLinear, QuantizedLinear, quantize, whole
+from drtune.models.quantized import EightBitLinear, FourBitLinear, QuantizedLinear, dequantized, quantize
 from drtune.models.sdxl import StableDiffusionXL
 from drtune.models.tensors import optimizer_tensors
 from drtune.training.checks import check_start
@@ -32,7 +32,7 @@ KINDS = {"nf4": 4, "int8": 8, "fp8": 8}
 def rounded(layer: QuantizedLinear) -> Tensor:
     """The rounded weights (out, in)."""
     if isinstance(layer, EightBitLinear):
-        return whole(layer.weight, layer.scales, torch.float32)
+        return dequantized(layer.weight, layer.scales, torch.float32)
     assert isinstance(layer, FourBitLinear)
     state = bitsandbytes.functional.QuantState(
         layer.scales,

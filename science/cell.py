@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from drtune.config import Config, load_config
-from drtune.errors import UserError
 from drtune.files.images import to_pil
 from drtune.files.local import replacing, write_text
 from drtune.files.provenance import code_revision
 from drtune.files.sheets import contact_sheet
 from drtune.methods.plans import Plan
 from drtune.prompts.prepare import open_prompts
+from drtune.training.optimization import DivergenceError
 from drtune.training.processes import Processes
 from drtune.training.update import Updates
 from science.arms import STEPS, Cell, Scale
@@ -83,7 +83,7 @@ def run_cell(cell: Cell, scale: Scale, prompts: Path, out: Path) -> None:
                 rows.append(pictures)
                 readings.append(exam.measure(pictures))
                 record["checks"].append(step)
-    except UserError as error:  # its reward, gradient or weights are no numbers any more
+    except DivergenceError as error:
         record["diverged"] = str(error)
     record |= {"training_seconds": training, "all_seconds": time.process_time() - started}
     first = slice(scale.reporting.start, scale.reporting.start + SHOWN)

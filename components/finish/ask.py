@@ -32,7 +32,9 @@ refused, cancelled, out of time or lost has that word."""
 PHASES = {"Succeeded": "SUCCEEDED", "Failed": "FAILED"}
 NODE_NAME = "workflows.argoproj.io/node-name"
 """Annotation of a pod with its place in the workflow, such as tune-x7k2p(0).root(0).train(0).executor(0)."""
-SECONDS = 20.0
+SECONDS = 20
+LIMIT = (SECONDS, SECONDS)
+"""To connect and to answer, as Kubernetes' client takes them: of one that is no whole number it makes none."""
 LOOKS, PAUSE_SECONDS = 6, 5.0
 """The API is some seconds behind the workflow: it is asked again until it knows how the run ended."""
 LINES = 200
@@ -136,7 +138,9 @@ def _pods(run: str, client: ApiClient | None) -> tuple[dict[str, Pod], tuple[str
 
     try:
         api, namespace = CoreV1Api(client or connect()), own_namespace()
-        listed = api.list_namespaced_pod(namespace, label_selector=f"pipeline/runid={run}", _request_timeout=SECONDS)
+        listed = api.list_namespaced_pod(
+            namespace, label_selector=f"pipeline/runid={run}", _request_timeout=(SECONDS, SECONDS)
+        )
         found: dict[str, Pod] = {}
         for pod in sorted(listed.items, key=lambda pod: pod.metadata.creation_timestamp):
             if step := _step_of(pod):
@@ -156,7 +160,7 @@ def _log(api: CoreV1Api, pod: V1Pod) -> str:
     from kubernetes.client import ApiException
     from urllib3.exceptions import HTTPError
 
-    asked = {"container": "main", "tail_lines": LINES, "_request_timeout": SECONDS}
+    asked = {"container": "main", "tail_lines": LINES, "_request_timeout": LIMIT}
     try:  # as bytes: a program may write what is no text
         log = api.read_namespaced_pod_log(pod.metadata.name, pod.metadata.namespace, _preload_content=False, **asked)
         return bytes(log.data).decode(errors="replace")

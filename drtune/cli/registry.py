@@ -6,15 +6,11 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from drtune.cli.console import AS_JSON, OVERWRITE, PATH, echo_json
 from drtune.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 REGISTRY = click.option(
     "--registry",

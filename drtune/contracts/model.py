@@ -48,9 +48,9 @@ class PromptSet(Contract):
     """Number of prompts of each category, train and eval together; prompts without one count as ""."""
     problems: dict[str, int]
     """How many lines of the source were not taken, by reason; each stands in `problems.jsonl`."""
-    split_version: int = 1
-    """Of the rule that chose the side of prompts whose source states none: 1 by the hash of their text in small
-    letters, 2 by that of what is left when case, punctuation and spaces do not count."""
+    split_version: Literal[2] = 2
+    """Of the rule that chose the side of prompts whose source states none: by the hash of what is left of their text
+    when case, punctuation and spaces do not count."""
     near_duplicates: int = 0
     """Held-out prompts that are nearly the same as one to train on, which `near_duplicates.jsonl` names."""
     source: DataSource

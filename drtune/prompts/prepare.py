@@ -42,8 +42,6 @@ EVAL_FRACTION = 1 / 6
 PROMPTS = "prompts.jsonl"
 PROBLEMS = "problems.jsonl"
 NEAR_DUPLICATES = "near_duplicates.jsonl"
-SPLIT_VERSION = 2
-"""Of the rule of `split_of`; version 1 did without `canonical` and took the text in small letters."""
 
 Split = Literal["train", "eval"]
 
@@ -154,7 +152,6 @@ def prepare(
             sha256=sha256_bytes(lines),
             num_train=len(train),
             num_eval=len(held),
-            split_version=SPLIT_VERSION,
             near_duplicates=len(near),
             categories=dict(sorted(Counter(prompt.category for prompt in prompts).items())),
             problems=_count(problems),

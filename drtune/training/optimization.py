@@ -17,6 +17,10 @@ class DivergenceError(UserError):
     """An update that would have spoilt the weights was not made."""
 
 
+class SpoiltWeightsError(DivergenceError):
+    """It was made, and the weights are no numbers any more."""
+
+
 def make_optimizer(weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
     """AdamW over the weights that train.
 
@@ -106,11 +110,11 @@ def check_weights(step: int, weights: Iterable[Tensor], config: OptimizerConfig)
     """Refuse to go on from weights that the optimizer has just spoilt. What was saved before is of good ones.
 
     Raises:
-        UserError: their norm is infinite or not a number.
+        SpoiltWeightsError: their norm is infinite or not a number.
     """
     norm = torch.nn.utils.get_total_norm(weights).item()
     if not math.isfinite(norm):
-        raise UserError(
+        raise SpoiltWeightsError(
             f"update {step}: the weights have the norm {norm:g}; start again with a lower optimizer.learning_rate than "
             f"{config.learning_rate:g}"
         )

@@ -24,7 +24,7 @@ from drtune.training.held_out import HeldOutPictures, last_passed
 from drtune.training.history import UpdateMetrics, mean_reward
 from drtune.training.metrics import MetricLog
 from drtune.training.mirror import Mirror, as_kept_at
-from drtune.training.optimization import DivergenceError
+from drtune.training.optimization import DivergenceError, SpoiltWeightsError
 from drtune.training.processes import Processes
 from drtune.training.summary import CHART, SUMMARY, resume_command, summarise
 from drtune.training.update import Updates
@@ -128,6 +128,8 @@ class Trainer(Updates):
         """The `step`-th update; if it would spoil the weights, the state before it is saved and the run ends."""
         try:
             return self.update(step)
+        except SpoiltWeightsError:
+            raise
         except DivergenceError:
             self._save_checkpoint(step - 1)
             raise

@@ -67,8 +67,8 @@ def follow(
             left = max(0.0, limit - (time.monotonic() - started))
             try:
                 run = _ask_again(client, run.run_id, teller, pause_seconds, min(patience_seconds, left))
-            except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
-                if (waited := time.monotonic() - started) < limit:
+            except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
+                if (waited := time.monotonic() - started) < limit or not _passes(error):
                     raise
                 return out_of_time(waited)
             steps = steps_of(run, package)
@@ -134,6 +134,12 @@ class _Teller:
             self.tell(f"{step.name} has been pending for {spell(waited)}: {why}; give the cluster {wanted}, or {less}")
 
 
+def _passes(error: Exception) -> bool:
+    """Whether a server that says so, or nothing, may answer later."""
+    status = getattr(error, "status", None)
+    return status is None or status == BUSY or status >= 500
+
+
 def _ask_again(client: Client, run_id: str, teller: _Teller, pause_seconds: float, patience_seconds: float) -> Any:
     """The run now, from a server that may be away for a while."""
     give_up = time.monotonic() + patience_seconds
@@ -142,9 +148,7 @@ def _ask_again(client: Client, run_id: str, teller: _Teller, pause_seconds: floa
         try:
             return client.runs.run_service_get_run(run_id)
         except (kfp_server_api.ApiException, urllib3.exceptions.HTTPError) as error:
-            status = getattr(error, "status", None)
-            passes = status is None or status == BUSY or status >= 500
-            if not passes or time.monotonic() > give_up:
+            if not _passes(error) or time.monotonic() > give_up:
                 raise
             if not silent:
                 teller.tell(f"{explain(error)} (asking again for {spell(patience_seconds)})")

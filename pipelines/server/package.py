@@ -15,6 +15,7 @@ import yaml
 
 from drtune.errors import UserError
 from drtune.files.given import is_text_itself
+from drtune.files.local import read_given
 from drtune.files.provenance import git
 
 Json = dict[str, Any]
@@ -207,5 +208,11 @@ def _left_behind(arguments: Json) -> Iterator[str]:
         if is_text_itself(place) or not (path := Path(place)).is_file() or is_under_dvc(place):
             continue
         changed = git(path.parent, "status", "--porcelain", "--ignored", "--", path.name)
-        if changed != "":
-            yield f'{name}={place}: in no commit as it is here, so in no image; "{name}=$(cat {place})" sends its text'
+        if changed == "":
+            continue
+        how = "put it on s3://, or commit it and build the images again"
+        if name != "prompts" or path.suffix == ".txt":  # of other formats the text alone is taken for prompts a line
+            text = read_given(path).decode(errors="replace")
+            if is_text_itself(text.rstrip("\n")):  # as the shell hands it over
+                how = f'"{name}=$(cat {place})" sends its text'
+        yield f"{name}={place}: in no commit as it is here, so in no image; {how}"

@@ -68,6 +68,7 @@ def replace(client: Client, schedule: Schedule, job: Job, say: Callable[[str], N
     The new one is made paused, then the old one is deleted, then the new one is let go: at no time do two start runs,
     and the old one stays as it was if the server does not take the new one. `say` hears of each.
     """
+    before = [one for one in every(client) if one.display_name == schedule.name]
     with job.as_kfp(client, say) as arguments, quietly():
         made = client.create_recurring_run(
             job_name=schedule.name,
@@ -83,7 +84,7 @@ def replace(client: Client, schedule: Schedule, job: Job, say: Callable[[str], N
     for one in old:
         client.delete_recurring_run(one.recurring_run_id)
         say(f"schedule {schedule.name}: deleted the one of before, {cron_of(one)}, {one.recurring_run_id}")
-    if old and not any(map(is_active, old)):
+    if before and not any(map(is_active, before)):
         say(f"(the one of before was paused; `drtune-pipeline schedule resume {schedule.name}` lets this one go)")
     else:
         client.enable_recurring_run(made.recurring_run_id)

@@ -22,7 +22,6 @@ from drtune.training.state import TrainState
 CONFIG = load_config(None, ["steps=100", "ema_decay=0.5"])
 KINDS = ("lora", "full")
 HELD_OUT = ["held_out.reward=brightness", "held_out.max_drop=0.1"]
-SRPO = ["method.name=srpo"]
 
 
 def fresh(seed: int) -> TrainState:

@@ -130,7 +130,7 @@ def test_what_is_no_compiled_pipeline_is_refused(tmp_path: Path, content: str) -
 
 def test_the_configuration_is_checked_when_it_is_at_hand(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("steps: 20\n", encoding="utf-8")
+    config.write_text("steps: 20\nema_decay: 0.9\n", encoding="utf-8")
     given = {"config": str(config), "overrides": ["batch_size=4"]}
     told = f'config={config}: in no commit as it is here, so in no image; "config=$(cat {config})" sends its text'
     assert check_files(package(), given) == [told]
@@ -138,7 +138,7 @@ def test_the_configuration_is_checked_when_it_is_at_hand(tmp_path: Path) -> None
         check_files(package(), {"config": str(config), "overrides": ["stepz=4"]})
     with pytest.raises(UserError, match="overrides: 4 is no text"):
         check_files(package(), {"config": str(config), "overrides": [4]})
-    assert check_files(package(), {"config": config.read_text(encoding="utf-8")}) == []
+    assert check_files(package(), {"config": config.read_text(encoding="utf-8").rstrip("\n")}) == []
     assert check_files(package(), {"config": "elsewhere.yaml"}) == [
         "elsewhere.yaml is not here: the run itself checks it"
     ]
@@ -150,7 +150,7 @@ def test_a_file_that_no_image_can_have_is_named_with_what_sends_it(tmp_path: Pat
         return [line.partition(":")[0] for line in check_files(package(), {name: str(file)})]
 
     file = tmp_path / "given"
-    file.write_text("a red circle\n", encoding="utf-8")
+    file.write_text("a red circle\na blue ring\n", encoding="utf-8")
     assert told("prompts") == [f"prompts={file}"]
     run = partial(subprocess.run, cwd=tmp_path, check=True, capture_output=True)
     run(["git", "init", "--quiet"])
@@ -160,6 +160,28 @@ def test_a_file_that_no_image_can_have_is_named_with_what_sends_it(tmp_path: Pat
     assert told("prompts") == []
     file.write_text("a red square\n", encoding="utf-8")
     assert told("prompts") == [f"prompts={file}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "can_be_sent"),
+    [
+        ("prompts", "a.txt", "a red circle\na blue ring\n", True),
+        ("prompts", "a.txt", "a red circle\n", False),  # which would be taken for a path
+        ("prompts", "a.jsonl", '{"text": "a red circle"}\n{"text": "a blue ring"}\n', False),  # for prompts a line
+        ("config", "a.yaml", "steps: 20\nbatch_size: 4\n", True),
+        ("config", "a.yaml", "steps: 20\n", False),
+        ("config", "a.yaml", "{steps: 20}\n", True),
+    ],
+)
+def test_the_text_of_a_file_is_sent_where_it_will_be_read_as_the_file_would(
+    name: str, file: str, content: str, can_be_sent: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / file
+    path.write_text(content, encoding="utf-8")
+    [told] = check_files(package(), {name: str(path)})
+    assert told.endswith(
+        "sends its text" if can_be_sent else "; put it on s3://, or commit it and build the images again"
+    )
 
 
 def test_a_step_stands_where_argo_puts_its_node() -> None:

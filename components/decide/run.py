@@ -30,7 +30,7 @@ def decide_report(
     """
     evaluated = EvaluationReport.load(report.path)
     folder = Path(decision.path)
-    decided = write_decision(Path(report.path), Policy.read(policy), folder)
+    decided = write_decision(evaluated, Path(report.path), Policy.read(policy), folder)
     describe(decision, {"publish": decided.publish, "reasons": decided.reasons})
     Path(page.path).write_bytes((folder / PAGE).read_bytes())
     Path(summary.path).write_bytes((folder / SUMMARY).read_bytes())

@@ -122,7 +122,7 @@ def decide(
 
     Exit code 0: worth publishing, 1: refused; the reasons are printed.
     """
-    from drtune.contracts import SeedsResult, StudyResult
+    from drtune.contracts import EvaluationReport, SeedsResult, StudyResult
     from drtune.evaluation.report.pages import PAGE
     from drtune.publishing.decision import write_decision
     from drtune.publishing.policy import Policy
@@ -130,8 +130,9 @@ def decide(
     with claimed(out, "Decision", overwrite=overwrite, inputs=[report, policy, study, seeds]) as place:
         result = StudyResult.load(study) if study else None
         repeated = SeedsResult.load(seeds) if seeds else None
+        evaluated, rules = EvaluationReport.load(report), Policy.read(policy)
         with replacing(place) as folder:
-            decision = write_decision(report, Policy.read(policy), folder, result, repeated)
+            decision = write_decision(evaluated, report, rules, folder, result, repeated)
     if in_json:
         click.echo(decision.manifest(), nl=False)
     else:

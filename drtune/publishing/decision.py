@@ -11,6 +11,7 @@ from drtune.publishing.policy import Policy
 
 
 def write_decision(
+    report: EvaluationReport,
     report_folder: Path,
     policy: Policy,
     folder: Path,
@@ -20,9 +21,9 @@ def write_decision(
     """Hold a report against a policy, and write the Decision and the report's page with the verdict into `folder`.
 
     Raises:
-        UserError: the folder is no EvaluationReport, or as `decide`.
+        UserError: as `decide`, or the thumbnails are gone from the report's folder.
     """
-    decision = decide(EvaluationReport.load(report_folder), policy, study, seeds)
+    decision = decide(report, policy, study, seeds)
     write_pages(report_folder, folder, decision, study, seeds)
     decision.save(folder)
     return decision

@@ -190,7 +190,7 @@ class Result:
             if not (report / MANIFEST).exists():
                 self.evaluate()
             with claimed(decision, "Decision", overwrite=True, inputs=[report]) as place, replacing(place) as folder:
-                write_decision(report, rules, folder)
+                write_decision(EvaluationReport.load(report), report, rules, folder)
             return Registry(registry).publish(name, self.folder, report, decision)
 
     def _beside(self, what: str) -> Path:

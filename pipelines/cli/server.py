@@ -277,7 +277,10 @@ def logs(server: Server, given: str, step: str | None) -> None:
 @click.argument("given", metavar="RUN")
 @on_server
 def cancel(server: Server, given: str) -> None:
-    """End a run, by its id or name; its training job ends with it, after a `retry` by its own `alone_seconds`."""
+    """End a run, by its id or name; its training job ends with it.
+
+    After a `retry` the job ends by its own `alone_seconds`.
+    """
     from pipelines.server.runs import cancel
 
     with server() as client:

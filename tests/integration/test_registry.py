@@ -104,7 +104,9 @@ def test_a_model_that_has_a_version_keeps_it_with_its_report(
     assert [entry.version for entry in registry.list()] == ["v1", "v2"]
 
     assert storage.read(f"{NAME}/production.json") == Production(version="v2", history=("v1",)).manifest().encode()
-    storage.write(f"{NAME}/production.json", b'{"version": "v1"}')  # the publisher died before its last step
+    storage.write(
+        f"{NAME}/production.json", Production(version="v1").manifest().encode()
+    )  # the publisher died before its last step
     assert registry.publish(NAME, *again) == first
     assert registry.show(NAME) == first
 

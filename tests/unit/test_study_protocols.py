@@ -149,7 +149,7 @@ def test_a_judge_is_held_against_the_majority_and_a_rater_against_the_others() -
     assert human_agreement(said("p", 1)) is None
 
 
-def test_scores_come_from_the_report_and_an_old_study_without_them_counts(tmp_path: Path) -> None:
+def test_scores_come_from_the_report(tmp_path: Path) -> None:
     report = write_report(tmp_path / "report", numbered(8))
     table = pd.read_parquet(report / "scores.parquet")
     table["symmetry"] = (table["contestant"] == "candidate") * 1.0
@@ -162,15 +162,6 @@ def test_scores_come_from_the_report_and_an_old_study_without_them_counts(tmp_pa
     result = count_votes([path], tmp_path / "study", tmp_path / "result")
     assert [(found.judge, found.rate, found.num_pairs) for found in result.judges] == [("symmetry", 1.0, 8)]
     assert result.human is None
-
-    old = json.loads((tmp_path / "study" / "manifest.json").read_text(encoding="utf-8"))
-    for absent in ("digest", "protocol", "further"):
-        del old[absent]
-    for pair in old["pairs"]:
-        del pair["scores"]
-    (tmp_path / "study" / "manifest.json").write_text(json.dumps(old), encoding="utf-8")
-    counted = count_votes([path], tmp_path / "study", tmp_path / "old")
-    assert (counted.preferences, counted.judges) == (result.preferences, ())
 
 
 def test_the_report_tells_grades_judges_and_every_question(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_an_adopted_job_that_is_older_than_the_time_to_start_may_start_a_node_ag
     api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs", [WORKFLOW]))
 
     def script(job: PlayedJob) -> None:
-        until(lambda: "adopted" in tried.log)
+        until(lambda: "adopted from an earlier try" in tried.log)
         trains(job)
         succeeds(tried, job)
 
@@ -177,7 +177,7 @@ def test_an_evicted_node_is_a_restart_and_not_a_failure(api: ClusterApi, tried: 
         job.ends(1, 143, "saved update 7", **evicted)
         job.ends(0, 143)
         job.says("Restarting", "2 replica(s) failed")
-        until(lambda: "restarting" in tried.log and "evicted" in tried.log and "saved update 7" in tried.log)
+        until(lambda: "restarting" in tried.log and "evicted: The node" in tried.log and "saved update 7" in tried.log)
         for node in range(2):
             job.is_restarted(node)
         trains(job)

@@ -138,9 +138,7 @@ def _pods(run: str, client: ApiClient | None) -> tuple[dict[str, Pod], tuple[str
 
     try:
         api, namespace = CoreV1Api(client or connect()), own_namespace()
-        listed = api.list_namespaced_pod(
-            namespace, label_selector=f"pipeline/runid={run}", _request_timeout=(SECONDS, SECONDS)
-        )
+        listed = api.list_namespaced_pod(namespace, label_selector=f"pipeline/runid={run}", _request_timeout=LIMIT)
         found: dict[str, Pod] = {}
         for pod in sorted(listed.items, key=lambda pod: pod.metadata.creation_timestamp):
             if step := _step_of(pod):

@@ -23,7 +23,6 @@ from drtune.config.tree import (
     LoraSection,
     MethodConfig,
     OptimizerConfig,
-    SamplerConfig,
     TuningSamplerConfig,
     Weighting,
 )
@@ -43,7 +42,6 @@ __all__ = [
     "MethodConfig",
     "OptimizerConfig",
     "RewardTerm",
-    "SamplerConfig",
     "TuningSamplerConfig",
     "Weighting",
     "differences",

@@ -265,7 +265,8 @@ class EvaluationReport(Contract):
     @property
     def overall(self) -> tuple[Score, ...]:
         """How the rewards compare over all prompts, with each opponent."""
-        return tuple(one for one in self.scores if one.category is None and one.measure in self.rewards)
+        rewards = self.rewards
+        return tuple(one for one in self.scores if one.category is None and one.measure in rewards)
 
     @property
     def trained_rewards(self) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from drtune.errors import UserError
 
 
 class DivergenceError(UserError):
-    """An update that would have spoilt the weights was not made."""
+    """Training cannot go on: an update would have spoilt the weights, and was not made."""
 
 
 class SpoiltWeightsError(DivergenceError):
-    """It was made, and the weights are no numbers any more."""
+    """Training cannot go on: the weights are no numbers any more."""
 
 
 def make_optimizer(weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:

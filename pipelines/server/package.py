@@ -26,6 +26,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "LIST": list,
     "STRUCT": dict,
 }
+LONGEST_ARGUMENT = 2**17
+"""Bytes that Linux hands over as one argument of a program (MAX_ARG_STRLEN), with the zero that ends it."""
 _EXAMPLES = {
     "BOOLEAN": "true or false",
     "NUMBER_INTEGER": "a whole number",
@@ -211,7 +213,9 @@ def _left_behind(arguments: Json) -> Iterator[str]:
         if changed == "":
             continue
         how = "put it on s3://, or commit it and build the images again"
-        if name != "prompts" or path.suffix == ".txt":  # of other formats the text alone is taken for prompts a line
+        is_short = len(f"{name}=") + path.stat().st_size < LONGEST_ARGUMENT
+        # of other formats of prompts the text alone would be taken for one prompt a line
+        if is_short and (name != "prompts" or path.suffix == ".txt"):
             text = read_given(path).decode(errors="replace")
             if is_text_itself(text.rstrip("\n")):  # as the shell hands it over
                 how = f'"{name}=$(cat {place})" sends its text'

@@ -171,6 +171,8 @@ def test_a_file_that_no_image_can_have_is_named_with_what_sends_it(tmp_path: Pat
         ("config", "a.yaml", "steps: 20\nbatch_size: 4\n", True),
         ("config", "a.yaml", "steps: 20\n", False),
         ("config", "a.yaml", "{steps: 20}\n", True),
+        ("prompts", "a.txt", "a red circle\n" * 10_000, True),
+        ("prompts", "a.txt", "a red circle\n" * 11_000, False),  # more than a shell can hand over
     ],
 )
 def test_the_text_of_a_file_is_sent_where_it_will_be_read_as_the_file_would(

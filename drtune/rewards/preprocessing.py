@@ -69,35 +69,49 @@ class Squeeze(Preprocessing):
         return images_BCHW.to(exact(images_BCHW)) * 2 - 1
 
 
-class Crop(Preprocessing):
-    """The shorter side resized to `side`, bicubic, the centre of the longer one, and colours normalised as CLIP's."""
+class Resized(Preprocessing):
+    """Resized by Pillow, bicubic, perhaps cropped, and colours normalised as CLIP's."""
 
     def of_images(self, images_BCHW: Tensor) -> Tensor:
         """As `Preprocessing`; clamped after each direction, where bicubic overshoots, as Pillow does in 8 bits."""
-        rows, columns = self._fitted(*images_BCHW.shape[-2:])
+        rows, columns = self._size(*images_BCHW.shape[-2:])
         wide = resize(images_BCHW, images_BCHW.shape[-2], columns, antialias=self.antialias).clamp(0, 1)
         resized = resize(wide, rows, columns, antialias=self.antialias).clamp(0, 1)
-        top, left = self._start(rows), self._start(columns)
-        return normalised(resized[..., top : top + self.side, left : left + self.side])
+        left, top, right, bottom = self._box(rows, columns)
+        return normalised(resized[..., top:bottom, left:right])
 
     def of_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
         """As `Preprocessing`."""
-        return normalised(to_tensor([self._cropped(picture) for picture in pictures]))
+        return normalised(to_tensor([self._resized(picture) for picture in pictures]))
 
     @property
     def told(self) -> str:
         """As `Preprocessing`."""
         return BY_PILLOW
 
-    def _cropped(self, picture: Image.Image) -> Image.Image:
-        rows, columns = self._fitted(picture.height, picture.width)
-        top, left = self._start(rows), self._start(columns)
-        resized = picture.resize((columns, rows), Image.Resampling.BICUBIC)
-        return resized.crop((left, top, left + self.side, top + self.side))
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        rows, columns = self._size(picture.height, picture.width)
+        return picture.resize((columns, rows), Image.Resampling.BICUBIC).crop(self._box(rows, columns))
 
-    def _fitted(self, height: int, width: int) -> tuple[int, int]:
+    @abstractmethod
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """The rows and columns that a picture of this size is resized to."""
+
+    def _box(self, rows: int, columns: int) -> tuple[int, int, int, int]:
+        """What of them is seen: left, top, right and bottom, as Pillow orders them."""
+        return 0, 0, columns, rows
+
+
+class Crop(Resized):
+    """The shorter side resized to `side`, and the centre of the longer one."""
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
         shorter = min(height, width)
         return self.side * height // shorter, self.side * width // shorter
+
+    def _box(self, rows: int, columns: int) -> tuple[int, int, int, int]:
+        top, left = self._start(rows), self._start(columns)
+        return left, top, left + self.side, top + self.side
 
     @abstractmethod
     def _start(self, length: int) -> int:
@@ -126,16 +140,15 @@ class TransformersCrop(Crop):
     def _start(self, length: int) -> int:
         return (length - self.side) // 2
 
-    def _cropped(self, picture: Image.Image) -> Image.Image:
-        return super()._cropped(picture.convert("RGB"))
+    def _resized(self, picture: Image.Image) -> Image.Image:
+        return super()._resized(picture.convert("RGB"))
 
 
 @dataclass(frozen=True)
-class SmartResize(Preprocessing):
-    """RGB, resized to multiples of `side` with about the same shape, bicubic, and colours normalised as CLIP's.
+class SmartResize(Resized):
+    """RGB, resized to multiples of `side` with about the same shape, and nothing cropped.
 
-    As qwen-vl-utils resizes by Pillow for the Qwen-VL networks (QwenLM/Qwen2.5-VL, qwen-vl-utils, `fetch_image`); in
-    floating point it is clamped after each direction, as in `Crop`.
+    As qwen-vl-utils resizes by Pillow for the Qwen-VL networks (QwenLM/Qwen2.5-VL, qwen-vl-utils, `fetch_image`).
     """
 
     least: int
@@ -143,27 +156,10 @@ class SmartResize(Preprocessing):
     most: int
     """...and at most, as near as whole multiples allow."""
 
-    def of_images(self, images_BCHW: Tensor) -> Tensor:
-        """As `Preprocessing`."""
-        height, width = images_BCHW.shape[-2:]
-        rows, columns = self._fitted(height, width)
-        wide = resize(images_BCHW, height, columns, antialias=self.antialias).clamp(0, 1)
-        return normalised(resize(wide, rows, columns, antialias=self.antialias).clamp(0, 1))
-
-    def of_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """As `Preprocessing`."""
-        return normalised(to_tensor([self._resized(picture.convert("RGB")) for picture in pictures]))
-
-    @property
-    def told(self) -> str:
-        """As `Preprocessing`."""
-        return BY_PILLOW
-
     def _resized(self, picture: Image.Image) -> Image.Image:
-        rows, columns = self._fitted(picture.height, picture.width)
-        return picture.resize((columns, rows), Image.Resampling.BICUBIC)
+        return super()._resized(picture.convert("RGB"))
 
-    def _fitted(self, height: int, width: int) -> tuple[int, int]:
+    def _size(self, height: int, width: int) -> tuple[int, int]:
         rows, columns = smart_resize(height, width, self.side, self.least, self.most)
         return rows, columns
 

@@ -11,6 +11,8 @@ import pandas as pd
 from PIL import Image
 
 from drtune.contracts import Study, StudyPair
+from drtune.files.local import sha256_file
+from tests.reports import report_of, score
 
 COLOURS = {"candidate": "teal", "base": "orange", "midjourney": "purple"}
 """What the pictures of a contestant are filled with, so that a test sees who drew one."""
@@ -36,7 +38,8 @@ def write_report(
                 place = {"contestant": contestant, "prompt": prompt, "category": "shapes", "picture": picture}
                 rows.append(place | {"image": image, "symmetry": 0.5})
     pd.DataFrame(rows).to_parquet(folder / "scores.parquet")
-    (folder / "manifest.json").write_text('{"kind": "EvaluationReport/1"}\n', encoding="utf-8")
+    report = report_of(score())
+    report.model_copy(update={"scores_sha256": sha256_file(folder / "scores.parquet")}).save(folder)
     return folder
 
 

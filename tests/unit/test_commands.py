@@ -177,7 +177,7 @@ for command in [*(f"run {{options}}" for options in {refusals!r}), "monitor --re
         (["decide", "--report", "nothing"], "nothing/manifest.json: no EvaluationReport"),
         (["publish", "--model", "nothing", "--name", "x"], "nothing/manifest.json: no TunedModel"),
         (["registry", "show", "nothing"], "nothing"),
-        (["study", "make", "--report", "nothing"], "nothing/manifest.json: no report to read here"),
+        (["study", "make", "--report", "nothing"], "nothing/manifest.json: no EvaluationReport to read here"),
         (["study", "count", "votes.json", "--study", "nothing"], "nothing/manifest.json: no Study"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

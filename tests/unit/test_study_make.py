@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from drtune.contracts import Study, StudyPair
+from drtune.contracts import EvaluationReport, Study, StudyPair
 from drtune.errors import UserError
 from drtune.evaluation.study.build import MAX_PAGE_BYTES
 from drtune.evaluation.study.build import make as make_study
@@ -149,7 +148,7 @@ def test_the_same_report_and_seed_make_the_same_study_and_others_another(tmp_pat
     assert one.page_sha256 == sha256_file(tmp_path / "one" / "index.html")
     assert one.report_sha256 == sha256_file(report / "manifest.json")
     other_seed = make_study(report, tmp_path / "seed", seed=6)
-    (report / "manifest.json").write_text("another", encoding="utf-8")
+    EvaluationReport.load(report).model_copy(update={"seed": 1}).save(report)
     other_report = make_study(report, tmp_path / "report2", seed=5)
     sides = [[pair.left for pair in study.pairs] for study in (one, other_seed, other_report)]
     assert len({study.id for study in (one, other_seed, other_report)}) == 3
@@ -296,20 +295,15 @@ def test_a_report_that_is_not_whole_is_refused_by_the_name_of_what_is_wrong(tmp_
     broken.unlink()
     with pytest.raises(UserError, match=r"0001-0\.png: is missing"):
         make_study(report, out)
-    damaged = pq.read_table(report / "scores.parquet").replace_schema_metadata({"pandas": '{"columns": [{}]}'})
-    pq.write_table(damaged, report / "scores.parquet")
-    with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):
-        make_study(report, out)
-    (report / "scores.parquet").write_bytes(b"no table")
-    with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):
-        make_study(report, out)
-    pd.DataFrame({"prompt": ["a red circle"], "reward": ["symmetry"]}).to_parquet(report / "scores.parquet")
-    with pytest.raises(UserError, match=r"scores\.parquet: is no table with the columns contestant, prompt, "):
+    table = pd.read_parquet(report / "scores.parquet")
+    table["contestant"] = table["contestant"].replace({"base": "candidate", "candidate": "base"})
+    table.to_parquet(report / "scores.parquet")
+    with pytest.raises(UserError, match=r"scores\.parquet: is not the one that the report names"):
         make_study(report, out)
     (report / "scores.parquet").unlink()
     with pytest.raises(UserError, match=r"scores\.parquet: cannot be read"):
         make_study(report, out)
-    with pytest.raises(UserError, match="no report to read here"):
+    with pytest.raises(UserError, match="no EvaluationReport to read here"):
         make_study(tmp_path / "nothing", out)
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from drtune.contracts import MANIFEST, Protocol, Study, StudyPair
+from drtune.contracts import EvaluationReport, Protocol, Study, StudyPair
 from drtune.errors import UserError
 from drtune.evaluation.study.defaults import CONTESTANTS, PROTOCOL, QUESTIONS, REPEAT, SEED, SIDE, TEXTS, TIES
 from drtune.evaluation.study.design import Place, Scores, design, read_pictures
 from drtune.evaluation.study.page import encode, longer_side, render
-from drtune.files.local import replacing, sha256_bytes, sha256_file, write_text
+from drtune.files.local import replacing, sha256_bytes, write_text
 from drtune.files.output import claimed
 
 PAGE = "index.html"
@@ -61,10 +61,7 @@ def make(
     _check(contestants, seed, repeat, side)
     (_, question), *further = _texts(protocol, questions).items()
     with claimed(out, "Study", overwrite=overwrite, inputs=[report]) as out:
-        try:
-            report_sha256 = sha256_file(report / MANIFEST)
-        except OSError as error:
-            raise UserError(f"{report / MANIFEST}: no report to read here ({error.strerror})") from None
+        report_sha256 = EvaluationReport.load(report).manifest_sha256
         pictures, categories, scores = read_pictures(report, contestants)
         rng = np.random.default_rng([seed, int(report_sha256, 16)])
         places = {contestant: list(files) for contestant, files in pictures.items()}

@@ -12,9 +12,6 @@ import numpy as np
 from drtune.contracts import BESIDE_REWARDS, SCORES, StudyPair
 from drtune.errors import UserError
 from drtune.evaluation.study.defaults import COUNT
-from drtune.files.local import open_given
-
-COLUMNS = ["contestant", "prompt", "category", "picture", "image"]
 
 Place = tuple[str, int]
 """A prompt and the number of its picture: contestants drew it from the same noise."""
@@ -27,24 +24,16 @@ def read_pictures(
 ) -> tuple[dict[str, dict[Place, Path]], dict[str, str], Scores]:
     """The files of each contestant's pictures by their places, the category of each prompt, and the pictures' scores.
 
+    The report is one that was held against its table of scores before.
+
     Raises:
-        UserError: the report has no table of scores, or it does not hold these contestants.
+        UserError: it does not hold these contestants.
     """
     import pandas as pd
-    import pyarrow as pa
 
-    path = report / SCORES
-    try:
-        with open_given(path) as file:
-            table = pd.read_parquet(file)
-        if missing := set(COLUMNS) - set(table):
-            raise LookupError(missing)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or 'no Parquet'}); evaluate again") from None
-    except (pa.ArrowException, LookupError, TypeError, ValueError):  # of damaged metadata, pandas' own
-        raise UserError(f"{path}: is no table with the columns {', '.join(COLUMNS)}; evaluate again") from None
+    table = pd.read_parquet(report / SCORES)
     known = sorted(set(table["contestant"]))
-    rewards = [name for name in table.select_dtypes("number") if name not in (*COLUMNS, *BESIDE_REWARDS)]
+    rewards = [name for name in table.select_dtypes("number") if name not in ("picture", *BESIDE_REWARDS)]
     pictures: dict[str, dict[Place, Path]] = {}
     scores: Scores = {}
     for contestant in contestants:
@@ -52,11 +41,6 @@ def read_pictures(
             raise UserError(f"contestant {contestant!r}: is not in {report}; give some of {', '.join(known)}")
         rows = table[table["contestant"] == contestant]
         places = list(zip(rows["prompt"], (int(number) for number in rows["picture"]), strict=True))
-        if twice := [place for place, number in Counter(places).items() if number > 1]:
-            prompt, number = twice[0]
-            raise UserError(
-                f"{path}: picture {number} of {contestant} for {prompt!r} stands there twice; evaluate again"
-            )
         folder = report / "images" / contestant
         pictures[contestant] = {place: folder / image for place, image in zip(places, rows["image"], strict=True)}
         for place, given in zip(places, rows[rewards].to_dict("records"), strict=True):

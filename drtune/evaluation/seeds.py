@@ -49,7 +49,8 @@ def compare_seeds(reports: Sequence[str | Path], out: str | Path, *, overwrite: 
         overwrite: replace the result that stands at `out`.
 
     Raises:
-        UserError: fewer than two reports, one that cannot be read, two of one seed, or two that differ in more than it.
+        UserError: fewer than two reports, one that cannot be read, two of one seed or training, or two that differ in
+            more than it.
 
     >>> compare_seeds([f"runs/seeds/{seed}/report" for seed in (0, 1, 2)], "runs/seeds/result")
     """
@@ -119,12 +120,18 @@ def _check_alike(opened: Sequence[tuple[Path, EvaluationReport]], configs: Seque
     """Refuse what would compare more than seeds."""
     (first, report), config = opened[0], configs[0]
     seeds: dict[int, Path] = {config.seed: first}
+    trainings = {report.model.weights_sha256: first}
     for (folder, other), theirs in zip(opened[1:], configs[1:], strict=True):
         if theirs.seed in seeds:
             raise UserError(
                 f"seeds: {folder} is of seed {theirs.seed}, as {seeds[theirs.seed]} is; give each seed once"
             )
         seeds[theirs.seed] = folder
+        if same := trainings.get(other.model.weights_sha256):
+            raise UserError(
+                f"seeds: {folder} and {same} have the same weights: one training; give a report of each seed's own"
+            )
+        trainings[other.model.weights_sha256] = folder
         if apart := differences(theirs.model_copy(update={"seed": config.seed}), config):
             raise UserError(f"seeds: {folder} and {first} differ in more than their seed: {apart[0]}")
         mine, its = (

@@ -24,10 +24,10 @@ from drtune.errors import UserError
 from drtune.evaluation.capability.shares import score_of
 from drtune.evaluation.seeds import as_markdown, compare_seeds
 from drtune.evaluation.statistics import crossed_interval, crossed_shares
-from drtune.files.local import sha256_file, write_text
+from drtune.files.local import sha256_bytes, sha256_file, write_text
 from drtune.publishing.gate import decide
 from drtune.publishing.policy import Policy, Rules, SeedRules
-from tests.reports import report_of, score
+from tests.reports import report_of, score, tuned_model
 
 
 def test_the_interval_is_that_of_the_mean_squares_and_satterthwaites_degrees() -> None:
@@ -97,7 +97,9 @@ def sit_exam(folder: Path, base: Sequence[int], candidate: Sequence[int], judge:
     return Capability(judge=judge, provenance="sha256 5e0f", scores=(overall,), lost=())
 
 
-def write_report(folder: Path, seed: int, gains: Sequence[float], *overrides: str, **fields: Any) -> EvaluationReport:
+def write_report(
+    folder: Path, seed: int, gains: Sequence[float], *overrides: str, weights: int | None = None, **fields: Any
+) -> EvaluationReport:
     """A report of a training with that seed, of a picture a prompt, whose candidate gains so much on each."""
     rows = [
         {
@@ -112,7 +114,11 @@ def write_report(folder: Path, seed: int, gains: Sequence[float], *overrides: st
     pd.DataFrame(rows).to_parquet(folder / "scores.parquet", index=False)
     write_text(folder / "config.yaml", load_config(None, [f"seed={seed}", *overrides]).to_yaml())
     digest = sha256_file(folder / "scores.parquet")
-    report = report_of(score(), num_prompts=len(gains), **fields).model_copy(update={"scores_sha256": digest})
+    sha256 = sha256_bytes(f"weights {seed if weights is None else weights}".encode())
+    model = tuned_model().model_copy(update={"weights_sha256": sha256})
+    report = report_of(score(), num_prompts=len(gains), model=model, **fields).model_copy(
+        update={"scores_sha256": digest}
+    )
     report.save(folder)
     return report
 
@@ -205,13 +211,15 @@ def test_of_two_seeds_nothing_is_said_of_others(tmp_path: Path) -> None:
         (1, ["steps=9"], {}, r"differ in more than their seed: steps \(9 here, 80 there\)"),
         (1, ["evaluation.seed=3"], {}, r"differ in more than their seed: evaluation.seed"),
         (1, [], {"prompts": True}, "are not of the same prompts and base"),
+        (1, [], {"weights": 0}, r"have the same weights: one training; give a report of each seed's own"),
     ],
 )
 def test_what_differs_in_more_than_its_seed_is_refused(
     tmp_path: Path, seed: int, overrides: list[str], fields: dict[str, Any], message: str
 ) -> None:
     write_report(tmp_path / "0", 0, [0.1] * 20)
-    write_report(tmp_path / "other", seed, [0.1] * (19 if fields else 20), *overrides)
+    count, weights = 19 if "prompts" in fields else 20, fields.get("weights", seed)
+    write_report(tmp_path / "other", seed, [0.1] * count, *overrides, weights=weights)
     with pytest.raises(UserError, match=message):
         compare_seeds([tmp_path / "0", tmp_path / "other"], tmp_path / "result")
     assert not (tmp_path / "result").exists()

@@ -8,9 +8,20 @@ hold, so that many of them make a wrong publication less likely, not more, and n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from drtune.contracts import Check, Decision, EvaluationReport, ScalePoint, Score, SeedsResult, StudyResult
+from drtune.contracts import (
+    DIVERSITY_ACROSS,
+    DIVERSITY_WITHIN,
+    LOOKS,
+    Check,
+    Decision,
+    EvaluationReport,
+    ScalePoint,
+    Score,
+    SeedsResult,
+    StudyResult,
+)
 from drtune.errors import UserError
 from drtune.evaluation.capability.shares import pooled
 from drtune.files.local import sha256_bytes
@@ -186,10 +197,12 @@ def _limits(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
             reason = f"{score.measure}, not tuned on: gain {effect:.2f} deviations, at least {-bound:g} wanted"
             yield Check(passed=effect >= -bound, reason=reason)
     if (bound := limits.min_diversity) is not None:
-        diversity = _of_kind(report, "diversity")
-        if not diversity:
-            yield Check(passed=False, reason="diversity: not in the report; set evaluation.features")
-        for score in diversity:
+        fixes = {
+            DIVERSITY_WITHIN: "set evaluation.features, and evaluation.pictures_per_prompt to 2 or more",
+            DIVERSITY_ACROSS: "set evaluation.features",
+        }
+        yield from _absent(report, fixes)
+        for score in _of_kind(report, "diversity"):
             kept = score.candidate_mean / score.opponent_mean if score.opponent_mean else math.nan
             reason = f"{score.measure}: {100 * kept:.0f} % of the base's, at least {100 * bound:g} % wanted"
             yield Check(passed=kept >= bound, reason=reason)
@@ -203,10 +216,18 @@ def _limits(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
                 yield Check(passed=distance.mean <= bound, reason=reason)
     yield from _agreement(limits, report)
     if (bound := limits.max_look_change) is not None:
+        yield from _absent(report, dict.fromkeys(LOOKS, "evaluate again"))
         for score in _of_kind(report, "look"):
             effect = _known(score.effect)
             reason = f"{score.measure}: moved by {effect:+.2f} deviations, at most {bound:g} either way wanted"
             yield Check(passed=abs(effect) <= bound, reason=reason)
+
+
+def _absent(report: EvaluationReport, fixes: Mapping[str, str]) -> Iterator[Check]:
+    """A check that fails for each of these measures that the report lacks: what is not known is not kept."""
+    for name, fix in fixes.items():
+        if report.score(name) is None:
+            yield Check(passed=False, reason=f"{name}: not in the report; {fix}")
 
 
 def _agreement(limits: Limits, report: EvaluationReport) -> Iterator[Check]:
@@ -244,6 +265,11 @@ def _capability(rules: CapabilityRules | None, report: EvaluationReport) -> Iter
         return
     overall = pooled(counted) if rules.without else report.capability.scores[0]
     name = f"capability without {', '.join(rules.without)}" if rules.without else "capability"
+    if overall.base <= rules.margin:  # it could lose no more, whatever it draws
+        told = f"{100 * overall.base:.0f} % of {overall.num_prompts} prompts, no more than the margin {rules.margin:g}"
+        fix = "lower capability.margin, or give prompts that the base can draw"
+        yield Check(passed=False, reason=f"{name}: the base is right on {told}: no loss could show; {fix}")
+        return
     low, interval = _interval(overall.low, overall.high)
     reason = (
         f"{name}: right on {100 * overall.candidate:.0f} % of {overall.num_prompts} prompts, the base on "

@@ -136,6 +136,11 @@ def refuse_unmeasured(policy: Policy, config: Config, references: Iterable[str] 
             raise UserError(
                 f"policy: limits.{limit} is not measured with evaluation.features=none; give other features"
             )
+    if "min_diversity" in limits and config.evaluation.pictures_per_prompt == 1:
+        raise UserError(
+            "policy: limits.min_diversity is of the pictures of one prompt too, and evaluation.pictures_per_prompt=1; "
+            "draw 2 or more"
+        )
     if policy.capability and not config.capability_prompts:
         raise UserError(
             "policy: capability is not measured, since this run draws no compositional prompts; set "

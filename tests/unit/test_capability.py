@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -214,11 +215,11 @@ class Believer:
 
     name, provenance = "believer", "none"
 
-    def __init__(self, *seen: str) -> None:
-        self.seen = seen
+    def __init__(self, *seen: str, doubt: float = 0.5) -> None:
+        self.seen, self.doubt = seen, doubt
 
     def __call__(self, images_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
-        return images_BCHW.new_tensor([0.51 if prompt in self.seen else 0.5 for prompt in prompts])
+        return images_BCHW.new_tensor([0.51 if prompt in self.seen else self.doubt for prompt in prompts])
 
 
 def test_a_picture_is_right_if_the_judge_is_sure_of_all_that_is_asked_for() -> None:
@@ -228,6 +229,14 @@ def test_a_picture_is_right_if_the_judge_is_sure_of_all_that_is_asked_for() -> N
     rows = exam.read(pictures, to_tensor(pictures), [one.prompt for one in tasks], ["a", "b"])
     assert [row["right"] for row in rows] == [False, True]
     assert json.loads(rows[0]["answers"]) == pytest.approx({"a cup": 0.51, "a dog": 0.5})
+
+
+def test_an_answer_that_is_no_number_is_refused_with_its_picture() -> None:
+    tasks = [task("one", "a cup", {"class": "cup"}), task("one", "a dog", {"class": "dog"})]
+    exam = Exam(AskedJudge(Believer("a cup", doubt=math.nan), tasks), 2)
+    pictures = [picture(8, 8)] * 2
+    with pytest.raises(UserError, match="judge believer: its answer on 'a dog' is not finite for b; look at that"):
+        exam.read(pictures, to_tensor(pictures), [one.prompt for one in tasks], ["a", "b"])
 
 
 def test_shares_are_counted_by_category_and_lost_prompts_are_shown(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drtune.config import load_config
-from drtune.contracts import Agreement, ScaleCurve, Score
+from drtune.contracts import LOOKS, Agreement, ScaleCurve, Score
 from drtune.errors import UserError
 from drtune.publishing.gate import decide
 from drtune.publishing.policy import Limits, Policy, Rules, StudyRules, refuse_unmeasured
@@ -74,6 +74,10 @@ def test_only_a_champion_may_be_absent_and_it_is_said() -> None:
     )
 
 
+def looks(**effects: float) -> list[Score]:
+    return [score(name, effect=effects.get(name, 0.0)) for name in LOOKS]
+
+
 def limited(limits: Limits, *scores: Score, drift: float | None = None) -> list[str]:
     """The reasons why a good gain in symmetry is refused by the limits."""
     policy = Policy(min_prompts=8, against={"base": {"symmetry": Rules(min_gain=0.1)}}, limits=limits)
@@ -96,24 +100,36 @@ def limited(limits: Limits, *scores: Score, drift: float | None = None) -> list[
             [],
             ["held-out rewards: the report has none; add one that was not tuned on to evaluation.rewards"],
         ),
-        (Limits(min_diversity=0.8), [score("diversity_within", gain=-0.1)], []),
+        (Limits(min_diversity=0.8), [score("diversity_within", gain=-0.1), score("diversity_across", gain=0)], []),
         (
             Limits(min_diversity=0.8),
             [score("diversity_within", gain=0.1), score("diversity_across", gain=-0.2)],
             ["diversity_across: 60 % of the base's, at least 80 % wanted"],
         ),
-        (Limits(min_diversity=0.8), [], ["diversity: not in the report; set evaluation.features"]),
+        (
+            Limits(min_diversity=0.8),
+            [score("diversity_across", gain=0)],  # of one picture a prompt
+            [
+                "diversity_within: not in the report; set evaluation.features, and evaluation.pictures_per_prompt to 2 "
+                "or more"
+            ],
+        ),
         (Limits(max_drift=0.3), [], ["drift: not in the report; set evaluation.features"]),
-        (Limits(max_look_change=1.0), [score("luminance", effect=1.0), score("saturation", effect=-1.0)], []),
+        (Limits(max_look_change=1.0), looks(luminance=1.0, saturation=-1.0), []),
         (
             Limits(max_look_change=1.0),
-            [score("luminance", effect=0.0), score("saturation", effect=-1.01)],
+            looks(saturation=-1.01),
             ["saturation: moved by -1.01 deviations, at most 1 either way wanted"],
         ),
         (
             Limits(max_look_change=1.0),
-            [score("luminance", effect=NAN)],
+            looks(luminance=NAN),
             ["luminance: moved by +nan deviations, at most 1 either way wanted"],
+        ),
+        (
+            Limits(max_look_change=1.0),
+            looks()[1:],
+            ["luminance: not in the report; evaluate again"],
         ),
     ],
 )
@@ -150,13 +166,17 @@ def test_what_rewards_agree_on_can_be_asked_for(limits: Limits, refused: list[st
     assert absent.reasons[0].startswith("failed: agreement of rewards: not in the report; add one that was not tuned")
 
 
+def diversity(across: float) -> list[Score]:
+    return [score("diversity_within", gain=0.0), score("diversity_across", gain=across)]
+
+
 STRENGTHS = ScaleCurve(
     num_prompts=20,
     points=(
         point_of(0, score(gain=0.0, margin=0)),
         point_of(0.5, score(gain=0.15)),
-        point_of(1, score(gain=0.3), score("diversity_across", gain=-0.2)),
-        point_of(1.25, score(gain=0.4), score("diversity_across", gain=-0.3)),
+        point_of(1, score(gain=0.3), *diversity(-0.2)),
+        point_of(1.25, score(gain=0.4), *diversity(-0.3)),
     ),
 )
 
@@ -180,7 +200,7 @@ def test_the_rules_can_be_asked_for_at_other_strengths_of_the_adapter(
 ) -> None:
     rules = {"base": {"symmetry": Rules(min_gain=0.1)}, "mj": {"symmetry": Rules(min_gain=0.1)}}
     policy = Policy(min_prompts=64, against=rules, limits=limits, scales=scales)
-    report = report_of(score(), score(opponent="mj"), score("diversity_across", gain=0.0), scale_curve=STRENGTHS)
+    report = report_of(score(), score(opponent="mj"), *diversity(0.0), scale_curve=STRENGTHS)
     decision = decide(report, policy)
     failed = [check.reason for check in decision.checks if not check.passed]
     assert failed == (
@@ -281,10 +301,10 @@ def test_a_category_of_a_few_prompts_refuses_nothing_by_itself() -> None:
 
 def test_what_is_not_known_of_chance_passes_no_rule() -> None:
     unknown = dict.fromkeys(("gain_low", "gain_high", "win_low", "win_high", "effect", "p_value"))
-    scores = [score(name).model_copy(update=unknown) for name in ("symmetry", "hps", "luminance")]
+    scores = [score(name).model_copy(update=unknown) for name in ("symmetry", "hps", *LOOKS)]
     rules, limits = Rules(min_gain=-1, min_win_rate=0), Limits(max_held_out_drop=9, max_look_change=9)
     policy = Policy(min_prompts=8, against={"base": {"symmetry": rules}}, limits=limits)
-    assert [check.passed for check in decide(report_of(*scores), policy).checks] == [False] * 4 + [True]
+    assert [check.passed for check in decide(report_of(*scores), policy).checks] == [False] * 7 + [True]
 
 
 def test_a_policy_on_rewards_that_will_not_be_measured_is_refused_before_a_training() -> None:
@@ -301,6 +321,7 @@ def test_a_policy_on_rewards_that_will_not_be_measured_is_refused_before_a_train
     [
         (Limits(max_cmmd=0.5), "evaluation.features=none", r"limits\.max_cmmd is not measured with"),
         (Limits(min_all_rise=0.5), "evaluation.rewards=[symmetry]", r"limits\.min_all_rise needs a reward that is not"),
+        (Limits(min_diversity=0.5), "evaluation.pictures_per_prompt=1", r"limits\.min_diversity is of the pictures of"),
     ],
 )
 def test_limits_on_what_will_not_be_measured_are_refused_before_a_training(

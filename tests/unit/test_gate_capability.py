@@ -66,6 +66,14 @@ MIXED = capability(colors=(0, 1), counting=(1, 0), position=(0, 30))
             CapabilityRules(margin=0.2, without=("colors",)),
             ["capability: colors cannot be left out of what the report has: colors"],
         ),
+        (  # a judge who says no to everything
+            Capability(judge="probe", provenance="", scores=(score_of(None, 120, base=0, gained=0, lost=0),), lost=()),
+            CapabilityRules(margin=0.05),
+            [
+                "capability: the base is right on 0 % of 120 prompts, no more than the margin 0.05: no loss could "
+                "show; lower capability.margin, or give prompts that the base can draw"
+            ],
+        ),
         (
             None,
             CapabilityRules(margin=0.2),

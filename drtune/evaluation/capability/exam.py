@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from drtune.config import Config
+from drtune.errors import UserError
 from drtune.evaluation.capability.asked import AskedJudge
 from drtune.evaluation.capability.world import WorldJudge
 from drtune.prompts.compositional import AnyTask, composed, read_tasks
@@ -55,9 +57,18 @@ class Exam:
     def read(
         self, pictures: Sequence[Image.Image], images_BCHW: Tensor, prompts: Sequence[str], names: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """For each picture whether it is right in all that its prompt asks for, and the answers in JSON."""
-        del names  # an answer cannot be unusable
+        """For each picture whether it is right in all that its prompt asks for, and the answers in JSON.
+
+        Raises:
+            UserError: an answer is not finite; the picture is named.
+        """
         told = self.judge.answers(pictures, images_BCHW, prompts)
+        for name, answers in zip(names, told, strict=True):
+            if unusable := [asked for asked, answer in answers.items() if not math.isfinite(answer)]:
+                raise UserError(
+                    f"judge {self.judge.name}: its answer on {unusable[0]!r} is not finite for {name}; look at that "
+                    "picture, or at the judge"
+                )
         return [
             {"right": all(answer > SURE for answer in answers.values()), "answers": json.dumps(dict(answers))}
             for answers in told

@@ -104,7 +104,9 @@ def with_highlights(report: EvaluationReport, folder: Path) -> EvaluationReport:
         for blue, contestant in ((0, "base"), (255, "candidate")):
             thumbnails[contestant] = f"thumbnails/{index}-{contestant}.png"
             Image.new("RGB", (32, 32), (index, 0, blue)).save(folder / thumbnails[contestant])
-        return Highlight(prompt=f"prompt {index}", category="", gain=0.1, values={}, thumbnails=thumbnails)
+        return Highlight(
+            prompt=f"prompt {index}", category="", gain=-0.1 if index > 3 else 0.1, values={}, thumbnails=thumbnails
+        )
 
     highlights = tuple(map(highlight, range(6)))
     return report.model_copy(update={"gained": highlights[:4], "lost": highlights[4:]})

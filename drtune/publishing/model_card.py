@@ -154,4 +154,8 @@ def draw_picture(report: EvaluationReport, report_folder: Path, out: Path) -> No
 def _shown(report: EvaluationReport) -> list[tuple[str, Highlight]]:
     """What a card shows of a report: not the best alone."""
     gained = [("among the largest gains", highlight) for highlight in report.gained[:3]]
-    return [*gained, *(("the largest loss", highlight) for highlight in report.lost[:1])]
+    return [*gained, *((_least(highlight.gain), highlight) for highlight in report.lost[:1])]
+
+
+def _least(gain: float) -> str:
+    return "the largest loss" if gain < 0 else "the smallest gain"

@@ -80,6 +80,8 @@ def test_pictures_are_shown_with_their_prompts_the_worst_too(tmp_path: Path) -> 
     assert "](before-after.png)\n" in card
     assert "\n1. prompt 0 (among the largest gains)\n" in card
     assert "\n1. prompt 4 (the largest loss)\n" in card
+    gained = report.model_copy(update={"lost": report.gained[3:]})
+    assert "\n1. prompt 3 (the smallest gain)\n" in render_model_card("my-model", model, gained, decision, config)
 
     (folders.report / "thumbnails" / "0-base.png").unlink()
     with pytest.raises(UserError, match=r"0-base.png: cannot be read \(No such file or directory\); evaluate again"):

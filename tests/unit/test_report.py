@@ -24,7 +24,7 @@ from drtune.errors import UserError
 from drtune.evaluation.highlights import doubts, highlights
 from drtune.evaluation.report.pages import headline_numbers, number, scales, signed, told, warned, write_pages
 from drtune.evaluation.report.published import STYLES
-from drtune.evaluation.report.signs import signs
+from drtune.evaluation.report.signs import signs, unsuspected
 from drtune.evaluation.report.strength import panels
 from tests.reports import point_of, report_of, score, standing, study_of
 
@@ -408,6 +408,27 @@ def test_signs_of_a_hacked_reward_are_told_in_words_and_trifles_are_not() -> Non
         ("hps", "hps, which was not tuned on, fell from 0.500 to 0.400, 0.5 standard deviations of the base's prompts"),
         ("saturation", "saturation rose from 0.500 to 0.700, 0.9 standard deviations of the base's prompts"),
     ]
+
+
+def test_where_there_are_no_signs_it_is_said_in_what_they_were_looked_for() -> None:
+    assert unsuspected(report_of(score())) == "Nothing was measured that could show a hacked reward."
+    assert unsuspected(report_of(score(), score("luminance"))) == "No sign of a hacked reward in looks."
+    told = unsuspected(report_of(score(), score("hps"), score("diversity_across"), score("luminance")))
+    assert told == "No sign of a hacked reward in rewards that were not tuned on, diversity and looks."
+
+
+def test_lines_of_a_curve_differ_in_more_than_their_colour_however_many_there_are(tmp_path: Path) -> None:
+    rewards = [score(f"reward {number}") for number in range(15)]
+    points = tuple(point_of(scale, *rewards, picture="thumbnails/base/0000-0.png") for scale in (0, 1))
+    page_of(tmp_path, scale_curve=ScaleCurve(num_prompts=20, points=points))
+    [panel] = panels(report_of(*rewards, scale_curve=ScaleCurve(num_prompts=20, points=points)))
+    assert len({(line.colour, line.dash) for line in panel.lines}) == 15
+
+
+def test_a_measure_that_a_curve_on_one_prompt_has_not_is_a_dash(tmp_path: Path) -> None:
+    points = tuple(point_of(scale, score(), picture="thumbnails/base/0000-0.png") for scale in (0, 1))
+    page_of(tmp_path, scale_curve=ScaleCurve(num_prompts=1, points=points))
+    assert "| preference | \N{EN DASH} | \N{EN DASH} |" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 def test_numbers_are_written_with_their_digits_and_true_minus_signs() -> None:

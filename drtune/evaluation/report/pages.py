@@ -28,7 +28,7 @@ from drtune.contracts import (
 )
 from drtune.errors import UserError
 from drtune.evaluation.report.published import CAVEAT, PUBLISHED, STYLES
-from drtune.evaluation.report.signs import signs
+from drtune.evaluation.report.signs import signs, unsuspected
 from drtune.evaluation.report.strength import panels
 from drtune.files.charts import charts
 from drtune.files.local import read_given, write_text
@@ -69,6 +69,7 @@ def write_pages(
         "categories": categories(report.scores),
         "scales": scales(report),
         "signs": (found := signs(report)),
+        "unsuspected": unsuspected(report),
         "warned": warned(report, len(found)),
         "curve": charts(lines) if (lines := curve_lines(read_curve(folder))) else "",
         "panels": panels(report),

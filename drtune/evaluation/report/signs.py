@@ -31,6 +31,18 @@ def signs(report: EvaluationReport) -> list[Sign]:
     return [*_signs(report), *_less_capable(report)]
 
 
+def unsuspected(report: EvaluationReport) -> str:
+    """What is said where there are no signs: in what they were looked for."""
+    told = {"held_out": "rewards that were not tuned on", "diversity": "diversity", "look": "looks"}
+    kinds = {measure.kind for measure in report.measures}
+    looked_at = [words for kind, words in told.items() if kind in kinds]
+    looked_at += ["compositional prompts"] if report.capability else []
+    if not looked_at:
+        return "Nothing was measured that could show a hacked reward."
+    *others, last = looked_at
+    return f"No sign of a hacked reward in {', '.join(others)}{' and ' if others else ''}{last}."
+
+
 def _signs(report: EvaluationReport) -> Iterator[Sign]:
     for measure in report.measures:
         score = report.score(measure.name)

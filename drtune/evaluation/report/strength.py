@@ -13,7 +13,8 @@ from typing import NamedTuple
 from drtune.contracts import EvaluationReport
 
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "1 4")
+DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "1 4", "12 4")
+"""One more than colours: the two together begin again only after their product."""
 LONGEST = 3.0
 """Standard deviations at which a line is cut off: a reward that falls by twenty must not flatten the others."""
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 470.0, 12.0, 196.0

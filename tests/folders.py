@@ -13,6 +13,7 @@ from drtune.contracts import (
     CONFIG,
     MANIFEST,
     Check,
+    Contestant,
     DataSource,
     Decision,
     EvaluationReport,
@@ -42,6 +43,7 @@ def make_folders(
     publish: bool = True,
     seed: int = 7,
     settings: Sequence[str] = (),
+    champion: str | None = None,
 ) -> Folders:
     folders = Folders(root / "model", root / "report", root / "decision")
     config = load_config(
@@ -80,6 +82,9 @@ def make_folders(
         model=model,
         num_prompts=192,
     ).model_copy(update={"prompts_sha256": "2d4f" * 16, "seed": seed})
+    if champion:
+        beaten = Contestant(name="champion", role="champion", source="champion", sha256=champion, num_pictures=384)
+        report = report.model_copy(update={"contestants": (*report.contestants, beaten)})
     report.save(folders.report)
     folders.decision.mkdir()
     (folders.decision / "report.html").write_text("<h1>Before and after</h1>", encoding="utf-8")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from drtune.contracts import SCORES, RegistryEntry
 from drtune.errors import UserError
-from drtune.publishing.registry import CARD, PRODUCTION, Registry
+from drtune.publishing.publication import CARD
+from drtune.publishing.registry import PRODUCTION, Registry
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -10,7 +10,6 @@ Only production.json is ever written twice. A publisher that dies leaves files t
 from __future__ import annotations
 
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -21,19 +20,14 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from drtune.config import load_config
-from drtune.contracts import CONFIG, MANIFEST, SCORES, Contract, Decision, EvaluationReport, RegistryEntry, TunedModel
+from drtune.contracts import Contract, EvaluationReport, RegistryEntry, TunedModel
 from drtune.errors import UserError
-from drtune.evaluation.report.pages import PAGE
-from drtune.files.local import check_digest, check_sha256, replacing, sha256_bytes, sha256_folder
+from drtune.files.local import check_digest, check_sha256, replacing, sha256_bytes
 from drtune.files.output import claimed
 from drtune.files.storage import Storage, open_storage
-from drtune.publishing.model_card import PICTURE, draw_picture, render_model_card
+from drtune.publishing.publication import REPORT, Publication
 
 PRODUCTION = "production"
-REPORT = f"evaluation/{MANIFEST}"
-PICTURES = f"evaluation/{SCORES}"
-CARD = "README.md"
 ABANDONED_SECONDS = 24 * 3600.0
 """What a publisher has not added to for so long, it never will."""
 ATTEMPTS = 20
@@ -76,29 +70,31 @@ class Registry:
         """Make a model a version and put it into production.
 
         One that has a version already keeps it, with the report that it was published on, as after a run that died just
-        behind its publication and was started again; that is told on stderr.
+        behind its publication and was started again; where another has taken its place in production since, that one
+        stays. Both are told on stderr.
 
         Raises:
-            UserError: the decision is against it, or model, report and decision do not belong together.
+            UserError: the decision is against it, model, report and decision do not belong together, or the champion of
+                the report is no longer the one that it would replace.
         """
         check_name(name)
         self.storage.clear_scratch(name, time.time() - ABANDONED_SECONDS)
-        model, report, decision = _load(model_folder, report_folder, decision_folder)
+        given = Publication.load(model_folder, report_folder, decision_folder)
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            _gather(folder, model, Path(model_folder), Path(report_folder), Path(decision_folder))
-            _check_digests(sha256_folder(folder), model, report, decision)
-            draw_picture(report, Path(report_folder), folder / PICTURE)
-            card = render_model_card(name, model, report, decision, load_config(folder / CONFIG))
-            (folder / CARD).write_text(card, encoding="utf-8")
-            files = sha256_folder(folder)
-            entry = _version_of(model, self.list(name))
+            files = given.gather(name, Path(scratch))
+            entry = _version_of(given.model, self.list(name))
             if entry is None:
-                uri = self._upload(name, folder, files)
-                entry = self._make_visible(name, uri, files, model, decision)
+                self._check_champion(name, given)
+                uri = self._upload(name, Path(scratch), files)
+                entry = self._make_visible(name, uri, files, given)
             else:
                 print(f"{name} {entry.version} is this model already: no new version is made", file=sys.stderr)
-        self._point(name, entry.version)
+        production = self.production(name)
+        if production and entry.version in production.history:
+            again = f"`drtune registry rollback {name} {entry.version}` puts it back"
+            print(f"{name} {production.version} took its place in production since; {again}", file=sys.stderr)
+        else:
+            self._point(name, entry.version)
         return entry
 
     def list(self, name: str | None = None) -> list[RegistryEntry]:
@@ -234,6 +230,19 @@ class Registry:
                 self.storage.clear_scratch(name, before)
         return orphans
 
+    def _check_champion(self, name: str, given: Publication) -> None:
+        """Refuse a candidate that was judged against another champion than the one that it would replace.
+
+        Of two runs at once, each judged against the same version, the second would replace the first unjudged.
+        """
+        judged = [one.sha256 for one in given.report.contestants if one.role == "champion"]
+        champion = self.champion(name, given.model)
+        if judged and champion and champion.model.weights_sha256 not in judged:
+            raise UserError(
+                f"report {given.report_folder}: its champion is not {name} {champion.version}, which is in production; "
+                "evaluate against that one, and decide again"
+            )
+
     def _upload(self, name: str, folder: Path, files: Mapping[str, str]) -> str:
         """Store the files under a fresh id and read each of them back; returns their URI.
 
@@ -248,20 +257,20 @@ class Registry:
                 raise OSError(f"{self.storage.uri}/{key}: stored with sha256 {stored}, sent was {sha256}")
         return f"{self.storage.uri}/{files_folder}"
 
-    def _make_visible(
-        self, name: str, uri: str, files: dict[str, str], model: TunedModel, decision: Decision
-    ) -> RegistryEntry:
+    def _make_visible(self, name: str, uri: str, files: dict[str, str], given: Publication) -> RegistryEntry:
         """Take the next version number for uploaded files.
 
         Whoever takes a number has looked at all versions before it, so equal content never gets two.
         """
         for _ in range(ATTEMPTS):
             versions = self.list(name)
-            if published := _version_of(model, versions):
+            if published := _version_of(given.model, versions):
                 return published
             newest = int(versions[-1].version.removeprefix("v")) if versions else 0
             version = f"v{newest + 1}"
-            entry = RegistryEntry(name=name, version=version, uri=uri, files=files, model=model, decision=decision)
+            entry = RegistryEntry(
+                name=name, version=version, uri=uri, files=files, model=given.model, decision=given.decision
+            )
             if self.storage.create(_version_key(name, version), entry.manifest().encode()):
                 return entry
         raise UserError(
@@ -309,50 +318,6 @@ class Registry:
 
     def _write(self, name: str, production: Production) -> None:
         self.storage.write(_production_key(name), production.manifest().encode())
-
-
-def _load(
-    model_folder: str | Path, report_folder: str | Path, decision_folder: str | Path
-) -> tuple[TunedModel, EvaluationReport, Decision]:
-    """Read the three manifests; refuse a decision against publishing and a report on another model."""
-    model = TunedModel.load(model_folder)
-    report = EvaluationReport.load(report_folder)
-    decision = Decision.load(decision_folder)
-    if not decision.publish:
-        failed = "; ".join(check.reason for check in decision.checks if not check.passed)
-        raise UserError(f"decision {decision_folder}: is against publishing: {failed}")
-    if report.model != model:
-        raise UserError(f"report {report_folder}: is about another model than {model_folder}; evaluate this one")
-    return model, report, decision
-
-
-def _gather(folder: Path, model: TunedModel, model_folder: Path, report_folder: Path, decision_folder: Path) -> None:
-    """Copy what is published into one folder."""
-    sources = {
-        MANIFEST: model_folder / MANIFEST,
-        **{path: model_folder / path for path in model.files},
-        REPORT: report_folder / MANIFEST,
-        PICTURES: report_folder / SCORES,
-        "evaluation/report.html": decision_folder / PAGE,
-        "decision.json": decision_folder / MANIFEST,
-    }
-    for path, source in sources.items():
-        (folder / path).parent.mkdir(exist_ok=True)
-        try:
-            shutil.copyfile(source, folder / path)
-        except OSError as error:
-            raise UserError(f"{source}: cannot be copied for publication ({error.strerror})") from None
-
-
-def _check_digests(files: Mapping[str, str], model: TunedModel, report: EvaluationReport, decision: Decision) -> None:
-    """Refuse files that are not those that the manifests name."""
-    wanted = [
-        *((path, sha256, "the model's manifest") for path, sha256 in model.digests.items()),
-        (REPORT, decision.report_sha256, "the decision"),
-        (PICTURES, report.scores_sha256, "the report"),
-    ]
-    for path, sha256, owner in wanted:
-        check_digest(path, files[path], sha256, owner=owner, fix="make it again")
 
 
 def _version_of(model: TunedModel, entries: Iterable[RegistryEntry]) -> RegistryEntry | None:

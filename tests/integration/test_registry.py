@@ -114,6 +114,35 @@ def test_a_model_that_has_a_version_keeps_it_with_its_report(
     assert registry.publish(NAME, *other_settings).version == "v3"
 
 
+def test_a_superseded_model_that_is_published_again_does_not_come_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where the last step of an older run is tried again."""
+    registry = Registry(str(tmp_path / "registry"))
+    one, two = (make_folders(tmp_path / name, content=name.encode()) for name in ("one", "two"))
+    registry.publish(NAME, *one)
+    registry.publish(NAME, *two)
+    assert registry.publish(NAME, *one).version == "v1"
+    assert registry.show(NAME).version == "v2"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"{NAME} v2 took its place in production since; `drtune registry rollback {NAME} v1` puts it back"
+    )
+
+
+def test_of_two_that_beat_the_same_champion_the_second_is_refused(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    reigning = make_folders(tmp_path / "reigning", content=b"reigning")
+    registry.publish(NAME, *reigning)
+    sha256 = TunedModel.load(reigning.model).weights_sha256
+    first, second = (make_folders(tmp_path / name, content=name.encode(), champion=sha256) for name in ("a", "b"))
+    assert registry.publish(NAME, *first).version == "v2"
+    with pytest.raises(UserError, match=f"its champion is not {NAME} v2, which is in production; evaluate against"):
+        registry.publish(NAME, *second)
+    assert registry.publish(NAME, *first).version == "v2"  # its own second try
+    assert [entry.version for entry in registry.list(NAME)] == ["v1", "v2"]
+    assert registry.publish("another", *second).version == "v1"  # where there is nothing to replace
+
+
 def test_the_champion_is_what_a_candidate_would_replace_and_never_itself(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "registry"))
     one, two, new = (make_folders(tmp_path / name, content=name.encode()) for name in ("one", "two", "new"))

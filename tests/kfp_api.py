@@ -21,14 +21,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from tests.kfp_nodes import WORKFLOW, Json, Look, after_cancelling, stamp, tasks_of
+from tests.kfp_nodes import WORKFLOW, Json, Look, after_cancelling, node_id, nodes_of, pod_at, pod_name, stamp, tasks_of
 from tests.serving import JSON, Handler, Serving
 
 API = "/apis/v2beta1/"
 RECORDINGS = Path(__file__).parent / "recordings" / "kubeflow"
 NO_SUCH_POD = (RECORDINGS / "log-of-a-pod-that-is-not-there.http").read_text(encoding="utf-8").split("\n\n", 1)[1]
-POD = re.compile(r"(?P<workflow>.+)-(retry-system-container-impl|system-container-driver)-(?P<number>\d+)")
-"""The name of the pod of a step or of its driver, as recorded; a node's id is the same without the template."""
 KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "STRING": ("string", str),
     "BOOLEAN": ("bool", bool),
@@ -84,14 +82,16 @@ class KfpServer(Serving):
         """What pods wrote that are there, by the id of their node."""
         self.archived: dict[str, str] = {}
         """What pods wrote that are gone, by the id of their node."""
-        self.workflow: Json = {}
-        """Argo's nodes of any run, by their id: each at least with its message."""
+        self.words: dict[str, str] = {}
+        """What Argo says of nodes, by their id."""
         self.experiments: dict[str, Json] = {}
         self.pipelines: dict[str, Json] = {}
         self.versions: dict[str, Json] = {}
         self.runs: dict[str, Json] = {}
         self.recurring: dict[str, Json] = {}
         self._looked: dict[str, int] = {}
+        self._nodes: dict[str, list[Json]] = {}
+        """Of Argo's workflow, by the run's id, as they were at the last look."""
         self._clock = 0
 
     @property
@@ -107,11 +107,21 @@ class KfpServer(Serving):
         """From now on answer such requests with a web page."""
         self.misbehave[pattern] = lambda: (status, "text/html; charset=utf-8", page)
 
-    def replay(self, recording: str, pipeline: str) -> str:
-        """Have the recorded run of that name, of one of the recorded pipelines; returns its id."""
+    def replay(self, recording: str, pipeline: str, *pods: str) -> str:
+        """Have the recorded run of that name, of one of the recorded pipelines; returns its id.
+
+        Of most runs the workflow was not recorded: `pods` are the names of nodes whose ids the run has.
+        """
         run: Json = json.loads((RECORDINGS / f"run-{recording}.json").read_text(encoding="utf-8"))
         spec = json.loads((RECORDINGS / "pipelines.json").read_text(encoding="utf-8"))[pipeline]
         self.runs[run["run_id"]] = {**run, "pipeline_spec": spec}
+        self._nodes[run["run_id"]] = [pod_at(name, "retry-system-container-impl") for name in pods]
+        known = {
+            child["pod_name"] for task in run["run_details"]["task_details"] for child in task.get("child_tasks", [])
+        }
+        assert known >= {node_id(name) for name in pods}
+        if (workflow := RECORDINGS / f"workflow-{recording}.json").exists():
+            self._nodes[run["run_id"]] = list(json.loads(workflow.read_text())["status"]["nodes"].values())
         return str(run["run_id"])
 
     def active(self, name: str) -> list[Json]:
@@ -208,10 +218,7 @@ class KfpServer(Serving):
     def _check_job(self, body: Json) -> None:
         """As the server does: the experiment is there, and the pipeline has these parameters."""
         _found(self.experiments, body["experiment_id"], "Experiment")
-        if reference := body.get("pipeline_version_reference"):
-            whole = _found(self.versions, reference["pipeline_version_id"], "PipelineVersion")["pipeline_spec"]
-        else:
-            whole = body["pipeline_spec"]
+        whole = self._package_of(body)
         known = whole.get("pipeline_spec", whole)["root"].get("inputDefinitions", {}).get("parameters", {})
         given = body["runtime_config"].get("parameters", {})
         for name in known.keys() & given.keys():
@@ -227,6 +234,11 @@ class KfpServer(Serving):
                 400, f"Invalid input error: parameter(s) provided are not required by pipeline: {', '.join(unknown)}"
             )
 
+    def _package_of(self, job: Json) -> Json:
+        if reference := job.get("pipeline_version_reference"):
+            return dict(_found(self.versions, reference["pipeline_version_id"], "PipelineVersion")["pipeline_spec"])
+        return dict(job["pipeline_spec"])
+
     def _look(self, identity: str, *, move: bool) -> Json:
         run = _found(self.runs, identity, "Run")
         if "run_details" in run:
@@ -236,6 +248,7 @@ class KfpServer(Serving):
             self._looked[identity] = looked + 1
         look = self.looks[min(looked, len(self.looks) - 1)]
         self._history(run, look.state)
+        self._nodes[identity] = list(nodes_of(look, self._package_of(run)))
         shown = {**run, "state": look.state, "run_details": {"task_details": list(tasks_of(look, looked))}}
         if look.state in ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"):
             shown["finished_at"] = stamp(self._clock + looked)
@@ -245,19 +258,19 @@ class KfpServer(Serving):
         if not run["state_history"] or run["state_history"][-1]["state"] != state:
             run["state_history"].append({"update_time": stamp(self._clock), "state": state})
 
-    def _log_of(self, pod: str) -> str | None:
-        named = POD.fullmatch(pod)
-        return self.logs.get(f"{named['workflow']}-{named['number']}") if named else None
+    def _log_of(self, run_id: str, pod: str) -> str | None:
+        ids = {pod_name(node): node["id"] for node in self._nodes.get(run_id, []) if node["type"] == "Pod"}
+        return self.logs.get(ids[pod]) if pod in ids else None
 
     def read(self, path: str, query: dict[str, str]) -> tuple[int, str, str] | None:
         """What is no part of the v2beta1 API of gRPC: logs, what Argo archived, and Argo's own workflow."""
-        if log := re.fullmatch(r"/apis/v1alpha1/runs/[^/]+/nodes/([^/]+)/log", path):
+        if log := re.fullmatch(r"/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log", path):
             if self.is_behind_the_interface:  # frontend/server/app.ts:372 to 426
                 return 404, "text/html; charset=utf-8", f"<pre>Cannot GET {path}</pre>"
-            return 200, "text/plain; charset=utf-8", self._log_of(log[1]) or NO_SUCH_POD
+            return 200, "text/plain; charset=utf-8", self._log_of(log[1], log[2]) or NO_SUCH_POD
         if path == "/k8s/pod/logs" and self.is_behind_the_interface:
             # frontend/server/handlers/pod-logs.ts:117 to 130
-            found = self._log_of(query["podname"]) if query["podnamespace"] == "kubeflow" else None
+            found = self._log_of(query["runid"], query["podname"]) if query["podnamespace"] == "kubeflow" else None
             return (200, "text/plain", found) if found else (500, "text/html", "Could not get main container logs: x")
         if archived := re.fullmatch(r"/apis/v2beta1/runs/[^/]+/nodes/([^/]+)/artifacts/main-logs:read", path):
             # KFP/server/run_artifact_server.go:47 to 110: base64 in JSON, or 404
@@ -268,7 +281,11 @@ class KfpServer(Serving):
             return 200, JSON, json.dumps({"data": data})
         if run := re.fullmatch(r"/apis/v1beta1/runs/([^/]+)", path):
             # KFP/server/api_converter.go:1695: the workflow as it was reported last, as text
-            manifest = json.dumps({"metadata": {"name": WORKFLOW}, "status": {"nodes": self.workflow}})
+            nodes = {
+                node["id"]: node | ({"message": self.words[node["id"]]} if node["id"] in self.words else {})
+                for node in self._nodes.get(run[1], [])
+            }
+            manifest = json.dumps({"metadata": {"name": WORKFLOW}, "status": {"nodes": nodes}})
             detail = {"run": {"id": run[1]}, "pipeline_runtime": {"workflow_manifest": manifest}}
             return 200, JSON, json.dumps(detail)
         return None

@@ -1,4 +1,4 @@
-"""What a run looks like as the server tells it: the nodes of Argo's workflow, as tasks.
+"""What a run looks like as the server tells it: the nodes of Argo's workflow, as tasks and as they are.
 
 As recorded in tests/recordings/kubeflow: each node stands there twice, since 2.17 wraps each in one for its tries
 (`train`, `train(0)`); a task knows the ids of the nodes below it, not its own, and not why it failed; entries of the
@@ -53,6 +53,34 @@ def executor_of(step: str) -> str:
     return node_id(f"{place_of(step)}.executor(0)")
 
 
+def pod_at(name: str, template: str) -> Json:
+    """The node with that name, which is a pod, without what nobody reads of it."""
+    return {"id": node_id(name), "name": name, "type": "Pod", "templateName": template}
+
+
+def pod_name(node: Json) -> str:
+    """The name of a node's pod: GeneratePodName in argo-workflows v4.0.5, workflow/util/pod_name.go:50."""
+    workflow, _, number = node["id"].rpartition("-")
+    return f"{workflow}-{node['templateName']}-{number}"
+
+
+def template_of(step: str, whole: Json) -> str:
+    """The name of the template of a step's pod, by what its package says of it.
+
+    addContainerExecutorTemplate in kubeflow/pipelines 2.17.0, backend/src/v2/compiler/argocompiler/container.go:375.
+    """
+    spec, platform = whole["pipeline_spec"], whole["platform_spec"]
+    dags = [part["dag"]["tasks"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
+    task = next(tasks[step] for tasks in dags if step in tasks)
+    executor = spec["components"][task["componentRef"]["name"]]["executorLabel"]
+    name = "retry-system-container-impl" if "retryPolicy" in task else "system-container-impl"
+    said = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].get(executor, {})
+    if "podMetadata" in said:
+        counts = [len(said["podMetadata"].get(kind, {})) for kind in ("annotations", "labels")]
+        name = "-".join(["metadata", *map(str, counts), name])
+    return name
+
+
 def stamp(minutes: float) -> str:
     return (BEGINNING + timedelta(minutes=minutes)).isoformat().replace("+00:00", "Z")
 
@@ -91,6 +119,18 @@ def tasks_of(look: Look, minute: int) -> Iterable[Json]:
             yield _task("executor", running, [executor_of(step)], number, minute)
             yield _task("executor(0)", state, [], number, minute)
             yield _cached(step, number, minute)
+
+
+def nodes_of(look: Look, whole: Json) -> Iterable[Json]:
+    """The workflow's nodes for pods of steps, and for the tries around them, as Argo has them."""
+    for step, state in look.steps.items():
+        if step.endswith("-driver"):
+            yield pod_at(place_of(step), "system-container-driver")
+        elif state is not None:
+            pod = pod_at(f"{place_of(step)}.executor(0)", template_of(step, whole))
+            around = pod["name"].removesuffix("(0)")
+            yield {**pod, "id": node_id(around), "name": around, "type": "Retry"}
+            yield pod
 
 
 def _twice(name: str, state: str | None, children: list[str], number: int, minute: int) -> Iterable[Json]:

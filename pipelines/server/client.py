@@ -109,12 +109,11 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
             return None
         return base64.b64decode(_json(answer).get("data", "")).decode("utf-8", errors="replace")
 
-    def words_of_argo(self, run_id: str) -> dict[str, str]:
-        """What Argo says of the run's nodes, by their ids: why a pod is pending, or how it failed."""
+    def nodes_of_argo(self, run_id: str) -> list[dict[str, Any]]:
+        """The nodes of the workflow that Argo made of the run; each pod of a step is one."""
         runtime = _json(self._ask(f"/apis/v1beta1/runs/{run_id}")).get("pipeline_runtime") or {}
         workflow = _json(runtime.get("workflow_manifest") or "")
-        nodes = workflow.get("status", {}).get("nodes") or {}
-        return {node_id: node["message"] for node_id, node in nodes.items() if node.get("message")}
+        return list((workflow.get("status", {}).get("nodes") or {}).values())
 
     def _ask_for_what_may_be_gone(self, path: str, query: dict[str, str] | None = None) -> bytes | None:
         try:

@@ -1,11 +1,11 @@
-"""What a step wrote, and what Argo says of its pod: both asked of Kubeflow, by the names that Argo gives."""
+"""What a step wrote, and what Argo says of its pod: both asked of Kubeflow, by the nodes of Argo's workflow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from contextlib import suppress
-from itertools import count, takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import kfp_server_api
 import urllib3
@@ -15,9 +15,17 @@ from pipelines.server.client import Client
 from pipelines.server.package import Package
 from pipelines.server.runs import DRIVER
 
-TEMPLATES = ("retry-system-container-impl", "system-container-impl")
-"""Of the pod of a step that may be retried, as all of ours, and of one that may not."""
-DRIVER_TEMPLATE = "system-container-driver"
+_TRY = re.compile(r"\((\d+)\)")
+
+
+class Pod(NamedTuple):
+    """The pod of a step or of its driver, in its last try."""
+
+    node: str
+    """The id of its node."""
+    name: str
+    words: str
+    """What Argo says of it: why it is pending, or how it failed."""
 
 
 def step_log(client: Client, run: Any, package: Package, key: str) -> str:
@@ -26,7 +34,7 @@ def step_log(client: Client, run: Any, package: Package, key: str) -> str:
     Raises:
         UserError: there is neither.
     """
-    log = _log_of(client, run, (*package.places[key], "executor"), TEMPLATES)
+    log = _log_of(client, run, (*package.places[key], "executor"))
     if log is None:
         page = client.page(f"runs/details/{run.run_id}")
         raise UserError(
@@ -39,53 +47,38 @@ def step_log(client: Client, run: Any, package: Package, key: str) -> str:
 def driver_log(client: Client, run: Any, package: Package, key: str) -> str | None:
     """What Kubeflow's driver wrote, which comes before a step's own pod; None when that is gone."""
     *above, _ = package.places[key]
-    return _log_of(client, run, (*above, f"{key}{DRIVER}"), (DRIVER_TEMPLATE,))
-
-
-def _log_of(client: Client, run: Any, place: Sequence[str], templates: Sequence[str]) -> str | None:
-    if (node := _node_at(run, place)) is None:
-        return None
-    workflow, _, number = node.rpartition("-")
-    for template in templates:
-        log = client.read_log(run.run_id, f"{workflow}-{template}-{number}")
-        if log is not None:
-            return log
-    return client.read_archived_log(run.run_id, node)
-
-
-def _node_at(run: Any, place: Sequence[str]) -> str | None:
-    """The id of the node of a pod, in its last try; None before there is one.
-
-    The server tells of each node the ids of those below it, and not its own: it follows from the name. Whether Argo has
-    tries around a node depends on the settings of the cluster.
-    """
-    details = (run.run_details and run.run_details.task_details) or []
-    known = {child.pod_name for task in details for child in task.child_tasks or []}
-    if not known:
-        return None
-    name = workflow = min(known).rpartition("-")[0]
-    for part in ("", *place):
-        name = f"{name}.{part}" if part else name
-        tries = (f"{name}({number})" for number in count())
-        *_, name = name, *takewhile(lambda tried: _node_id(workflow, tried) in known, tries)
-    found = _node_id(workflow, name)
-    return found if found in known else None
+    return _log_of(client, run, (*above, f"{key}{DRIVER}"))
 
 
 def words_for(client: Client, run: Any, package: Package, keys: list[str]) -> Mapping[str, str]:
     """What Argo says of the pods of these steps, by their keys; nothing from a server that does not tell."""
     if not keys:
         return {}
-    said: dict[str, str] = {}
+    pods: Mapping[tuple[str, ...], Pod] = {}
     with suppress(kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
-        said = client.words_of_argo(run.run_id)
-    nodes = {key: _node_at(run, (*package.places[key], "executor")) for key in keys}
-    return {key: said[node] for key, node in nodes.items() if node in said}
+        pods = _pods(client, run)
+    places = {key: (*package.places[key], "executor") for key in keys}
+    return {key: pods[place].words for key, place in places.items() if place in pods}
 
 
-def _node_id(workflow: str, name: str) -> str:
-    """As Argo computes it: the name's FNV-1a of 32 bits."""
-    number = 2166136261
-    for byte in name.encode():
-        number = (number ^ byte) * 16777619 % 2**32
-    return f"{workflow}-{number}"
+def _log_of(client: Client, run: Any, place: tuple[str, ...]) -> str | None:
+    if (pod := _pods(client, run).get(place)) is None:
+        return None
+    log = client.read_log(run.run_id, pod.name)
+    return client.read_archived_log(run.run_id, pod.node) if log is None else log
+
+
+def _pods(client: Client, run: Any) -> dict[tuple[str, ...], Pod]:
+    """The pods of a run, by the names of the nodes from the root down to them.
+
+    Whether a node is one of its tries, NAME(0), depends on the settings of the cluster. What template a pod is of is
+    Kubeflow's affair, and its name has it.
+    """
+    found = {}
+    nodes = [node for node in client.nodes_of_argo(run.run_id) if node["type"] == "Pod"]
+    for node in sorted(nodes, key=lambda node: list(map(int, _TRY.findall(node["name"])))):
+        workflow, _, number = node["id"].rpartition("-")
+        _, *place = _TRY.sub("", node["name"].removeprefix(workflow)).split(".")
+        name = f"{workflow}-{node['templateName']}-{number}"
+        found[tuple(place)] = Pod(node["id"], name, node.get("message", ""))
+    return found

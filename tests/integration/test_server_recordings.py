@@ -14,11 +14,13 @@ from tests.server_calls import fine, refused
 from tests.server_calls import server as server
 
 PREPARE_THAT_FAILED = "tune-wm425-293302897"
-PUBLISH = "tune-5mtk4-1022869000"
-DECIDE_THAT_REFUSED = "tune-nr76j-1427800904"
-MONITOR_THAT_FAILED = "monitor-vd85z-1816877126"
-MONITOR_OF_A_SCHEDULE = "watchgcs8m-1-3961680838-1965218382"
-EVALUATE_THAT_WAS_CANCELLED = "retrain-8692c-2115422550"
+PUBLISH = "tune-5mtk4(0).root(0).exit-handler-1(0).condition-2(0).publish(0).executor(0)"
+DECIDE_THAT_REFUSED = "tune-nr76j(0).root(0).exit-handler-1(0).decide(0).executor(0)"
+MONITOR_THAT_FAILED = "monitor-vd85z(0).root(0).monitor(0).executor(0)"
+MONITOR_OF_A_SCHEDULE = "watchgcs8m-1-3961680838(0).root(0).monitor(0).executor(0)"
+EVALUATE_THAT_WAS_CANCELLED = (
+    "retrain-8692c(0).root(0).condition-1(0).tune(0).exit-handler-1(0).evaluate(0).executor(0)"
+)
 
 
 def without_page(said: list[str]) -> list[str]:
@@ -27,8 +29,10 @@ def without_page(said: list[str]) -> list[str]:
 
 
 def test_a_run_that_published(server: KfpServer) -> None:
-    run = server.replay("published", "tune")
-    server.logs[PUBLISH] = "published as miniature-symmetry v2 at s3://models/drtune/miniature-symmetry/files/5d1c\n"
+    run = server.replay("published", "tune", PUBLISH)
+    server.logs[node_id(PUBLISH)] = (
+        "published as miniature-symmetry v2 at s3://models/drtune/miniature-symmetry/files/5d1c\n"
+    )
     ending = "published as miniature-symmetry v2 at s3://models/drtune/miniature-symmetry/files/5d1c (18 min 7 s)"
     page = f"report (in step decide): {server.url}/#/runs/details/{run}"
     assert fine(server, "status", "accepted") == [
@@ -46,8 +50,8 @@ def test_a_run_that_published(server: KfpServer) -> None:
 
 
 def test_a_run_that_the_gate_refused(server: KfpServer) -> None:
-    run = server.replay("refused-by-the-gate", "tune")
-    server.archived[DECIDE_THAT_REFUSED] = (
+    run = server.replay("refused-by-the-gate", "tune", DECIDE_THAT_REFUSED)
+    server.archived[node_id(DECIDE_THAT_REFUSED)] = (
         "refused: symmetry against base: gain 0.01, at least 0.1 wanted; 3 prompts\n"
         "  passed: drift: 0.010 from the base, at most 0.3 wanted\n"
     )
@@ -62,8 +66,6 @@ def test_a_run_that_the_gate_refused(server: KfpServer) -> None:
 
 def test_a_run_whose_step_failed(server: KfpServer) -> None:
     run = server.replay("failed-in-prepare-prompts", "tune")
-    workflow = json.loads((RECORDINGS / "workflow-failed-in-prepare-prompts.json").read_text(encoding="utf-8"))
-    server.workflow = workflow["status"]["nodes"]
     pod = json.loads((RECORDINGS / "pod-of-the-failed-step.json").read_text(encoding="utf-8"))["metadata"]
     assert pod["annotations"]["workflows.argoproj.io/node-id"] == PREPARE_THAT_FAILED
     log = "error: prompts s3://traffic/nothing.jsonl: no such object\nF1128 18:08:44.1 main.go:57] exit status 2\n"
@@ -89,7 +91,7 @@ def test_a_run_whose_step_failed(server: KfpServer) -> None:
 
 
 def test_a_run_that_was_cancelled(server: KfpServer) -> None:
-    run = server.replay("cancelled-in-evaluate", "retrain")
+    run = server.replay("cancelled-in-evaluate", "retrain", EVALUATE_THAT_WAS_CANCELLED)
     assert without_page(fine(server, "status", run)) == [
         f"run retrain-drift: CANCELED, {run}",
         "  monitor succeeded after 20 s",
@@ -105,20 +107,22 @@ def test_a_run_that_was_cancelled(server: KfpServer) -> None:
     assert line == "run retrain-drift: cancelled in evaluate (9 min 19 s)"
     assert "  CANCELED   " in fine(server, "status")[0]
     assert refused(server, "cancel", run) == f"run {run}: is over (cancelled); there is nothing to cancel"
-    server.logs[EVALUATE_THAT_WAS_CANCELLED] = "12 of 400 prompts\n"  # three pipelines deep
+    server.logs[node_id(EVALUATE_THAT_WAS_CANCELLED)] = "12 of 400 prompts\n"  # three pipelines deep
     assert fine(server, "logs", run, "evaluate")[1] == "12 of 400 prompts"
 
 
 def test_a_run_whose_result_kubeflow_refused(server: KfpServer) -> None:
-    run = server.replay("metadata-with-null", "monitor")
+    run = server.replay("metadata-with-null", "monitor", MONITOR_THAT_FAILED)
     refusal = "unknown/unsupported value type *structpb.Value_NullValue"
-    server.logs[MONITOR_THAT_FAILED] = f"stable: no check fails\nF1128 17:41:49.1 main.go:57] failed: {refusal}\n"
+    server.logs[node_id(MONITOR_THAT_FAILED)] = (
+        f"stable: no check fails\nF1128 17:41:49.1 main.go:57] failed: {refusal}\n"
+    )
     assert refused(server, "status", run, "--wait", code=1) == f"run mon-stable: failed in monitor: failed: {refusal}"
 
 
 def test_a_run_of_a_schedule(server: KfpServer) -> None:
-    run = server.replay("of-a-schedule", "monitor")
-    server.logs[MONITOR_OF_A_SCHEDULE] = "stable: 0 of 4 checks fail\n  length: the same\n"
+    run = server.replay("of-a-schedule", "monitor", MONITOR_OF_A_SCHEDULE)
+    server.logs[node_id(MONITOR_OF_A_SCHEDULE)] = "stable: 0 of 4 checks fail\n  length: the same\n"
     assert fine(server, "status", run) == [
         f"run watchgcs8m-1-3961680838: SUCCEEDED, {run}",
         "  monitor succeeded after 38 s",

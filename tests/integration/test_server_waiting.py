@@ -103,16 +103,14 @@ def test_the_reason_of_a_failed_step_is_its_own_or_that_of_argo(
 ) -> None:
     server.looks = [TRAINING, FAILED]
     server.logs[executor_of("train")] = log
-    server.workflow = {executor_of("train"): {"message": argo}}
+    server.words = {executor_of("train"): argo}
     assert refused(server, "submit", "--wait", "-r", "mine", code=1).startswith(f"run mine: failed in train: {reason}")
 
 
 def test_a_step_that_took_longer_than_it_may_is_told_as_such(server: KfpServer) -> None:
     server.looks = [TRAINING, FAILED]
     server.logs[executor_of("train")] = LOG
-    server.workflow = {
-        executor_of("train"): {"message": "Pod was active on the node longer than the specified deadline"}
-    }
+    server.words = {executor_of("train"): "Pod was active on the node longer than the specified deadline"}
     line = refused(server, "submit", "--wait", "-r", "mine", code=1)
     assert line == "run mine: out of time in train: it took longer than a step of its kind may"
 
@@ -140,7 +138,7 @@ def test_a_pod_that_waits_is_told_of_with_the_words_of_the_scheduler(
     server: KfpServer, waiting: Callable[..., Outcome]
 ) -> None:
     server.looks = [PENDING] * 9 + [Look("SUCCEEDED", {"evaluate": "SUCCEEDED"})]
-    server.workflow = {executor_of("evaluate"): {"message": UNSCHEDULABLE}, node_id("other(0)"): {"message": "no"}}
+    server.words = {executor_of("evaluate"): UNSCHEDULABLE, node_id("other(0)"): "no"}
     said: list[str] = []
     assert waiting(say=said.append, pending_seconds=0.02).is_well
     first, second, last = without_times(said)
@@ -152,7 +150,7 @@ def test_a_pod_that_waits_is_told_of_with_the_words_of_the_scheduler(
 
 def test_a_pod_that_only_starts_is_no_news(server: KfpServer, waiting: Callable[..., Outcome]) -> None:
     server.looks = [PENDING] * 3 + [Look("SUCCEEDED", {"evaluate": "SUCCEEDED"})]
-    server.workflow = {executor_of("evaluate"): {"message": "ContainerCreating"}}
+    server.words = {executor_of("evaluate"): "ContainerCreating"}
     said: list[str] = []
     assert waiting(say=said.append).is_well
     assert len(said) == 1
@@ -160,7 +158,7 @@ def test_a_pod_that_only_starts_is_no_news(server: KfpServer, waiting: Callable[
 
 def test_status_shows_why_a_pod_waits(server: KfpServer) -> None:
     server.looks = [PENDING]
-    server.workflow = {executor_of("evaluate"): {"message": UNSCHEDULABLE}}
+    server.words = {executor_of("evaluate"): UNSCHEDULABLE}
     fine(server, "submit", "-r", "mine")
     assert f"  evaluate pending: {UNSCHEDULABLE}" in fine(server, "status", "mine")
     server.refuse("v1beta1", 404, "Not Found")

@@ -26,8 +26,14 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "LIST": list,
     "STRUCT": dict,
 }
-LONGEST_ARGUMENT = 2**17
-"""Bytes that Linux hands over as one argument of a program (MAX_ARG_STRLEN), with the zero that ends it."""
+MOST_GIVEN = 2**14
+"""Bytes of a run's parameters, as JSON.
+
+Kubeflow Pipelines 2.17 writes each twice into the pod of every step that takes it (backend/src/v2/driver/driver.go:317,
+330), and what it says of a pod stands in six nodes of Argo's workflow. Above 1 MiB Argo packs the nodes (v4.0.5,
+workflow/packer/packer.go), and Kubeflow, which unpacks them for a retry alone, shows no more of the run. All of them
+are also one argument of a program (argocompiler/dag.go:531,583), of which Linux takes 128 KiB.
+"""
 _EXAMPLES = {
     "BOOLEAN": "true or false",
     "NUMBER_INTEGER": "a whole number",
@@ -195,13 +201,30 @@ class Package:
 
 
 def check_files(package: Package, arguments: Json) -> list[str]:
-    """Check parameters and files as the run's first step will, as far as they are at hand: `check_parameters`."""
+    """Check parameters and files as the run's first step will, as far as they are at hand: `check_parameters`.
+
+    Raises:
+        UserError: as there, or they are more than a run can carry.
+    """
     from components.checks import check_parameters
 
-    return [*check_parameters(package.values(arguments), elsewhere=True), *_left_behind(arguments)]
+    values = package.values(arguments)
+    if (size := _size(values)) > MOST_GIVEN:
+        largest = max(values, key=lambda name: _size(values[name]))
+        raise UserError(
+            f"{largest}: has {_size(values[largest]) / 2**10:.0f} KiB, and all parameters together "
+            f"{size / 2**10:.0f} KiB of at most {MOST_GIVEN / 2**10:.0f}; put it into a file on s3:// and give its "
+            "address"
+        )
+    return [*check_parameters(values, elsewhere=True), *_left_behind(values, arguments)]
 
 
-def _left_behind(arguments: Json) -> Iterator[str]:
+def _size(value: Any) -> int:
+    """Bytes as JSON."""
+    return len(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
+
+
+def _left_behind(values: Json, arguments: Json) -> Iterator[str]:
     """A line for each file of these arguments that is here and in no commit: images hold a commit's files alone."""
     from components.prepare_prompts.run import is_under_dvc
 
@@ -213,10 +236,9 @@ def _left_behind(arguments: Json) -> Iterator[str]:
         if changed == "":
             continue
         how = "put it on s3://, or commit it and build the images again"
-        is_short = len(f"{name}=") + path.stat().st_size < LONGEST_ARGUMENT
         # of other formats of prompts the text alone would be taken for one prompt a line
-        if is_short and (name != "prompts" or path.suffix == ".txt"):
-            text = read_given(path).decode(errors="replace")
-            if is_text_itself(text.rstrip("\n")):  # as the shell hands it over
+        if path.stat().st_size < MOST_GIVEN and (name != "prompts" or path.suffix == ".txt"):
+            text = read_given(path).decode(errors="replace").rstrip("\n")  # as the shell hands it over
+            if is_text_itself(text) and _size(values | {name: text}) <= MOST_GIVEN:
                 how = f'"{name}=$(cat {place})" sends its text'
         yield f"{name}={place}: in no commit as it is here, so in no image; {how}"

@@ -171,8 +171,13 @@ def test_a_file_that_no_image_can_have_is_named_with_what_sends_it(tmp_path: Pat
         ("config", "a.yaml", "steps: 20\nbatch_size: 4\n", True),
         ("config", "a.yaml", "steps: 20\n", False),
         ("config", "a.yaml", "{steps: 20}\n", True),
-        ("prompts", "a.txt", "a red circle\n" * 10_000, True),
-        ("prompts", "a.txt", "a red circle\n" * 11_000, False),  # more than a shell can hand over
+        ("prompts", "a.txt", "a red circle\n" * 1100, True),
+        (
+            "prompts",
+            "a.txt",
+            "a red circle\n" * 1250,
+            False,
+        ),  # more than MOST_GIVEN, once its lines' ends are two bytes
     ],
 )
 def test_the_text_of_a_file_is_sent_where_it_will_be_read_as_the_file_would(
@@ -184,6 +189,15 @@ def test_the_text_of_a_file_is_sent_where_it_will_be_read_as_the_file_would(
     assert told.endswith(
         "sends its text" if can_be_sent else "; put it on s3://, or commit it and build the images again"
     )
+
+
+def test_more_text_than_a_run_can_carry_is_refused_by_the_largest_of_it() -> None:
+    lines = "a red circle\n" * 1100
+    assert check_files(package(), {"prompts": lines}) == []
+    with pytest.raises(UserError) as raised:
+        check_files(package(), {"prompts": lines, "config": "# ä\n" * 400})
+    assert str(raised.value).startswith("prompts: has 15 KiB, and all parameters together 18 KiB of at most 16; ")
+    assert str(raised.value).endswith("; put it into a file on s3:// and give its address")
 
 
 def test_a_step_stands_where_argo_puts_its_node() -> None:

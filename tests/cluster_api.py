@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from kubernetes.client import ApiClient, Configuration
@@ -24,6 +24,8 @@ from tests.serving import JSON, Handler, Serving
 
 GROUPS = {"pytorchjobs": "kubeflow.org/v1", "trainjobs": "trainer.kubeflow.org/v1alpha1"}
 QUEUE = "kueue.x-k8s.io/queue-name"
+FOREGROUND = "foregroundDeletion"
+OWNERS = "ownerReferences"
 
 
 def now() -> str:
@@ -69,8 +71,10 @@ class ClusterApi(Serving):
         self.requests: list[tuple[str, str]] = []
         self.generation = 0
         """Streams of an earlier one are broken off."""
-        self.slow_deletion = False
-        """Deleted jobs stay until `remove`."""
+        self.gone: set[str] = set()
+        """The uids of objects that were removed."""
+        self.collects = True
+        """The garbage collector is at work."""
         self.log_limit = 0
         """A log stream ends early after so many lines."""
         self.kinds = set(KINDS)
@@ -80,6 +84,10 @@ class ClusterApi(Serving):
         self.queued = set(KINDS)
         """The kinds that Kueue manages."""
         self.stopping = False
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._collect, daemon=True).start()
+        return super().__enter__()
 
     def __exit__(self, *error: object) -> None:
         self.stopping = True
@@ -134,15 +142,30 @@ class ClusterApi(Serving):
             return item
 
     def remove(self, collection: str, name: str) -> None:
+        """An object goes at once; what it owned is left to the garbage collector."""
         with self.news:
             item = self.objects.pop((collection, name))
             self.version += 1
             item["metadata"]["resourceVersion"] = str(self.version)
             self.changes.append((self.version, collection, "DELETED", item))
-            owned = [key for key, other in self.objects.items() if _is_owned(other, item)]
+            self.gone.add(item["metadata"]["uid"])
             self.news.notify_all()
-        for collection, name in owned:
-            self.remove(collection, name)
+
+    def _collect(self) -> None:
+        """Take what the owner of is gone, or waits for that; and then who waits.
+
+        As kubernetes v1.34 pkg/controller/garbagecollector/garbagecollector.go does it (attemptToDeleteItem and
+        processDeletingDependentsItem): some time after the deletion.
+        """
+        while not self.stopping:
+            time.sleep(0.05)
+            with self.news:
+                metas = {key: item["metadata"] for key, item in self.objects.items()} if self.collects else {}
+                waiting = {meta["uid"]: key for key, meta in metas.items() if FOREGROUND in meta.get("finalizers", [])}
+                ends = self.gone | waiting.keys()
+                owned = [key for key, meta in metas.items() if ends & {own["uid"] for own in meta.get(OWNERS, [])}]
+                for key in [*owned, *waiting.values()]:
+                    self.remove(*key)
 
     def write(self, pod: str, *lines: str | bytes, time: str = "") -> None:
         with self.news:
@@ -203,14 +226,20 @@ class ClusterApi(Serving):
         resources = [{"name": name, "namespaced": True} for plural in names for name in (plural, f"{plural}/status")]
         return 200, {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": resources}
 
-    def deleted(self, collection: str, name: str) -> tuple[int, Object]:
-        item = self.objects.get((collection, name))
-        if item is None:
-            return _status(404, f"{name!r} not found")
-        item["metadata"]["deletionTimestamp"] = now()
-        if not self.slow_deletion:
+    def deleted(self, collection: str, name: str, options: Object) -> tuple[int, Object]:
+        """It goes at once, or in the foreground stays until all that it owned is gone.
+
+        kubernetes v1.34 apiserver/pkg/registry/generic/registry/store.go deletionFinalizersForGarbageCollection
+        """
+        with self.news:
+            item = self.objects.get((collection, name))
+            if item is None:
+                return _status(404, f"{name!r} not found")
+            if options.get("propagationPolicy") == "Foreground":
+                marks = {"deletionTimestamp": now(), "finalizers": [FOREGROUND]}
+                return 200, self.put(collection, {**item, "metadata": {**item["metadata"], **marks}})
             self.remove(collection, name)
-        return 200, item
+            return 200, item
 
     def listed(self, collection: str, query: dict[str, str]) -> Object:
         with self.news:
@@ -292,7 +321,7 @@ class _Handler(Handler):
         self._change("POST", lambda body: self.server.created(parts.path, body, dict(parse_qsl(parts.query))))
 
     def do_DELETE(self) -> None:
-        self._change("DELETE", lambda _: self.server.deleted(*_split(urlsplit(self.path).path)))
+        self._change("DELETE", lambda options: self.server.deleted(*_split(urlsplit(self.path).path), options))
 
     def _change(self, method: str, change: Any) -> None:
         body = json.loads(self.body() or b"{}")
@@ -349,11 +378,6 @@ def _is_selected(item: Object, query: dict[str, str]) -> bool:
     return all(mine.get(key) == value for key, value in labels.items()) and all(
         flat[key] == value for key, value in fields.items()
     )
-
-
-def _is_owned(item: Object, owner: Object) -> bool:
-    references = item["metadata"].get("ownerReferences", [])
-    return any(reference["uid"] == owner["metadata"]["uid"] for reference in references)
 
 
 def _event(kind: str, item: Object) -> bytes:

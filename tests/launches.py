@@ -65,8 +65,21 @@ class Tried:
         return self.written.getvalue().decode()
 
     def left(self) -> list[str]:
-        jobs = self.api.of("pytorchjobs") + self.api.of("trainjobs")
-        return [job["metadata"]["name"] for job in jobs]
+        """The jobs that are there, and the pods of this one."""
+        names = [item["metadata"]["name"] for plural in ("pytorchjobs", "trainjobs") for item in self.api.of(plural)]
+        pods = [pod["metadata"]["name"] for pod in self.api.of("pods")]
+        return names + [pod for pod in pods if pod.startswith(self.launch.name)]
+
+    def made_too_late(self) -> list[str]:
+        """The pods that were made after the launcher had deleted the job."""
+        made: list[str] = []
+        is_deleted = False
+        for _, where, kind, item in self.api.changes:
+            if item["metadata"]["name"] == self.launch.name:
+                is_deleted = kind == "DELETED" or "deletionTimestamp" in item["metadata"]
+            elif where == PODS and kind == "ADDED" and is_deleted:
+                made.append(item["metadata"]["name"])
+        return made
 
 
 def trains(job: PlayedJob) -> None:

@@ -31,6 +31,16 @@ class PlayedJob:
         self.api, self.name, self.uid = api, job["metadata"]["name"], job["metadata"]["uid"]
         self.jobs = JOBS if job["kind"] == "PyTorchJob" else TRAINJOBS
 
+    @property
+    def is_gone(self) -> bool:
+        return (self.jobs, self.name) not in self.api.objects
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the launcher has deleted it; in the foreground it is there for a while."""
+        job = self.api.objects.get((self.jobs, self.name))
+        return job is None or "deletionTimestamp" in job["metadata"]
+
     def says(self, condition: str, message: str = "", **status: Any) -> None:
         """Set a condition to True, as the operator's UpdateJobConditions does (pkg/util/status.go)."""
         job = self.api.objects[JOBS, self.name]
@@ -102,17 +112,31 @@ class PlayedJob:
 
 
 def replay(recording: str, job: PlayedJob, writes: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
-    """Have happen to `job` and its pods what tests/recordings/kubeflow/RECORDING.jsonl says, up to its deletion there.
+    """Have happen to `job` and its pods what tests/recordings/kubeflow/RECORDING.jsonl says.
 
     A pod writes what the recorded status kept of its last lines, or else what `writes` has for the end of its name.
+    All recorded deletions are in the foreground. Of one that the launcher deletes so, what follows there happens here
+    too, the controller's answer with it; of one that it deletes otherwise, what a cluster's collector does.
     """
-    api, opened, last = job.api, set[str](), ""
+    api = job.api
+    api.collects = False  # in a recording it has done its work
+    try:
+        _replay(recording, job, writes)
+    finally:
+        api.collects = True
+
+
+def _replay(recording: str, job: PlayedJob, writes: Mapping[str, Sequence[str]]) -> None:
+    api, opened, last, in_foreground = job.api, set[str](), "", False
     until(lambda: api.counted("GET", "watch=true") >= 2)
     for number, line in enumerate((RECORDINGS / f"{recording}.jsonl").read_text(encoding="utf-8").splitlines()):
         event = json.loads(line)
         item, kind = event["object"], event["type"]
-        if (job.jobs, job.name) not in api.objects:
-            return  # the launcher has ended it
+        if "deletionTimestamp" in item.get("metadata", {}) and item["kind"] != "Pod":
+            until(lambda: job.is_ended)
+            in_foreground = in_foreground or not job.is_gone
+        if job.is_gone and not in_foreground:
+            return
         if item["kind"] not in ("Event", last):
             _until_heard(job)
             last = item["kind"]
@@ -134,8 +158,8 @@ def replay(recording: str, job: PlayedJob, writes: Mapping[str, Sequence[str]] =
                 kept = ended.get("message", "").splitlines()
                 api.write(name, *kept, *(text for end, lines in writes.items() if name.endswith(end) for text in lines))
                 api.close_log(name)
-        elif "deletionTimestamp" in item["metadata"]:
-            return  # whoever made the recording deleted it here
+        elif kind == "DELETED":
+            api.remove(job.jobs, job.name)
         else:
             with api.news:
                 if found := api.objects.get((job.jobs, job.name)):
@@ -145,19 +169,14 @@ def replay(recording: str, job: PlayedJob, writes: Mapping[str, Sequence[str]] =
 def _until_heard(job: PlayedJob) -> None:
     """Wait until the launcher knows what was said so far: two watches keep no order, and a cluster takes its time."""
     api, said = job.api, job.api.version
-    until(
-        lambda: (
-            (job.jobs, job.name) not in api.objects
-            or all(api.told.get(watched, 0) >= said for watched in (job.jobs, PODS))
-        )
-    )
+    until(lambda: job.is_ended or all(api.told.get(watched, 0) >= said for watched in (job.jobs, PODS)))
     time.sleep(0.05)  # what was sent has yet to be read
 
 
 def _until_followed(job: PlayedJob, pod: str) -> None:
     """Wait until the launcher has asked for the log of `pod` once more, or has ended the job."""
     asked = job.api.counted("GET", f"/{pod}/log")
-    until(lambda: job.api.counted("GET", f"/{pod}/log") > asked or (job.jobs, job.name) not in job.api.objects)
+    until(lambda: job.is_ended or job.api.counted("GET", f"/{pod}/log") > asked)
 
 
 class Played:

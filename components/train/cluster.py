@@ -158,8 +158,12 @@ class Cluster:
         return self._patiently(lambda: self._call("POST", path, query, manifest))
 
     def delete(self, path: str) -> None:
-        """Delete an object, which stays until all that belongs to it is gone. Raises NotFoundError."""
-        options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"}
+        """Delete an object; the cluster takes what belongs to it after it. Raises NotFoundError.
+
+        Not the other way round: Trainer 2.3 makes the pods of a TrainJob anew for as long as that is there, one that is
+        being deleted and one that has failed not excepted (pkg/controller/trainjob_controller.go).
+        """
+        options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
         self._patiently(lambda: self._call("DELETE", path, {}, options))
 
     def watch(self, path: str, query: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

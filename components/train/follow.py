@@ -75,9 +75,8 @@ class Follower:
     def run(self) -> None:
         """Follow to the end."""
         by_name = {"fieldSelector": f"metadata.name={self.name}"}
-        by_job = {"labelSelector": f"{self.place.pod_label}={self.name}"}
         self._listen("job", self.cluster.watch(self.cluster.jobs(self.place), by_name))
-        self._listen("pods", self.cluster.watch(self.cluster.core("pods"), by_job))
+        self._listen("pods", self.cluster.watch(self.cluster.core("pods"), self.place.pods_of(self.name)))
         while self.status.phase != "succeeded":
             self._hear(seconds=1.0)
             self._tell_endings()

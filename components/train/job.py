@@ -40,6 +40,10 @@ class Place:
         """Group and version, as in `apiVersion`."""
         return f"{self.group}/{self.version}"
 
+    def pods_of(self, name: str) -> dict[str, str]:
+        """The query for the pods of a job."""
+        return {"labelSelector": f"{self.pod_label}={name}"}
+
 
 PYTORCHJOB = Place(
     kind="PyTorchJob",

@@ -26,8 +26,8 @@ from drtune.files.storage import Storage, open_storage
 from drtune.training.mirror import LAUNCHER
 
 HEARTBEAT_SECONDS = 60.0
-FAREWELL_SECONDS = 600.0
-"""How long a deleted job is waited for; its pods may save for `grace_seconds` first."""
+FAREWELL_SECONDS = 300.0
+"""How long the pods of a deleted job are waited for, beyond the `grace_seconds` for which they may save."""
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,11 @@ class Launch:
 
         A job that failed while nobody followed it is replaced: else every retry would fail by it anew.
         """
-        for _ in range(3):  # a job that an earlier try has deleted may still be on its way out
+        for _ in range(3):  # a job that was deleted may still be on its way out
             try:  # before it is made: where a quota has room for one, a second is refused before it is a conflict
                 job = self.cluster.read(self.path)
             except NotFoundError:
+                self._wait_until_gone()  # what an earlier try deleted has pods that save
                 with suppress(ConflictError):
                     return self._create()
                 continue
@@ -200,19 +201,26 @@ class Launch:
     def _delete(self) -> None:
         with suppress(NotFoundError):  # by name: the answer to its creation may have been lost
             self.cluster.delete(self.path)
-            self._wait_until_gone()
+        self._wait_until_gone()
 
     def _wait_until_gone(self) -> None:
-        give_up = time.monotonic() + FAREWELL_SECONDS
+        seconds = self.spec.grace_seconds + FAREWELL_SECONDS
+        give_up = time.monotonic() + seconds
         pause = 0.2
-        while time.monotonic() < give_up:
-            try:
-                self.cluster.read(self.path)
-            except NotFoundError:
+        while self._is_left():
+            if time.monotonic() > give_up:
+                self.log.say(f"training job {self.name}: still being deleted after {seconds:.0f} s")
                 return
             time.sleep(pause)
             pause = min(2 * pause, 15.0)
-        self.log.say(f"training job {self.name}: still being deleted after {FAREWELL_SECONDS:.0f} s")
+
+    def _is_left(self) -> bool:
+        """Whether the job is there, or a pod of it, which stays until it has saved."""
+        with suppress(NotFoundError):
+            self.cluster.read(self.path)
+            return True
+        pods = self.cluster.read(self.cluster.core("pods"), place_of(self.spec).pods_of(self.name))
+        return bool(pods["items"])
 
     @contextmanager
     def _heard_of(self) -> Iterator[None]:

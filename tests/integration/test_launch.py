@@ -136,23 +136,44 @@ def test_a_job_that_an_earlier_try_is_deleting_is_waited_for(api: ClusterApi, tr
     assert "adopted" not in tried.log
 
 
+def test_the_pods_of_a_job_that_an_earlier_try_deleted_are_waited_for(api: ClusterApi, tried: Tried) -> None:
+    """They may still store what the new ones would fetch."""
+    job = api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs"))
+    saving = PlayedJob(api, job).runs(1)
+    api.collects = False
+    api.remove(JOBS, tried.launch.name)
+
+    def comes(job: PlayedJob) -> None:
+        assert saving not in tried.left()
+        to_the_end(tried, job)
+
+    def saves() -> None:
+        assert tried.left() == [saving]
+        api.collects = True
+
+    with Played(api, comes):
+        threading.Timer(0.5, saves).start()
+        tried.train()
+    assert tried.left() == []
+
+
 def test_a_job_that_failed_while_nobody_followed_it_makes_room_for_a_new_one(api: ClusterApi, tried: Tried) -> None:
     """The first try was killed, its job failed, and its checkpoints are kept."""
-    old = api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs"))["metadata"]["uid"]
-    PlayedJob(api, api.objects[JOBS, tried.launch.name]).says("Failed", "1 Worker replica(s) failed")
-    api.slow_deletion = True
+    old = PlayedJob(api, api.put(JOBS, to_job(tried.launch.spec, tried.launch.name, "s3://runs")))
+    old.ends(1, 1)
+    old.says("Failed", "1 Worker replica(s) failed")
+    api.collects = False
     tried.storage.write("model/checkpoints/1/state", b"update 1")
     kept: list[bytes] = []
 
     def goes(_job: PlayedJob) -> None:
         until(lambda: api.counted("DELETE", tried.launch.name))
         time.sleep(0.3)
-        assert api.of("pytorchjobs")[0]["metadata"]["uid"] == old  # the new one waits until it is gone
-        api.slow_deletion = False
-        api.remove(JOBS, tried.launch.name)
+        assert tried.left() == [old.pod_name(1)]  # the new one waits until that is gone
+        api.collects = True
 
     def comes(job: PlayedJob) -> None:
-        assert job.uid != old
+        assert job.uid != old.uid
         kept.append(tried.storage.read("model/checkpoints/1/state"))
         to_the_end(tried, job)
 

@@ -187,7 +187,7 @@ def test_a_job_deleted_while_nobody_watched_has_vanished(api: ClusterApi, tried:
 
 def test_a_server_that_stays_away_is_given_up_in_time(api: ClusterApi, tried: Tried) -> None:
     tried.cluster.patience_seconds = 2
-    api.fault("GET", "pods?labelSelector", 500, times=10**6)  # those of the job
+    api.fault("GET", "pytorchjobs?fieldSelector", 500, times=10**6)
     with Played(api, trains), pytest.raises(ClusterError, match="did not do it in 2 s: 500"):
         tried.train()
     assert tried.left() == []

@@ -14,7 +14,7 @@ from components.train.follow import TrainingFailedError
 from drtune.errors import UserError
 from tests.cluster_api import ClusterApi
 from tests.launches import Tried
-from tests.operator import RECORDINGS, Played, PlayedJob, replay, until
+from tests.operator import RECORDINGS, Played, PlayedJob, replay
 
 WORDS = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: "
 
@@ -100,7 +100,7 @@ def test_a_mistake_of_the_user_ends_a_train_job_at_once_even_where_its_runtime_s
         pytest.raises(UserError, match=r"^rewards.nonesuch: no such reward$"),
     ):
         tried.train()
-    assert tried.left() == []
+    assert (tried.left(), tried.made_too_late()) == ([], [])
     assert tried.log.count(error) == 1
     lines = tried.log.splitlines()
     assert lines.index("[rank 0] rank 0 ended with exit code 2") < lines.index("[rank 0] ended with exit code 2")
@@ -116,6 +116,7 @@ def test_a_job_whose_processes_torchrun_starts_again_in_place_says_no_more_than_
     with play(tried, recording), pytest.raises(TrainingFailedError, match="did not end in run_timeout_seconds=1"):
         tried.train()
     assert [line.partition(" ")[0] for line in said(tried)] == ["created,", "pending,", "running"]
+    assert (tried.left(), tried.made_too_late()) == ([], [])
 
 
 @pytest.mark.parametrize("kind", ["pytorchjob", "trainjob"])
@@ -139,4 +140,4 @@ def test_a_job_without_a_place_is_pending_with_the_words_of_the_scheduler_and_wh
     advice = [line for line in tried.log.splitlines() if "no room for it in pending_patience_seconds=1" in line]
     assert len(advice) == 1
     assert "lower cpu, memory, gpus_per_node or scratch" in advice[0]
-    assert until(lambda: tried.left() == [])
+    assert (tried.left(), tried.made_too_late()) == ([], [])

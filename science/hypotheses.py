@@ -116,7 +116,7 @@ NEWER = (
 HYPOTHESES = (
     Hypothesis(
         "depth",
-        "At equal drift deep supervision gains more symmetry than each shallow method.",
+        f"Within a drift of {NEAR} deep supervision gains more symmetry than each shallow method.",
         "Symmetry is global and early steps settle the layout; a trial of one seed had a lead of 0.14 to 0.19 over "
         "DRaFT-1 after 100 updates.",
         _deeper(SYMMETRY),
@@ -124,7 +124,7 @@ HYPOTHESES = (
     ),
     Hypothesis(
         "failing",
-        "Shallow methods fail on symmetry: at equal drift each gains less than half of what DRTune does.",
+        f"Shallow methods fail on symmetry: within a drift of {NEAR} each gains less than half of what DRTune does.",
         "The paper says that they fail; less than half is what we take that to mean.",
         tuple(Inequality(((1, Arm(SYMMETRY, way)), (-0.5, OURS)), below=0) for way in SHALLOW),
         "one of them surely above half",
@@ -206,7 +206,7 @@ HYPOTHESES = (
     ),
     Hypothesis(
         "newer",
-        "No other deep method gains more symmetry at equal drift than DRTune, by what matters.",
+        f"Within a drift of {NEAR} no other deep method gains more symmetry than DRTune, by what matters.",
         "None: their papers report gains on other rewards and models.",
         tuple(_less(Arm(SYMMETRY, way), OURS, below=OBJECTIVES[SYMMETRY].margin) for way in NEWER),
         "one that is surely ahead by more",

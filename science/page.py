@@ -16,7 +16,7 @@ from drtune.files.local import replacing, write_text
 from science.arms import FULL, STEPS, Arm, Cell
 from science.cell import SHOWN
 from science.figures import INKS, save, slug, study_plots
-from science.hypotheses import ANY, HYPOTHESES, NEAR, SYMMETRY, Hypothesis
+from science.hypotheses import ANY, HYPOTHESES, NEAR, SYMMETRY, Hypothesis, Inequality
 from science.records import Study
 from science.results import Finding, Results, verdict_of
 from science.simultaneous import multiple_of, simultaneous
@@ -25,6 +25,8 @@ from science.statistics import Estimate
 TEMPLATE = Path(__file__).with_name("page.md.jinja")
 READING = Path(__file__).with_name("reading.md")
 """What a person makes of the records that are committed, told where it is of them."""
+CEILINGS = (0.04, 0.06, 0.08, NEAR, 0.15)
+"""Of drift: what else could have been asked."""
 SIDE = 32
 """Pixels of a picture in the records."""
 
@@ -85,6 +87,7 @@ def write_page(study: Study, page: Path, command: str) -> None:
             groups=[_group(results, *named, arms) for named, arms in results.groups(complete).items()],
             pictures=shown(results),
             told=told,
+            drifts=partial(drifts, results),
             folder=page.stem,
             plot=partial(plot, page.stem),
         ),
@@ -100,6 +103,12 @@ def reading_of(study: Study) -> str:
 def told(estimate: Estimate) -> str:
     """A number with its interval, if there is one."""
     return str(estimate) if np.isfinite(estimate.low) else f"{estimate.mean:+.3f}"
+
+
+def drifts(results: Results, inequality: Inequality) -> str:
+    """How far its arms had drifted, in their order."""
+    arms = dict.fromkeys(arm for _, arm in inequality.terms)
+    return ", ".join(f"{results.values(arm, inequality.budget, 'drift').mean():.3f}" for arm in arms)
 
 
 def plot(folder: str, name: str, says: str) -> str:
@@ -127,8 +136,13 @@ def _lacks(study: Study, complete: Sequence[Hypothesis]) -> Iterator[str]:
 def _group(results: Results, objective: str, steps: int, budget: float, arms: Sequence[Arm]) -> dict[str, Any]:
     title = f"Trained on {objective}" + (f", T = {steps}" if steps != STEPS else "")
     within = f"within a drift of {budget:g}" if budget < ANY else "however far it drifts"
-    rows = list(_rows(results, arms, budget))
-    return {"title": f"{title}, {within}", "slug": slug(objective, steps, budget), "near": budget == NEAR, "rows": rows}
+    return {
+        "title": f"{title}, {within}",
+        "slug": slug(objective, steps, budget),
+        "near": budget == NEAR,
+        "rows": list(_rows(results, arms, budget)),
+        "ceilings": {ceiling: [results.of_first_seeds(arm, ceiling) for arm in arms] for ceiling in CEILINGS},
+    }
 
 
 def _rows(results: Results, arms: Sequence[Arm], budget: float) -> Iterator[dict[str, Any]]:

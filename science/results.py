@@ -143,6 +143,13 @@ class Results:
             [choice.at(_changes(record.reporting_CPM)[..., place]) for record in self.records(arm, choice.rate)]
         )
 
+    def of_first_seeds(self, arm: Arm, budget: float) -> tuple[float, float]:
+        """Gain and drift where a budget of drift chooses, of the seeds that trained at every rate."""
+        choice, place = self.choice(arm, budget), MEASURES.index(OBJECTIVES[arm.objective].judged)
+        first = self.records(arm, choice.rate)[: self.scale.choosing_seeds]
+        means_M = np.mean([choice.at(_changes(record.reporting_CPM).mean(axis=1)) for record in first], axis=0)
+        return float(means_M[place]), float(means_M[DRIFT])
+
     def findings(self, hypotheses: Sequence[Hypothesis]) -> dict[str, list[Finding]]:
         """What came of all inequalities, as one family, by the names of their claims."""
         family = [inequality for hypothesis in hypotheses for inequality in hypothesis.inequalities]

@@ -179,7 +179,10 @@ def test_a_page_of_a_part_says_what_it_lacks(tmp_path: Path) -> None:
     text = (tmp_path / "part.md").read_text(encoding="utf-8")
     assert "- 4 of 8 seeds\n" in text
     assert "| 3 | So it is on compressibility and on layout. | not run |" in text
-    assert re.search(r"DRTune less ReFL is above \+0.05 \| \+0\.\d{3} \[\+0", text)
+    assert re.search(r"DRTune less ReFL is above \+0.05 \| (0\.\d{3}, 0\.\d{3}) \| \+0\.\d{3} \[\+0", text)
+    # Gain and drift are straight lines: half of the gain within half of the drift, nearly twice within nearly twice.
+    assert re.search(r"\| 0\.04 \| \+0\.2\d \(0\.04\) \| \+0\.05 \(0\.04\)", text)
+    assert re.search(r"\| 0\.15 \| \+0\.9\d \(0\.15\) \| \+0\.19 \(0\.15\)", text)
     one = replace(part, scale=replace(SCALE, seeds=1))
     write_page(one, tmp_path / "one.md", "make science CLAIMS=depth SEEDS=1")
     assert "With one seed there are none, and nothing is decided." in (tmp_path / "one.md").read_text(encoding="utf-8")

@@ -25,6 +25,8 @@ from tests.kfp_nodes import WORKFLOW, Json, Look, after_cancelling, node_id, nod
 from tests.serving import JSON, Handler, Serving
 
 API = "/apis/v2beta1/"
+THROUGH_KUBERNETES = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/"
+"""Where Kubernetes' API server passes a request on to the service, which is in this namespace alone."""
 RECORDINGS = Path(__file__).parent / "recordings" / "kubeflow"
 NO_SUCH_POD = (RECORDINGS / "log-of-a-pod-that-is-not-there.http").read_text(encoding="utf-8").split("\n\n", 1)[1]
 KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
@@ -327,7 +329,7 @@ class _Handler(Handler):
     server: KfpServer
 
     def _serve(self) -> None:
-        api, url, body = self.server, urlsplit(self.path), self.body()
+        api, url, body = self.server, urlsplit(self.path.removeprefix(THROUGH_KUBERNETES)), self.body()
         request = f"{self.command} {url.path}"
         api.requests.append(request)
         api.tokens.append(self.headers.get("Authorization"))
@@ -341,7 +343,7 @@ class _Handler(Handler):
             return self.send(*found)
         try:
             given = self._uploaded(body) if "/upload" in url.path else json.loads(body or "null")
-            return self.send(200, JSON, json.dumps(api.answer(self.command, url.path[len(API) :], query, given)))
+            return self.send(200, JSON, json.dumps(api.answer(self.command, url.path.removeprefix(API), query, given)))
         except RefusalError as refusal:
             return self.send(refusal.status, JSON, _error_body(refusal.status, str(refusal)))
 

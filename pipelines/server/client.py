@@ -25,6 +25,7 @@ from drtune.errors import UserError
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
 REQUEST_SECONDS = (10.0, 30.0)
 """How long it may take to connect, and to answer."""
+SERVICE_NAMESPACE = "kubeflow"
 OLDEST = (2, 16)
 """Kubeflow Pipelines before that refuses every run whose platform spec has a security context."""
 _NO_LOG = b'{"error_message":'
@@ -50,6 +51,16 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
         super().__init__(**settings)
         rest = self._run_api.api_client.rest_client
         rest.request = partial(_request_in_time, rest.request)
+
+    def _load_config(
+        self,
+        host: str | None,
+        client_id: str | None,
+        namespace: str,  # noqa: ARG002 the signature is kfp's
+        *others: Any,
+    ) -> kfp_server_api.Configuration:
+        """As kfp's own, which without a host looks for the service where the user is: all users' is in `kubeflow`."""
+        return super()._load_config(host, client_id, SERVICE_NAMESPACE, *others)
 
     def get_kfp_healthz(self, sleep_duration: int = 0) -> Any:  # noqa: ARG002 the signature is kfp's
         """Ask once: kfp itself asks five times in twenty seconds and shows a traceback each time."""
@@ -96,7 +107,7 @@ class Client(kfp.Client):  # type: ignore[misc]  # kfp has no types
         """
         log = self._ask_for_what_may_be_gone(f"/apis/v1alpha1/runs/{run_id}/nodes/{pod}/log")
         if log is None:
-            named = {"podname": pod, "runid": run_id, "podnamespace": self.namespace or "kubeflow"}
+            named = {"podname": pod, "runid": run_id, "podnamespace": self.namespace or SERVICE_NAMESPACE}
             log = self._ask_for_what_may_be_gone("/k8s/pod/logs", named)
         if log is None or log.startswith(_NO_LOG):
             return None
@@ -154,7 +165,7 @@ def connected(endpoint: str | None, namespace: str, token: str | None) -> Iterat
     """
     if endpoint and "://" not in endpoint:
         endpoint = f"https://{endpoint}"  # as kfp does
-    _check_endpoint(endpoint)
+    _check_endpoint(endpoint, token)
     asked = endpoint or "of the cluster at hand"
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each attempt to connect
     try:
@@ -251,15 +262,16 @@ def _is_page(error: kfp_server_api.ApiException) -> bool:
     return (error.body or "").lstrip().startswith("<")
 
 
-def _check_endpoint(endpoint: str | None) -> None:
+def _check_endpoint(endpoint: str | None, token: str | None) -> None:
     kubeconfigs = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise UserError(f"endpoint {endpoint}: starts neither with http:// nor with https://")
-    if endpoint or "KUBERNETES_SERVICE_HOST" in os.environ or any(map(os.path.exists, kubeconfigs.split(os.pathsep))):
+    at_hand = "KUBERNETES_SERVICE_HOST" in os.environ or any(map(os.path.exists, kubeconfigs.split(os.pathsep)))
+    if endpoint or (at_hand and not token):  # with a token kfp looks for no cluster
         return
     raise UserError(
-        "endpoint: none is given; set KF_PIPELINES_ENDPOINT or give --endpoint, such as http://localhost:8888 after "
-        "`kubectl port-forward -n kubeflow svc/ml-pipeline 8888`"
+        f"endpoint: none is given{', and a token wants one' if token else ''}; set KF_PIPELINES_ENDPOINT or give "
+        "--endpoint, such as http://localhost:8888 after `kubectl port-forward -n kubeflow svc/ml-pipeline 8888`"
     )
 
 

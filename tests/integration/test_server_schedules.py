@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +13,10 @@ import pytest
 from tests.kfp_api import KfpServer
 from tests.kfp_nodes import Look
 from tests.relay import make_certificate
-from tests.server_calls import call, fine, refused
+from tests.server_calls import COMMITTED, call, fine, refused
 from tests.server_calls import server as server
 
+ROOT = Path(__file__).parents[2]
 FAILED = Look("FAILED", {"prepare-prompts": "SUCCEEDED", "train": "FAILED"})
 
 
@@ -153,6 +158,24 @@ def test_a_server_for_many_users_wants_a_namespace() -> None:
         assert "give your namespace with --namespace" in refused(server, "submit")
         fine(server, "submit", "-n", "team-a")
         assert next(iter(server.experiments.values()))["namespace"] == "team-a"
+
+
+def test_without_an_endpoint_the_one_of_all_users_is_found_through_kubernetes(tmp_path: Path) -> None:
+    with KfpServer(multi_user=True) as server:
+        cluster = {"clusters": [{"name": "here", "cluster": {"server": server.url}}]}
+        users = {"users": [{"name": "me", "user": {}}], "current-context": "mine"}
+        context = {"contexts": [{"name": "mine", "context": {"cluster": "here", "user": "me"}}]}
+        kubeconfig = tmp_path / "config"
+        kubeconfig.write_text(json.dumps(cluster | users | context), encoding="utf-8")
+        at_hand = {"KF_PIPELINES_ENDPOINT": "", "KUBECONFIG": str(kubeconfig)}
+        command = [sys.executable, "-m", "pipelines.cli.main", "submit", "--inline", "-n", "team-a"]
+        result = subprocess.run(  # Kubernetes' client reads KUBECONFIG once for a process
+            command, cwd=ROOT, env=os.environ | COMMITTED | at_hand, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        assert next(iter(server.experiments.values()))["namespace"] == "team-a"
+        line = refused(server, "status", "--existing-token", "s3cret", **at_hand)
+        assert line.startswith("endpoint: none is given, and a token wants one; set KF_PIPELINES_ENDPOINT")
 
 
 def test_the_token_comes_from_the_environment_an_option_or_a_file_and_is_never_shown(tmp_path: Path) -> None:

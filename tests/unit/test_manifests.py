@@ -180,6 +180,14 @@ def test_ranks_are_reached_by_ranks_alone() -> None:
     assert spec["egress"][0] == {"to": [{"podSelector": spec["podSelector"]}]}
 
 
+def test_ranks_reach_kubeflow_trainer_where_either_of_its_overlays_puts_it() -> None:
+    """Those called manager and kubeflow-platform: manifests/overlays of kubeflow/trainer 2.3.0."""
+    rules = objects("kind", "NetworkPolicy")["drtune-ranks"]["spec"]["egress"]
+    [[peer]] = [rule["to"] for rule in rules if {"protocol": "TCP", "port": 10443} in rule.get("ports", [])]
+    [label] = peer["namespaceSelector"]["matchExpressions"]
+    assert label == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["kubeflow-system", "kubeflow"]}
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -349,6 +349,10 @@ _NOT_DECODED = re.compile(r"[\ud800-\udfff\ufffd]")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 
 
+# A byte order mark, as where files were joined, and a space without width: not seen, they would part equal prompts.
+_UNSEEN = str.maketrans("\ufeff\u200b", "  ")
+
+
 def _clean(value: object) -> str:
     """Normalise to NFC with single spaces, and refuse what no text encoder should see."""
     if not isinstance(value, str):
@@ -357,7 +361,7 @@ def _clean(value: object) -> str:
         raise _RefusedError("wrong encoding")
     if _CONTROL.search(value):
         raise _RefusedError("control characters")
-    text = " ".join(unicodedata.normalize("NFC", value).split())
+    text = " ".join(unicodedata.normalize("NFC", value.translate(_UNSEEN)).split())
     if len(text) > MAX_CHARACTERS:
         raise _RefusedError("too long")
     return text

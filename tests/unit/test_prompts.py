@@ -66,6 +66,7 @@ def test_quotes_of_a_prompt_in_tsv_are_its_own_and_in_csv_they_quote() -> None:
 
 def test_white_space_and_unicode_are_normalised() -> None:
     assert texts_of("  a\tcafe\u0301 \u00a0 at   night \n", "p.txt") == ["a café at night"]
+    assert texts_of("a dog\n\ufeffa fox\na\u200bcat\n", "p.txt") == ["a dog", "a fox", "a cat"]
 
 
 def test_categories_are_kept_and_numbers_become_text() -> None:

@@ -138,6 +138,8 @@ def test_the_curve_is_drawn_in_deviations_of_the_base_and_shares_of_its_diversit
     assert beside.lines[0].marks[0].y == pytest.approx(shares[1])
     assert min(shares) == 0
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    told = "".join(page.text.split())  # cells stand side by side
+    assert "Meanatstrength00.512symmetry0.5000.7001.00\N{MINUS SIGN}0.500preference" in told
     assert "| symmetry | 0.500 | 0.700 | 1.00 | \N{MINUS SIGN}0.500 |" in text
 
 

@@ -8,7 +8,6 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from components.endings import mistake_in
@@ -22,7 +21,7 @@ from drtune.errors import UserError
 DRAIN_SECONDS = 10.0
 """What logs may still take to arrive when all is over."""
 EVENTS_AFTER_SECONDS = 60.0
-"""A job without pods for so long has events that say why."""
+"""A job that lacks pods for so long has events that say why."""
 
 
 class TrainingFailedError(RuntimeError):
@@ -60,7 +59,6 @@ class Follower:
         """What has become of the job; its own word, `_stated`, lags behind its pods."""
         self._stated = self.status
         self.waits_since = time.time()  # not since its creation: one that is adopted may have run for days
-        self._podless_since = datetime.fromisoformat(job["metadata"]["creationTimestamp"]).timestamp()
         self.started_at: float | None = None
         """When its nodes ran for the first time since it was created or held back."""
         self._restarts_before = 0
@@ -86,7 +84,7 @@ class Follower:
                 self._fail_as_the_job()
             self._refuse_too_late()
             self._advise_on_places()
-            self._ask_why_there_are_no_pods()
+            self._ask_why_pods_are_missing()
         self._drain()
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -139,7 +137,6 @@ class Follower:
         phase = self._phase()
         if phase == "suspended" and self.started_at is not None:
             self.waits_since, self.started_at = time.time(), None  # whoever holds it back may let it run anew
-            self._podless_since = self.waits_since
         if phase in ("running", "restarting", "succeeded") and self.started_at is None:
             self.started_at = time.time()
         if phase == "running" and self.status.phase != "running":
@@ -270,19 +267,19 @@ class Follower:
                 f"run; it waits for start_timeout_seconds={self.spec.start_timeout_seconds} in all",
             )
 
-    def _ask_why_there_are_no_pods(self) -> None:
-        now = time.monotonic()
-        waits = self.status.phase == "created" and not self.pods
-        if not waits or time.time() - self._podless_since < EVENTS_AFTER_SECONDS:
-            return
-        if now - self._events_asked < EVENTS_AFTER_SECONDS:
+    def _ask_why_pods_are_missing(self) -> None:
+        now = time.time()
+        there = len(self.pods.keys() - self._gone)
+        waits = self.status.phase in ("created", "pending") and there < self.spec.least_nodes
+        if not waits or now - max(self.waits_since, self._events_asked) < EVENTS_AFTER_SECONDS:
             return
         self._events_asked = now
-        selector = f"involvedObject.name={self.name},type=Warning"
-        events = self.cluster.read(self.cluster.core("events"), {"fieldSelector": selector})["items"]
-        reasons = [f": {event.get('reason')}: {event.get('message')}" for event in events]
-        for reason in reasons or [" yet, and no event says why: is its operator running?"]:
-            self._say_once(self.uid, f"training job {self.name} has no pods{reason}")
+        names = [f"{self.name}{maker}" for maker in self.place.makers]
+        queries = [{"fieldSelector": f"involvedObject.name={name},type=Warning"} for name in names]
+        lists = [self.cluster.read(self.cluster.core("events"), query)["items"] for query in queries]
+        reasons = [f": {event.get('reason')}: {event.get('message')}" for events in lists for event in events]
+        for reason in reasons or [", and no event says why: is its operator running?"]:
+            self._say_once(self.uid, f"training job {self.name} lacks pods{reason}")
 
     # ------------------------------------------------------------------------------------------------------------------
 

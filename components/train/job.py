@@ -32,6 +32,8 @@ class Place:
     """The container that trains."""
     pod_label: str
     """The label of a pod that names its job."""
+    makers: tuple[str, ...]
+    """What makes its pods, by what is appended to its name: their events say why there are none."""
     needed: str
     """The oldest version that knows what is asked of it."""
 
@@ -52,6 +54,7 @@ PYTORCHJOB = Place(
     plural="pytorchjobs",
     container="pytorch",
     pod_label="training.kubeflow.org/job-name",
+    makers=("",),
     needed="training operator 1.9",
 )
 TRAINJOB = Place(
@@ -61,6 +64,7 @@ TRAINJOB = Place(
     plural="trainjobs",
     container="node",
     pod_label="jobset.sigs.k8s.io/jobset-name",
+    makers=("", "-node-0"),  # its JobSet, of the same name, and that one's Job
     needed=f"Kubeflow Trainer 2.2, or 2.3 for another grace_seconds than {GRACE_SECONDS}",
 )
 PLACES = (PYTORCHJOB, TRAINJOB)

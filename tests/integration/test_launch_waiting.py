@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.train import follow
 from components.train.follow import TrainingFailedError
 from drtune.errors import UserError
 from tests.cluster_api import ClusterApi
@@ -99,20 +100,40 @@ def test_a_job_in_a_queue_is_told_from_one_that_trains(api: ClusterApi, tmp_path
     assert "suspended, waits for queue nightly (no quota left)" in tried.log
 
 
-def test_a_job_without_pods_is_explained_by_its_events(api: ClusterApi, tried: Tried) -> None:
-    quota = {"involvedObject": {"name": tried.launch.name}, "type": "Warning"}
-    quota |= {"reason": "FailedCreatePod", "message": "exceeded quota: gpus"}
-    api.put(EVENTS, {"metadata": {"name": "event"}, **quota})
+@pytest.mark.parametrize(
+    ("backend", "made", "about", "reason"),
+    [
+        # training-operator v1.9 pkg/controller.v1/control/pod_control.go createPods
+        ("pytorchjob", 0, "", "FailedCreatePod"),
+        ("pytorchjob", 1, "", "FailedCreatePod"),
+        # kubernetes v1.34 pkg/controller/controller_utils.go createPods, of the Job of the JobSet
+        ("trainjob", 0, "-node-0", "FailedCreate"),
+    ],
+)
+def test_a_job_that_lacks_pods_is_explained_by_the_events_of_what_makes_them(
+    api: ClusterApi,
+    tmp_path: Path,
+    some_prompts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: str,
+    made: int,
+    about: str,
+    reason: str,
+) -> None:
+    monkeypatch.setattr(follow, "EVENTS_AFTER_SECONDS", 1.0)
+    tried = Tried(api, tmp_path, some_prompts, backend=backend)
+    told = {"type": "Warning", "reason": reason, "message": 'Error creating: pods "x" is forbidden: exceeded quota: y'}
+    api.put(EVENTS, {"metadata": {"name": "event"}, "involvedObject": {"name": f"{tried.launch.name}{about}"}, **told})
 
     def script(job: PlayedJob) -> None:
-        # It was created a while ago, for all that the launcher knows.
-        until(lambda: "has no pods: FailedCreatePod: exceeded quota: gpus" in tried.log)
-        to_the_end(tried, job)
+        for node in range(made):
+            job.pod(node, phase="Pending")
+        until(lambda: f'lacks pods: {reason}: Error creating: pods "x" is forbidden: exceeded quota: y' in tried.log)
+        tried.cancelled.set()
 
-    api.clock = lambda: "2026-01-01T00:00:00Z"
-    tried.launch.spec = tried.launch.spec.model_copy(update={"start_timeout_seconds": 10**9})
-    with Played(api, script):
+    with Played(api, script), pytest.raises(SystemExit):
         tried.train()
+    assert "is its operator running" not in tried.log
 
 
 def test_the_deadline_of_a_running_job_ends_it(api: ClusterApi, tmp_path: Path, some_prompts: Path) -> None:

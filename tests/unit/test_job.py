@@ -336,6 +336,15 @@ def test_a_train_job_ends_by_the_exit_codes_that_starting_again_cannot_help() ->
     assert (end["action"], end["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
 
 
+def test_the_last_lines_of_a_node_are_kept_by_jobs_of_both_kinds() -> None:
+    [runtime] = yaml.safe_load_all((ROOT / "manifests" / "trainjob" / "runtime.yaml").read_text(encoding="utf-8"))
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    workers = manifest("backend=pytorchjob")["spec"]["pytorchReplicaSpecs"]["Worker"]
+    for template in (job["template"]["spec"]["template"], workers["template"]):
+        (container,) = template["spec"]["containers"]
+        assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
 def test_a_platform_that_gives_users_of_its_own_is_asked_for_none() -> None:
     for backend in ("pytorchjob", "trainjob"):
         text = json.dumps(manifest(f"backend={backend}", "user_id=null"))

@@ -1,4 +1,4 @@
-"""Loss scaling: fp16 has no numbers below 6e-8, and at a single latent the gradient of a reward is often smaller."""
+"""Loss scaling: fp16 has no numbers below 6e-8, and at a single latent the gradient of a loss is often smaller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from torch import Tensor
 
 LossScale = Callable[[Tensor], AbstractContextManager[float]]
-"""`loss_scale(gradient_BCHW)`: a scale for this gradient; within, backward is to be called with scale * gradient."""
+"""`loss_scale(gradient_BCHW)`: a scale for all that is sent backward; within, send scale * gradient in its place."""
 
 
 def unscaled(_gradient: Tensor) -> AbstractContextManager[float]:
@@ -22,8 +22,8 @@ def scaled(gradient: Tensor, *, weights: Collection[Tensor], mean: Callable[[Ten
     """A scale, the same in all processes, which take the `mean`, by which the largest number becomes about 1.
 
     The weights' `.grad` is scaled as long as this lasts. As in Micikevicius et al. 2018 (arXiv 1710.03740, section
-    3.2), but nothing is guessed, because the gradient is known before the backward through the network begins. A power
-    of two changes no digit.
+    3.2), but nothing is guessed, because what a trained output is owed is known before the backward through the network
+    begins. A power of two changes no digit.
     """
     _, exponent = math.frexp(float(mean(gradient.abs().amax())))
     scale = 2.0 ** min(-exponent, 64)

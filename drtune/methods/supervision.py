@@ -110,18 +110,17 @@ def _back(task: Task, rollout: Rollout, plan: Plan, method: MethodConfig) -> Ten
     rewards, gradient = _reward_gradient(task, rollout.clean_BCHW, method.rho)
     if rollout.counts_B is not None:
         gradient = rollout.counts_B.view(-1, 1, 1, 1) * gradient
-    with task.loss_scale(gradient) as loss_scale:
-        scale = loss_scale * task.gradient_scale
-        sweep_back(
-            task.denoiser,
-            task.sampler,
-            rollout,
-            scale * gradient,
-            plan,
-            penalty=_scaled(task.penalty, scale),
-            replay_batch=task.compute.replay_batch,
-            weighting=method.weighting,
-        )
+    sweep_back(
+        task.denoiser,
+        task.sampler,
+        rollout,
+        task.gradient_scale * gradient,
+        plan,
+        penalty=_scaled(task.penalty, task.gradient_scale),
+        loss_scale=task.loss_scale,
+        replay_batch=task.compute.replay_batch,
+        weighting=method.weighting,
+    )
     return rewards
 
 

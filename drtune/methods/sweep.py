@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from drtune.config import Weighting
+from drtune.methods.loss_scale import LossScale, unscaled
 from drtune.methods.path import Misses, gradient_path, jumps, path_of, taken
 from drtune.methods.plans import Plan
 from drtune.models.sampler import Sampler
@@ -136,6 +137,7 @@ def sweep_back(
     plan: Plan,
     *,
     penalty: Penalty | None = None,
+    loss_scale: LossScale = unscaled,
     replay_batch: int = 1,
     weighting: Weighting = "chain",
 ) -> None:
@@ -154,19 +156,26 @@ def sweep_back(
             if not seen.requires_grad and index not in rollout.graphs:
                 waiting[index] = b * at_end
                 continue
-            _pay(denoiser, sampler, rollout, {index: b * at_end}, penalty)
+            scale = _pay(denoiser, sampler, rollout, {index: b * at_end}, penalty, loss_scale)
             if seen.grad is not None:
-                adjoint = adjoint + plan.alpha * sampler.steps[index].scale * seen.grad
+                adjoint = adjoint + plan.alpha * sampler.steps[index].scale * (seen.grad / scale)
     for start in range(0, len(waiting), replay_batch):
-        _pay(denoiser, sampler, rollout, dict(list(waiting.items())[start : start + replay_batch]), penalty)
+        owed = dict(list(waiting.items())[start : start + replay_batch])
+        _pay(denoiser, sampler, rollout, owed, penalty, loss_scale)
 
 
 def _pay(
-    denoiser: Denoiser, sampler: Sampler, rollout: Rollout, owed: dict[int, Tensor], penalty: Penalty | None
-) -> None:
+    denoiser: Denoiser,
+    sampler: Sampler,
+    rollout: Rollout,
+    owed: dict[int, Tensor],
+    penalty: Penalty | None,
+    loss_scale: LossScale,
+) -> float:
     """Give the outputs of trained steps what they are owed, in one forward and backward for all of them.
 
-    A step whose graph was kept comes alone and is not run again.
+    A step whose graph was kept comes alone and is not run again. The penalty may be larger than the rest by any factor,
+    so the scale is that of their sum. Returns it: the gradient of what the network saw is left as large.
     """
     first = next(iter(owed))
     seen = torch.cat([rollout.inputs[index] for index in owed])
@@ -175,4 +184,6 @@ def _pay(
     gradient = torch.cat(list(owed.values()))
     if penalty is not None:
         gradient = gradient + penalty(output.detach(), seen.detach(), timesteps)
-    output.backward(gradient)
+    with loss_scale(gradient) as scale:
+        output.backward(scale * gradient)
+    return scale

@@ -16,7 +16,7 @@ from torch import Tensor
 from drtune.config import ComputeSection, MethodConfig, TuningSamplerConfig
 from drtune.methods.draws import generator_of
 from drtune.methods.guidance import GuidedDenoiser
-from drtune.methods.loss_scale import scaled
+from drtune.methods.loss_scale import scaled, unscaled
 from drtune.methods.penalty import BasePenalty
 from drtune.methods.plans import Plan, draw_plan
 from drtune.methods.supervision import Task, supervise
@@ -272,6 +272,35 @@ def test_a_loss_scale_leaves_the_gradient_alone_and_what_was_there_before(name: 
 
     plain = gradient_left_by(lambda: supervise(task, METHODS[name], plan))
     assert error(gradient_left_by(twice), 2 * plain) <= 1e-9
+
+
+@pytest.mark.parametrize("worth", [0.0, 1e-14], ids=["beyond-the-hinge", "saturated"])
+@pytest.mark.parametrize("name", ["drtune", "full"])
+def test_in_fp16_the_penalty_is_there_whatever_the_reward_gives(name: str, worth: float) -> None:
+    """A scale taken from the reward alone lost a penalty of 1e-5 beside nothing, and made it infinite beside 1e-14."""
+
+    def penalised(precision: torch.dtype) -> Tensor:
+        base, weights = tunable_base(precision)
+        for weight in weights:
+            weight.data = weight.data.float()  # what trains is kept in fp32
+        denoiser = GuidedDenoiser(base, conditions_of(base, 2), conditions_of(base, 1), UNGUIDED, arithmetic=precision)
+        task = Task(
+            denoiser,
+            ddim(),
+            rewards_of=lambda clean, rows: worth * rewards_of(clean, rows),
+            draw_noise=lambda *key: noise(*key).float(),
+            compute=ComputeSection(),
+            penalty=BasePenalty(denoiser, 1e-5),
+            loss_scale=partial(scaled, weights=weights, mean=lambda value: value)
+            if precision.itemsize == 2
+            else unscaled,
+        )
+        supervise(task, METHODS[name], draw_plan(METHODS[name], T, torch.Generator().manual_seed(0)))
+        return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+
+    wanted = penalised(torch.float32)
+    assert wanted.norm() > 1e-8
+    assert (penalised(torch.float16) - wanted).norm() <= 0.02 * wanted.norm()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from drtune.config import ComputeSection, TuningSamplerConfig
 from drtune.errors import UserError
-from drtune.models.sampler import Sampler, Scheduler, make_scheduler, read_sampler
+from drtune.models.sampler import SCHEDULE_SETTINGS, Sampler, Scheduler, make_scheduler, read_sampler
 
 ENCODED_TOGETHER = 16
 """Prompts that are encoded as one batch, the last one filled up: their number changes the last bits, and a run must not
@@ -204,7 +204,8 @@ class Base(ABC):
         """The steps of the sampler that `settings` ask for.
 
         Raises:
-            UserError: the base has no such sampler, or it takes another number of steps.
+            UserError: the base has no such sampler, its own scheduler has a noise schedule of another family, or it
+                takes another number of steps.
         """
         name, eta = settings.name or self.samplers[0], settings.eta
         if name not in self.samplers or (eta and name != "ddim"):
@@ -213,8 +214,14 @@ class Base(ABC):
                 f"{wanted}: not for a {type(self.pipeline).__name__}; its samplers are {', '.join(self.samplers)}, "
                 "and eta is for ddim"
             )
+        theirs = self.pipeline.scheduler
+        if (setting := SCHEDULE_SETTINGS[name]) not in theirs.config:
+            raise UserError(
+                f"base {self.pipeline.name_or_path}: its {type(theirs).__name__} has no {setting}, so sampler.name="
+                f"{name} would be on a noise schedule that it was not trained on; give another base_model"
+            )
         self.check_steps(settings.steps)
-        scheduler = make_scheduler(name, self.pipeline.scheduler.config)
+        scheduler = make_scheduler(name, theirs.config)
         self.set_timesteps(scheduler, settings.steps)
         return read_sampler(scheduler, eta)
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
@@ -24,6 +25,8 @@ from drtune.errors import UserError
 
 Scheduler: TypeAlias = Any
 """One of the three that `make_scheduler` makes; diffusers is not typed."""
+SCHEDULE_SETTINGS = MappingProxyType({"ddim": "beta_schedule", "euler": "beta_schedule", "flow_euler": "shift"})
+"""By sampler what a scheduler's configuration tells its noise schedule by: without it, diffusers takes a default."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _integrals(nodes: Sequence[float], end: float) -> list[float]:
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Scheduler:
-    """The sampler `name` (ddim, euler or flow_euler) on the schedule of any scheduler's configuration.
+    """The sampler `name` (ddim, euler or flow_euler) on the schedule of a configuration that has `SCHEDULE_SETTINGS`.
 
     A configuration that says nothing of clipping does not clip.
     """

@@ -32,6 +32,25 @@ class StableDiffusionXL(Base):
         _, embeds, _, pooled = self.pipeline.encode_prompt("", negative_prompt=prompt or None)
         return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
 
+    def pixels(self, latents_BCHW: Tensor) -> Tensor:
+        """As `Base`, of latents that stand for those of the VAE less their mean, over their deviation."""
+        mean, deviation = self._spread(latents_BCHW)
+        return super().pixels(latents_BCHW * deviation + mean)
+
+    def latents_of(self, images_BCHW: Tensor) -> Tensor:
+        """As `Base`."""
+        mean, deviation = self._spread(images_BCHW)
+        return (super().latents_of(images_BCHW) - mean) / deviation
+
+    def _spread(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation by channel of the VAE's latents, times their factor; 0 and 1 unless it tells both."""
+        config = self.pipeline.vae.config
+        mean, deviation = config.get("latents_mean"), config.get("latents_std")
+        if mean is None or deviation is None:
+            return like.new_zeros(()), like.new_ones(())
+        mean, deviation = (like.new_tensor(part).view(-1, 1, 1) for part in (mean, deviation))
+        return mean * config.scaling_factor, deviation
+
     def predict(self, latents_BCHW: Tensor, timesteps_B: Tensor, conditions: Conditions, _guidance: float) -> Tensor:
         """As `Base`."""
         # Original size, crop corner, target size.

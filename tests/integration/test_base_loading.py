@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLImg2ImgPipeline
+from diffusers import (
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    StableDiffusionXLImg2ImgPipeline,
+    UniPCMultistepScheduler,
+)
 
 from drtune.config import TuningSamplerConfig
 from drtune.errors import UserError
 from drtune.models.language import LanguageModelBase
 from drtune.models.loading import load_base
+from drtune.models.sampler import Scheduler
 from tests.pipelines import SIDE, FolderOf, open_base
 
 
@@ -35,6 +41,24 @@ def test_a_sampler_that_does_not_fit_is_refused(
     base = open_base(folder_of(kind))
     with pytest.raises(UserError, match=message):
         base.sampler(TuningSamplerConfig.model_construct(**settings))
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs", "setting"),
+    [
+        ("sdxl", EDMEulerScheduler(), "beta_schedule"),
+        ("sdxl", EDMDPMSolverMultistepScheduler(), "beta_schedule"),
+        ("sd3", UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=3.0), "shift"),
+    ],
+)
+def test_a_noise_schedule_that_no_sampler_takes_over_is_refused(
+    kind: str, theirs: Scheduler, setting: str, folder_of: FolderOf
+) -> None:
+    base = open_base(folder_of(kind))
+    base.pipeline.scheduler = theirs
+    message = f"base .*{kind}.*: its {type(theirs).__name__} has no {setting}, so sampler.name={base.samplers[0]} would"
+    with pytest.raises(UserError, match=message):
+        base.sampler(TuningSamplerConfig())
 
 
 def test_a_size_that_does_not_fit_is_refused(folder_of: FolderOf) -> None:

@@ -141,6 +141,20 @@ def test_the_latents_of_a_picture_are_what_the_vae_says_on_the_scale_of_the_netw
         torch.testing.assert_close(base.pixels(latents), seen, atol=1e-5, rtol=1e-4)
 
 
+def test_a_vae_that_says_how_its_latents_are_spread_decodes_as_in_the_pipeline(folder_of: FolderOf) -> None:
+    base = open_base(folder_of("sdxl"))
+    base.pipeline.scheduler = make_scheduler("ddim", base.pipeline.scheduler.config)
+    before = our_images(base, GUIDED)
+    base.pipeline.vae.register_to_config(latents_mean=[-1.66, 1.89, -1.38, 2.52], latents_std=[8.5, 5.9, 6.5, 5.2])
+    ours = our_images(base, GUIDED)
+    assert (ours - diffusers_images(base.pipeline, base, GUIDED)).abs().max() <= 1e-4
+    assert (ours - before).abs().max() > 0.01
+    images = torch.rand(2, 3, base.height, base.width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        seen = base.pipeline.vae(2 * images - 1).sample / 2 + 0.5
+        torch.testing.assert_close(base.pixels(base.latents_of(images)), seen, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kind", "sampler"),
     [(kind, sampler) for kind in ("sd15", "sd21", "sdxl") for sampler in ("ddim", "euler")]

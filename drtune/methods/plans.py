@@ -155,8 +155,7 @@ def _bridge(method: MethodConfig, num_steps: int, generator: torch.Generator) ->
 def _lagrange(method: MethodConfig, num_steps: int, generator: torch.Generator) -> Plan:
     """FlowBP-Lagrange (arXiv 2606.11075): two leaps of higher order, each by a polynomial through up to three outputs.
 
-    The first output of each leap trains, and the second by a quarter. As in its code, the lengths of what lies before
-    the leaps and of the two are shared out by Dirichlet's distribution.
+    The first output of each leap trains, and the second by a quarter.
     """
     first, second = _stretches(num_steps, generator)
     leaps = _supports(first, second), _supports(second, num_steps)
@@ -175,11 +174,21 @@ def _lagrange(method: MethodConfig, num_steps: int, generator: torch.Generator) 
 
 
 def _stretches(num_steps: int, generator: torch.Generator) -> tuple[int, int]:
-    """Where the two leaps of FlowBP-Lagrange begin."""
-    before, between, _ = np.random.default_rng(_draw(2**31, generator)).dirichlet([2.0, 6.0, 2.5])
-    first = min(round(before * num_steps), num_steps - 2)
-    length = max(1, min(round(between * num_steps), num_steps - 1 - first))
-    return first, first + length
+    """Where the two leaps of FlowBP-Lagrange begin, as its code draws them (`_dirichlet_sample`).
+
+    Dirichlet's distribution shares T out to three lengths, each at least 1. The first and one step more is the second
+    leap, the next is the first leap, and the last less that step lies before it.
+    """
+    if num_steps == 2:  # there are no three, but two leaps
+        return 0, 1
+    shares = np.random.default_rng(_draw(2**31, generator)).dirichlet([2.5, 6.0, 2.0])
+    lengths = (num_steps * shares).round().astype(int)
+    lengths[shares.argmax()] += num_steps - lengths.sum()
+    lengths = lengths.clip(min=1)
+    lengths[lengths.argmax()] += num_steps - lengths.sum()
+    after, between, _ = lengths.tolist()
+    second = num_steps - 1 - after
+    return second - between, second
 
 
 def _supports(start: int, end: int) -> tuple[int, ...]:

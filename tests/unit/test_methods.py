@@ -116,6 +116,23 @@ def test_flowbp_lagrange_leaps_twice_through_three_outputs_of_which_two_train(nu
     assert (plan.attached, plan.alpha, plan.rescale, plan.tau) == ((second,), 0.1, 0.5, 0.2)
 
 
+def test_flowbp_lagrange_places_its_leaps_as_the_code_of_its_paper() -> None:
+    """`_dirichlet_sample` (flowbp/trainers/common/jk_sampling.py, 93b220a), run 40,000 times."""
+    method = MethodConfig(name="flowbp_lagrange")
+    for num_steps, at_once, before, second in THEIRS:
+        drawn = [(first[0], num_steps - last[0]) for first, last in (p.leaps for p in plans(method, num_steps, 3000))]
+        assert sum(start == 0 for start, _ in drawn) / 3000 == pytest.approx(at_once, abs=0.03)
+        assert sum(start for start, _ in drawn) / 3000 == pytest.approx(before, rel=0.08)
+        assert sum(length for _, length in drawn) / 3000 == pytest.approx(second, rel=0.05)
+        assert min(length for _, length in drawn) == 2
+    assert {plan.leaps for plan in plans(method, 3, 50)} == {((0,), (1, 2))}
+    assert {plan.leaps for plan in plans(method, 2, 50)} == {((0,), (1,))}
+
+
+THEIRS = ((12, 0.335, 1.34, 3.88), (25, 0.107, 3.78, 6.98))
+"""T, how often the first leap begins at step 0, and mean lengths: of what lies before it, of the second leap."""
+
+
 def test_drtune_placed_over_the_chain_loses_the_steps_beyond_the_stop() -> None:
     """T = 10, K = 3, m = 6: in the prefix three always train; as the paper draws them, the stop may cut two off."""
     settings = {"trained_steps": 3, "early_stop": 6}

@@ -115,7 +115,7 @@ class MethodConfig(Section):
     tau: float | None = Field(default=None, ge=0)
     """Least miss of a leap by which leapalign and flowbp_lagrange weigh a picture, 0: all alike; null: as published."""
     weighting: Weighting = "chain"
-    """What a step's output is owed: its weight in the chain, as much for each step, or as the latents' signal grows."""
+    """What a step's output is owed: its weight in the chain, as much for each, or as the signal in what it sees."""
     rho: float = Field(default=0.0, ge=0)
     """How far clean latents are moved against the reward before its gradient is taken there, so that what is sharp in
     it counts less: the root mean square of the move, 0: none."""

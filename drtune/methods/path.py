@@ -94,7 +94,7 @@ def _weighed(sampler: Sampler, legs: list[Leg], weighting: Weighting) -> list[Le
     if weighting == "chain":
         return legs
     chain = _chain_weights(legs)
-    shares = {index: sampler.steps[index].level[0] if weighting == "signal" else 1.0 for index in chain}
+    shares = {index: sampler.steps[index].seen_signal if weighting == "signal" else 1.0 for index in chain}
     size = sum(abs(c) for c in chain.values()) / sum(shares.values())
     factors = {index: size * shares[index] / abs(c) if c else 0.0 for index, c in chain.items()}
     return [Leg(leg.start, leg.latents, {i: factors[i] * b for i, b in leg.outputs.items()}) for leg in legs]

@@ -46,6 +46,11 @@ class SamplerStep:
     fresh: float = 0.0
     """c: standard deviation of the fresh noise that the move adds."""
 
+    @property
+    def seen_signal(self) -> float:
+        """How much of x0 is in what the network sees; unlike the level's signal it grows with every sampler."""
+        return self.scale * self.level[0]
+
     def timesteps(self, latents_BCHW: Tensor) -> Tensor:
         """The timestep (B,) for a batch."""
         return torch.full((len(latents_BCHW),), self.timestep, device=latents_BCHW.device)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import hypot, prod
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 
 from drtune.config import Weighting
 from drtune.methods.path import Leg, Misses, gradient_path, path_of
 from drtune.methods.plans import Plan
-from drtune.models.sampler import Sampler, read_sampler
+from drtune.models.sampler import Sampler, SamplerStep, Scheduler, read_sampler
 from tools.miniature.networks import make_scheduler
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Euler of diffusers
 
 T = 5
 
 
 def sampler_of(kind: str) -> Sampler:
-    scheduler = make_scheduler() if kind == "ddim" else FlowMatchEulerDiscreteScheduler(shift=3.0)
+    match kind:
+        case "ddim":
+            scheduler: Scheduler = make_scheduler()
+        case "euler":
+            scheduler = EulerDiscreteScheduler.from_config(make_scheduler().config)
+        case _:
+            scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(T)
     return read_sampler(scheduler)
 
@@ -32,16 +40,23 @@ def owed(legs: list[Leg]) -> dict[int, float]:
     }
 
 
-@pytest.mark.parametrize("kind", ["ddim", "flow"])
+def signal_of(kind: str, step: SamplerStep) -> float:
+    """In what the network sees: of a noise schedule, of which it sees unit variance whatever the sampler, or a flow."""
+    signal, noise = step.level
+    return signal if kind == "flow" else signal / hypot(signal, noise)
+
+
+@pytest.mark.parametrize("kind", ["ddim", "euler", "flow"])
 def test_each_step_is_owed_what_the_weighting_says(kind: str) -> None:
     sampler, plan = sampler_of(kind), Plan(stop=3, trained=(0, 2, 3), alpha=0.0)
     chain = owed(path_of(sampler, plan))
     assert list(chain) == [0, 1, 2, 3]
     assert all(weight < 0 for weight in chain.values())
+    assert sampler.steps[0].seen_signal < 0.1 < 0.8 < sampler.steps[-1].seen_signal
     assert owed(gradient_path(sampler, plan)) == pytest.approx({step: chain[step] for step in plan.trained})
     weightings: tuple[Weighting, ...] = ("uniform", "signal")
     for weighting in weightings:
-        shares = [step.level[0] if weighting == "signal" else 1.0 for step in sampler.steps[:4]]
+        shares = [signal_of(kind, step) if weighting == "signal" else 1.0 for step in sampler.steps[:4]]
         size = sum(chain.values()) / sum(shares)
         expected = {step: size * shares[step] for step in plan.trained}
         assert owed(gradient_path(sampler, plan, weighting)) == pytest.approx(expected)

@@ -434,6 +434,7 @@ def test_a_measure_that_a_curve_on_one_prompt_has_not_is_a_dash(tmp_path: Path) 
 
 
 def test_numbers_are_written_with_their_digits_and_true_minus_signs() -> None:
-    assert [number(value) for value in (0.0561, 5.632, -12.4321, 1234.5)] == ["0.056", "5.63", "−12.4", "1234"]  # noqa: RUF001 - the sign is meant
+    assert [number(value) for value in (0.0561, 5.632, 1234.5, -1e-9)] == ["0.056", "5.63", "1234", "0.000"]
+    assert number(-12.4321) == "−12.4"  # noqa: RUF001 - the sign is meant
     assert [signed(value) for value in (math.inf, -math.inf)] == ["+∞", "−∞"]  # noqa: RUF001
     assert [signed(value) for value in (0.25, 0.0, -0.0004, -0.25)] == ["+0.250", "0.000", "0.000", "−0.250"]  # noqa: RUF001

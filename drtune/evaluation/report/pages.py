@@ -177,11 +177,11 @@ def data_uri(path: Path) -> str:
 
 
 def number(value: float) -> str:
-    """Three decimals, fewer when there are digits before the point: 0.056, 5.63, -12.4, 1234."""
+    """Three decimals, fewer when there are digits before the point: 0.056, 5.63, -12.4, 1234. No zero has a sign."""
     if math.isinf(value):  # an effect where the opponent's prompts do not differ
         return "\N{INFINITY}" if value > 0 else "\N{MINUS SIGN}\N{INFINITY}"
     digits_before = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return f"{value:.{max(0, 3 - digits_before)}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:z.{max(0, 3 - digits_before)}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: float) -> str:

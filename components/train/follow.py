@@ -68,6 +68,7 @@ class Follower:
         self._hopeless_since: dict[str, float] = {}
         self._placeless_since: float | None = None
         self._events_asked = 0.0
+        self._why_pods_are_missing: list[str] = []
         self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
 
     def run(self) -> None:
@@ -82,9 +83,9 @@ class Follower:
                 raise SystemExit(128 + signal.SIGTERM)
             if self.status.phase == "failed" or self._is_hopeless():
                 self._fail_as_the_job()
-            self._refuse_too_late()
             self._advise_on_places()
             self._ask_why_pods_are_missing()
+            self._refuse_too_late()
         self._drain()
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -250,6 +251,7 @@ class Follower:
 
     def _told_troubles(self) -> str:
         told = {f"[{self._ranks(pod)}] {trouble.text}" for pod, trouble in self._troubles()}
+        told |= {f"it {text}" for text in self._why_pods_are_missing if self._lacks_pods()}
         return "".join(f"\n  {text}" for text in sorted(told))
 
     def _advise_on_places(self) -> None:
@@ -267,19 +269,23 @@ class Follower:
                 f"run; it waits for start_timeout_seconds={self.spec.start_timeout_seconds} in all",
             )
 
+    def _lacks_pods(self) -> bool:
+        there = len(self.pods.keys() - self._gone)
+        return self.status.phase in ("created", "pending") and there < self.spec.least_nodes
+
     def _ask_why_pods_are_missing(self) -> None:
         now = time.time()
-        there = len(self.pods.keys() - self._gone)
-        waits = self.status.phase in ("created", "pending") and there < self.spec.least_nodes
-        if not waits or now - max(self.waits_since, self._events_asked) < EVENTS_AFTER_SECONDS:
+        if not self._lacks_pods() or now - max(self.waits_since, self._events_asked) < EVENTS_AFTER_SECONDS:
             return
         self._events_asked = now
         names = [f"{self.name}{maker}" for maker in self.place.makers]
         queries = [{"fieldSelector": f"involvedObject.name={name},type=Warning"} for name in names]
         lists = [self.cluster.read(self.cluster.core("events"), query)["items"] for query in queries]
         reasons = [f": {event.get('reason')}: {event.get('message')}" for events in lists for event in events]
-        for reason in reasons or [", and no event says why: is its operator running?"]:
-            self._say_once(self.uid, f"training job {self.name} lacks pods{reason}")
+        reasons = reasons or [", and no event says why: is its operator running?"]
+        self._why_pods_are_missing = [f"lacks pods{reason}" for reason in reasons]
+        for text in self._why_pods_are_missing:
+            self._say_once(self.uid, f"training job {self.name} {text}")
 
     # ------------------------------------------------------------------------------------------------------------------
 

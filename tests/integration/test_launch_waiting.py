@@ -121,18 +121,19 @@ def test_a_job_that_lacks_pods_is_explained_by_the_events_of_what_makes_them(
     reason: str,
 ) -> None:
     monkeypatch.setattr(follow, "EVENTS_AFTER_SECONDS", 1.0)
-    tried = Tried(api, tmp_path, some_prompts, backend=backend)
+    tried = Tried(api, tmp_path, some_prompts, backend=backend, start_timeout_seconds=3)
     told = {"type": "Warning", "reason": reason, "message": 'Error creating: pods "x" is forbidden: exceeded quota: y'}
     api.put(EVENTS, {"metadata": {"name": "event"}, "involvedObject": {"name": f"{tried.launch.name}{about}"}, **told})
 
     def script(job: PlayedJob) -> None:
         for node in range(made):
             job.pod(node, phase="Pending")
-        until(lambda: f'lacks pods: {reason}: Error creating: pods "x" is forbidden: exceeded quota: y' in tried.log)
-        tried.cancelled.set()
 
-    with Played(api, script), pytest.raises(SystemExit):
+    with Played(api, script), pytest.raises(TrainingFailedError, match="did not start in") as late:
         tried.train()
+    why = f'lacks pods: {reason}: Error creating: pods "x" is forbidden: exceeded quota: y'
+    assert f"training job {tried.launch.name} {why}\n" in tried.log
+    assert f"\n  it {why}" in str(late.value)
     assert "is its operator running" not in tried.log
 
 

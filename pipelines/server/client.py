@@ -226,7 +226,8 @@ def explain(error: kfp_server_api.ApiException | urllib3.exceptions.HTTPError) -
         return f"not permitted: {user} may not {permission['verb']} {what}{where}; ask for a role that allows it"
     match error.status:
         case 401:
-            return f"it does not know you ({message}); set KFP_EXISTING_TOKEN to a token that is valid now"
+            how = "set KFP_EXISTING_TOKEN to a token that is valid now and meant for it (docs/ci.md)"
+            return f"it does not know you ({message}); {how}"
         case 403:
             return f"not permitted: {message}"
         case 409:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kfp_api import KfpServer
+from tests.kfp_api import THROUGH_KUBERNETES, KfpServer
 from tests.kfp_nodes import Look
 from tests.relay import make_certificate
 from tests.server_calls import COMMITTED, call, fine, refused
@@ -154,26 +154,26 @@ def test_an_endpoint_that_is_none_is_named(server: KfpServer, tmp_path: Path) ->
 
 
 def test_a_server_for_many_users_wants_a_namespace() -> None:
-    with KfpServer(multi_user=True) as server:
+    with KfpServer(multi_user=True, token="s3cret") as server:
         assert "give your namespace with --namespace" in refused(server, "submit")
         fine(server, "submit", "-n", "team-a")
         assert next(iter(server.experiments.values()))["namespace"] == "team-a"
 
 
 def test_without_an_endpoint_the_one_of_all_users_is_found_through_kubernetes(tmp_path: Path) -> None:
-    with KfpServer(multi_user=True) as server:
+    with KfpServer(multi_user=True, token="s3cret") as server:
         cluster = {"clusters": [{"name": "here", "cluster": {"server": server.url}}]}
         users = {"users": [{"name": "me", "user": {}}], "current-context": "mine"}
         context = {"contexts": [{"name": "mine", "context": {"cluster": "here", "user": "me"}}]}
         kubeconfig = tmp_path / "config"
         kubeconfig.write_text(json.dumps(cluster | users | context), encoding="utf-8")
-        at_hand = {"KF_PIPELINES_ENDPOINT": "", "KUBECONFIG": str(kubeconfig)}
+        at_hand = {"KF_PIPELINES_ENDPOINT": "", "KUBECONFIG": str(kubeconfig), "KFP_EXISTING_TOKEN": ""}
         command = [sys.executable, "-m", "pipelines.cli.main", "submit", "--inline", "-n", "team-a"]
         result = subprocess.run(  # Kubernetes' client reads KUBECONFIG once for a process
             command, cwd=ROOT, env=os.environ | COMMITTED | at_hand, capture_output=True, text=True
         )
-        assert result.returncode == 0, result.stderr
-        assert next(iter(server.experiments.values()))["namespace"] == "team-a"
+        asked = f"{server.url}{THROUGH_KUBERNETES}"
+        assert result.stderr.startswith(f"error: endpoint {asked}: it does not know you ("), result.stderr
         line = refused(server, "status", "--existing-token", "s3cret", **at_hand)
         assert line.startswith("endpoint: none is given, and a token wants one; set KF_PIPELINES_ENDPOINT")
 

@@ -14,7 +14,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import nct
 from scipy.stats import t as student
@@ -47,14 +46,6 @@ class Spread:
     def deviation(self, seeds: int, prompts: int) -> float:
         """The standard error of the mean."""
         return float(np.sqrt((self.seeds + self.prompts / prompts) / seeds))
-
-
-def spread_of(differences_SP: NDArray[np.float64]) -> Spread:
-    """The two variances of differences by seed and prompt, by analysis of variance; of one seed, prompts' alone."""
-    prompts = float(differences_SP.var(axis=1, ddof=1).mean())
-    means_S = differences_SP.mean(axis=1)
-    between = float(means_S.var(ddof=1)) if len(means_S) > 1 else 0.0
-    return Spread(max(0.0, between - prompts / differences_SP.shape[1]), prompts)
 
 
 def power(excess: float, spread: Spread, seeds: int, prompts: int, inequalities: int) -> float:

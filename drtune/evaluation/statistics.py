@@ -7,7 +7,7 @@ Nothing hangs on chance but the flips of a permutation test, which come of a fix
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -181,8 +181,9 @@ def sign_flip_test(gains_NM: ArrayLike) -> Floats:
         exact: Floats = (np.abs(signs @ gains) >= observed - tolerance).mean(axis=0)
         return exact
     as_far = np.zeros(width)
-    for rows, generator in _chunks(FLIPS, count):
-        signs = 1.0 - 2.0 * generator.integers(2, size=(rows, count))
+    generator, at_once = np.random.default_rng(_SEED), max(1, _AT_ONCE // count)
+    for done in range(0, FLIPS, at_once):
+        signs = 1.0 - 2.0 * generator.integers(2, size=(min(at_once, FLIPS - done), count))
         as_far += (np.abs(signs @ gains) >= observed - tolerance).sum(axis=0)
     counted = (1 + as_far) / (1 + FLIPS)
     norm = np.sqrt((gains**2).sum(axis=0))
@@ -262,11 +263,3 @@ def _checked(values_NM: ArrayLike, side: str) -> Floats:
     if bad := np.count_nonzero(~np.isfinite(values)):
         raise ValueError(f"{bad} of {values.size} scores of the {side} are not finite")
     return values
-
-
-def _chunks(total: int, width: int) -> Iterator[tuple[int, np.random.Generator]]:
-    """How many rows of that width to draw next, until there are `total`, and the generator to draw them with."""
-    generator = np.random.default_rng(_SEED)
-    at_once = max(1, _AT_ONCE // width)
-    for done in range(0, math.ceil(total / at_once)):
-        yield min(at_once, total - done * at_once), generator

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drtune.errors import UserError
-from drtune.files.local import files_below, is_text, read_given
-from drtune.prompts.prepare import PicturePrompt, parse_pictures
+from drtune.files.local import files_below, is_text
+from drtune.prompts.prepare import PicturePrompt, content_of, parse_pictures
 from drtune.prompts.records import IMAGE_FIELDS, SUFFIXES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -51,10 +51,7 @@ def matched(images: Path, prompts: Path, *, by_order: bool = False) -> list[Entr
     """
     if not images.is_dir():
         raise UserError(f"images {images}: is no folder; give the folder that holds the pictures")
-    try:
-        records = parse_pictures(read_given(prompts), str(prompts))
-    except OSError as error:
-        raise UserError(f"prompts {prompts}: cannot be read ({error.strerror}); give the path of a file") from None
+    records = parse_pictures(content_of(prompts), str(prompts))
     files = {path.relative_to(images).as_posix() for path in files_below(images)}
     present = sorted((name for name in files if name.lower().endswith(PICTURES)), key=_natural)
     if unreadable := [name for name in present if not is_text(name)]:

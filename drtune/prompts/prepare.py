@@ -243,10 +243,7 @@ def joined(parsed: Mapping[str, tuple[list[StatedPrompt], list[Problem]]]) -> tu
 
 
 def _read(source: str | Path, data: DataSource | None) -> Gathered:
-    try:
-        content = read_given(source)
-    except OSError as error:
-        raise UserError(f"prompts {source}: cannot be read ({error.strerror}); give the path of a file") from None
+    content = content_of(source)
     data = data or DataSource(path=str(source), sha256=sha256_bytes(content))
     return Gathered(*parse(content, data.path), data)
 
@@ -264,16 +261,25 @@ def _add(added: Gathered, prompts: list[StatedPrompt], problems: list[Problem]) 
             prompts.append(StatedPrompt(prompt.text, prompt.category, side))
 
 
+def content_of(prompts: str | Path) -> bytes:
+    """What a file with prompts holds.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return read_given(prompts)
+    except OSError as error:
+        raise UserError(f"prompts {prompts}: cannot be read ({error.strerror}); give the path of a file") from None
+
+
 def read_prompts(path: str | Path) -> list[str]:
     """The prompts of a file, in any of the formats of `drtune prompts`, each once.
 
     Raises:
         UserError: it cannot be read, or holds no prompt.
     """
-    try:
-        prompts, _ = parse(read_given(path), str(path))
-    except OSError as error:
-        raise UserError(f"prompts {path}: cannot be read ({error.strerror}); give the path of a file") from None
+    prompts, _ = parse(content_of(path), str(path))
     if not prompts:
         raise UserError(f"prompts {path}: holds no prompt that can be used; give one a line")
     return [prompt.text for prompt in prompts]
@@ -299,13 +305,10 @@ def parse_pictures(content: bytes, name: str) -> list[PicturePrompt]:
 
 
 def _taken(record: Record, texts: Sequence[str] = TEXT_FIELDS) -> StatedPrompt:
+    """Check one record: a string, or a mapping of fields whose names count in any case."""
     if record.refused:
         raise _RefusedError(record.refused)
-    return _to_prompt(record.value, texts)
-
-
-def _to_prompt(value: object, texts: Sequence[str]) -> StatedPrompt:
-    """Check one record: a string, or a mapping of fields whose names count in any case."""
+    value = record.value
     if isinstance(value, str):
         value = {texts[0]: value}
     if not isinstance(value, Mapping):

@@ -12,40 +12,27 @@ from click.testing import CliRunner
 from drtune.cli.main import main
 from drtune.errors import InterruptionError, UserError
 from drtune.files.webhook import telling
-from tests.serving import Handler, Serving
+from tests.web import Web
 
 SHORT = ["steps=1", "batch_size=2", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2", "processes=1"]
 
 
-class Chat(Serving):
-    """It keeps what is posted, and answers with a status."""
-
-    def __init__(self) -> None:
-        self.got: list[dict[str, Any]] = []
-        self.status = 200
-        super().__init__(_Handler)
-        self.url += "/secret"
-
-
-class _Handler(Handler):
-    server: Chat
-
-    def do_POST(self) -> None:
-        self.server.got.append(json.loads(self.body()))
-        self.send(self.server.status, "text/plain", "")
-
-
 @pytest.fixture
-def chat() -> Iterator[Chat]:
-    with Chat() as server:
-        yield server
+def chat() -> Iterator[Web]:
+    with Web() as web:
+        web.answers["/secret"] = (200, "")
+        yield web
 
 
-def test_a_training_that_ended_well_is_told(chat: Chat, tmp_path: Any) -> None:
+def got(chat: Web) -> list[dict[str, Any]]:
+    return [json.loads(asked.body) for asked in chat.asked]
+
+
+def test_a_training_that_ended_well_is_told(chat: Web, tmp_path: Any) -> None:
     options = [f"--set={override}" for override in SHORT]
-    result = CliRunner().invoke(main, ["train", f"--out={tmp_path / 'run'}", f"--webhook={chat.url}", *options])
+    result = CliRunner().invoke(main, ["train", f"--out={tmp_path / 'run'}", f"--webhook={chat.url}/secret", *options])
     assert result.exit_code == 0, result.output
-    [message] = chat.got
+    [message] = got(chat)
     assert (message["status"], message["what"]) == ("finished", f"drtune train {tmp_path / 'run'}")
     assert message["text"].startswith(f"drtune train {tmp_path / 'run'} finished: 1 updates, reward 0.")
     assert "secret" not in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
@@ -61,15 +48,15 @@ def test_a_training_that_ended_well_is_told(chat: Chat, tmp_path: Any) -> None:
         (KeyboardInterrupt(), "stopped", "KeyboardInterrupt"),
     ],
 )
-def test_another_end_is_told_and_goes_on(chat: Chat, error: BaseException, status: str, detail: str) -> None:
-    with pytest.raises(type(error)), telling(chat.url, "it", lambda: "well"):
+def test_another_end_is_told_and_goes_on(chat: Web, error: BaseException, status: str, detail: str) -> None:
+    with pytest.raises(type(error)), telling(f"{chat.url}/secret", "it", lambda: "well"):
         raise error
-    assert chat.got == [{"text": f"it {status}: {detail}", "status": status, "what": "it", "detail": detail}]
+    assert got(chat) == [{"text": f"it {status}: {detail}", "status": status, "what": "it", "detail": detail}]
 
 
-def test_a_message_that_does_not_arrive_changes_nothing(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
-    chat.status = 500
-    for url in (chat.url, "http://127.0.0.1:1/secret", "http://[/secret", f"{chat.url} 2"):
+def test_a_message_that_does_not_arrive_changes_nothing(chat: Web, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.answers["/secret"] = (500, "")
+    for url in (f"{chat.url}/secret", "http://127.0.0.1:1/secret", "http://[/secret", f"{chat.url}/secret 2"):
         with telling(url, "it", lambda: "well"):
             pass
     said = capsys.readouterr().err.splitlines()

@@ -337,7 +337,7 @@ class _Handler(Handler):
         for pattern, answer in api.misbehave.items():
             if re.search(pattern, request):
                 return self.send(*answer())
-        # with many users whoever asks for more than its health: KFP/main.go:601, KFP/resource/resource_manager.go:2588
+        # with many users whoever asks for more than its health: KFP/main.go:510, KFP/resource/resource_manager.go:2321
         is_guarded = api.token or (api.multi_user and url.path != f"{API}healthz")
         if is_guarded and self.headers.get("Authorization") != f"Bearer {api.token}":
             return self.send(401, JSON, _error_body(401, "Request header error: there is no user identity"))

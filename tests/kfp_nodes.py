@@ -67,7 +67,7 @@ def pod_name(node: Json) -> str:
 def template_of(step: str, whole: Json) -> str:
     """The name of the template of a step's pod, by what its package says of it.
 
-    addContainerExecutorTemplate in kubeflow/pipelines 2.17.0, backend/src/v2/compiler/argocompiler/container.go:375.
+    addContainerExecutorTemplate in kubeflow/pipelines 2.17.0, backend/src/v2/compiler/argocompiler/container.go:362.
     """
     spec, platform = whole["pipeline_spec"], whole["platform_spec"]
     dags = [part["dag"]["tasks"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]

@@ -29,8 +29,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 MOST_GIVEN = 2**14
 """Bytes of a run's parameters, as JSON.
 
-Kubeflow Pipelines 2.17 writes each twice into the pod of every step that takes it (backend/src/v2/driver/driver.go:317,
-330), and what it says of a pod stands in six nodes of Argo's workflow. Above 1 MiB Argo packs the nodes (v4.0.5,
+Kubeflow Pipelines 2.17 writes each twice into the pod of every step that takes it (backend/src/v2/driver/driver.go:315,
+326), and what it says of a pod stands in six nodes of Argo's workflow. Above 1 MiB Argo packs the nodes (v4.0.5,
 workflow/packer/packer.go), and Kubeflow, which unpacks them for a retry alone, shows no more of the run. All of them
 are also one argument of a program (argocompiler/dag.go:531,583), of which Linux takes 128 KiB.
 """

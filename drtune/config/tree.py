@@ -200,7 +200,8 @@ class HeldOut(Section):
     reward: RewardName
     """Which is watched; it is not trained on."""
     max_drop: float = Field(ge=0)
-    """Largest fall of its mean below the base's, on the sample prompts; checked every `sample_every` updates."""
+    """Largest fall of its mean from where tuning begins (the base, or the adapter of `lora.init`), on the sample
+    prompts; checked every `sample_every` updates."""
 
 
 class EvaluationConfig(Section):
@@ -316,6 +317,11 @@ class Config(Section):
                 raise ValueError(f"rewards.{name} does not read the prompt: praise and blame would cancel out")
         check_weights(self)
         return self
+
+    @property
+    def start(self) -> str | None:
+        """The adapter that tuning begins from; None: from the base as it is."""
+        return None if self.weights == "full" or self.lora.init in FRESH else self.lora.init
 
     @property
     def scale_prompts(self) -> int:

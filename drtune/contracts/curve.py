@@ -22,7 +22,7 @@ class CurvePoint(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     step: int
-    """Updates done; 0 is the base."""
+    """Updates done; 0 is where the run began: the base, or the adapter that it was given."""
     rewards: dict[str, float]
     """Mean over the sample prompts by reward; one that was not a finite number is not there."""
 

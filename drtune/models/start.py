@@ -37,9 +37,9 @@ def read_start(config: Config) -> Start | None:
     Raises:
         UserError: there is no such file, or it is no LoRA of plain matrices in safetensors.
     """
-    if config.weights == "full" or config.lora.init in FRESH:
+    if not (place := config.start):
         return None
-    shown, place = f"lora.init={config.lora.init!r}", config.lora.init
+    shown = f"lora.init={place!r}"
     if not is_on_s3(place) and Path(place).is_dir():
         files = (ADAPTER, Path(ADAPTER).name)
         found = [Path(place) / file for file in files if (Path(place) / file).is_file()]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-from drtune.config import FRESH, Config
+from drtune.config import Config
 from drtune.errors import UserError
 from drtune.files.folders import check_file, check_place
 from drtune.prompts.compositional import read_tasks
@@ -40,8 +40,8 @@ def check_places(config: Config, can_be_read: Callable[[str], bool] = lambda _pl
     Raises:
         UserError: there is nothing, or no compositional prompts.
     """
-    if config.weights == "lora" and (init := config.lora.init) not in FRESH and can_be_read(init):
-        check_file("lora.init", init)
+    if (start := config.start) and can_be_read(start):
+        check_file("lora.init", start)
     if (pictures := config.method.pictures) and can_be_read(pictures):
         check_place("method.pictures", pictures)
     if (file := config.evaluation.capability.file) and can_be_read(file):

@@ -108,9 +108,10 @@ def _finished(images_NCHW: Tensor) -> tuple[list[Image.Image], Tensor]:
 
 
 def last_passed(held_out: Mapping[int, float], max_drop: float) -> int:
-    """The last update, of those that were checked, whose held-out reward is at most `max_drop` below the base's.
+    """The last update, of those that were checked, whose held-out reward is at most `max_drop` below the first.
 
-    `held_out` is the reward by update, with 0 for the base, which passes. A reward that is not a number does not.
+    `held_out` is the reward by update, with 0 for where tuning began, which passes. What is not a number does
+    not.
 
     >>> last_passed({0: 0.5, 20: 0.48, 40: 0.3}, max_drop=0.1)
     20

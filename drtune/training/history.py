@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
+from drtune.config import Config
 from drtune.contracts import CurvePoint, curve_lines
 from drtune.contracts.reading import read_lines
 from drtune.files.charts import charts
@@ -67,6 +68,11 @@ def read_metrics(folder: Path) -> list[UpdateMetrics]:
         UserError: a line is none that a run wrote.
     """
     return read_lines(folder / METRICS, UpdateMetrics, fix="start again with --overwrite")
+
+
+def begun_from(config: Config) -> str:
+    """What a run had before its first update, in words."""
+    return "the adapter it began from" if config.start else "the base"
 
 
 def mean_reward(updates: Sequence[UpdateMetrics]) -> float:

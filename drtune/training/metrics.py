@@ -16,7 +16,7 @@ from drtune.contracts.reading import whole_lines
 from drtune.files.local import replacing
 from drtune.files.progress import Progress
 from drtune.files.sheets import contact_sheet
-from drtune.training.history import METRICS, UpdateMetrics, mean_reward, read_metrics
+from drtune.training.history import METRICS, UpdateMetrics, begun_from, mean_reward, read_metrics
 from drtune.training.trackers import Trackers
 
 COLUMNS = 8
@@ -37,6 +37,7 @@ class MetricLog:
         """The learning curve, likewise."""
         write_curve(folder, self.points)
         self.file = path.open("a", encoding="utf-8")
+        self.begun_from = begun_from(config)
         self.trackers = Trackers(folder, start, config)
         self.progress = progress
 
@@ -57,7 +58,7 @@ class MetricLog:
 
     def samples(self, point: CurvePoint, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> None:
         """Show the samples after some updates, and what the rewards give them."""
-        after = f"after update {point.step}" if point.step else "the base"
+        after = f"after update {point.step}" if point.step else self.begun_from
         given = ", ".join(f"{name.rpartition(':')[2]} {value:.3g}" for name, value in point.rewards.items())
         sheet = contact_sheet(pictures, COLUMNS, captions=prompts, title=f"{after}: {given}")
         file = self.folder / "samples" / f"step-{point.step:06d}.png"

@@ -21,7 +21,7 @@ class TrainState:
     """Running mean of the weights; empty without EMA."""
     optimizer: torch.optim.Optimizer
     held_out: dict[int, float] = field(default_factory=dict)
-    """Mean of the held-out reward after so many updates; 0 is the base."""
+    """Mean of the held-out reward after so many updates; 0 is where tuning began."""
 
     @torch.no_grad()
     def step(self, learning_rate: float, ema_decay: float) -> None:

@@ -11,7 +11,7 @@ from statistics import fmean
 from drtune.config import Config, HeldOut
 from drtune.contracts import CONFIG, CurvePoint, TunedModel
 from drtune.files.markdown import code, plain, table
-from drtune.training.history import WINDOW, UpdateMetrics
+from drtune.training.history import WINDOW, UpdateMetrics, begun_from
 
 SUMMARY, CHART = "summary.md", "curve.svg"
 
@@ -27,14 +27,15 @@ def summarise(
 ) -> str:
     """The summary in Markdown.
 
-    `updates` are all that were made, `points` the learning curve, `held_out` the checks that passed, 0 for the base.
+    `updates` are all that were made, `points` the learning curve, `held_out` the checks that passed, 0 for
+    where the run began.
     """
     parts = [
         f"# {plain(config.base_model)}, tuned on {plain(' + '.join(config.rewards))}",
         _what_happened(model, config, updates),
         _table(config, updates),
         *([_samples(model, config, points)] if len(points) > 1 else []),
-        *([_held_out(model, config.held_out, updates, held_out)] if config.held_out else []),
+        *([_held_out(model, config.held_out, updates, held_out, begun_from(config))] if config.held_out else []),
         _what_now(model, config, out, prompts),
     ]
     return "\n\n".join(parts) + "\n"
@@ -62,7 +63,7 @@ def _what_happened(model: TunedModel, config: Config, updates: Sequence[UpdateMe
     )
     if model.step == config.steps:
         return done
-    saved = f"the state after update {model.step}" if model.step else "the base, unchanged"
+    saved = f"the state after update {model.step}" if model.step else f"{begun_from(config)}, unchanged"
     return f"{done} Ended early because the held-out reward fell; saved is {saved}."
 
 
@@ -92,7 +93,7 @@ def _table(config: Config, updates: Sequence[UpdateMetrics]) -> str:
 def _samples(model: TunedModel, config: Config, points: Sequence[CurvePoint]) -> str:
     """The first point of the curve beside that of what is saved, and the whole of it as a picture."""
     first, saved = points[0], next((point for point in points if point.step == model.step), points[-1])
-    rows = [("", "base" if first.step == 0 else f"after {first.step}", f"after {saved.step}")]
+    rows = [("", f"after {first.step}" if first.step else begun_from(config), f"after {saved.step}")]
     for name, value in first.rewards.items():
         told = name.rpartition(":")[2] + (", tuned on" if name in config.rewards else "")
         rows.append((told, f"{value:.4g}", f"{saved.rewards[name]:.4g}" if name in saved.rewards else "not finite"))
@@ -102,12 +103,12 @@ def _samples(model: TunedModel, config: Config, points: Sequence[CurvePoint]) ->
 
 
 def _held_out(
-    model: TunedModel, held_out: HeldOut, updates: Sequence[UpdateMetrics], passed: Mapping[int, float]
+    model: TunedModel, held_out: HeldOut, updates: Sequence[UpdateMetrics], passed: Mapping[int, float], first: str
 ) -> str:
     lines = [f"Held-out reward {plain(held_out.reward)}, which may fall by {held_out.max_drop:g}:", ""]
     checks = {0: passed[0]} | {update.step: update.held_out for update in updates if update.held_out is not None}
     for step, value in checks.items():
-        name = f"after update {step}" if step else "base"
+        name = f"after update {step}" if step else first
         lines.append(f"- {name}: {value:.4g}{' (saved)' if step == model.step else ''}")
     return "\n".join(lines)
 

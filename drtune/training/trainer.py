@@ -6,7 +6,7 @@ import signal
 from contextlib import ExitStack
 from pathlib import Path
 
-from drtune.config import FRESH, REWARDS, Config
+from drtune.config import REWARDS, Config
 from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.local import replacing
@@ -59,8 +59,8 @@ def train(
         prepared = open_prompts(prompts)
         if processes.is_main:
             inputs = [prepared.folder, base_folder(config.base_model), mirror]
-            if config.weights == "lora" and config.lora.init not in FRESH:
-                inputs.append(config.lora.init)
+            if config.start:
+                inputs.append(config.start)
             if config.method.pictures:
                 inputs.append(config.method.pictures)
             if overwrite:  # a run that goes on may be given what it keeps itself

@@ -22,7 +22,7 @@ from drtune.contracts import CONFIG, MANIFEST, read_curve
 from drtune.errors import UserError
 from drtune.files.output import MARK
 from drtune.files.progress import spell
-from drtune.training.history import METRICS, RECENT, UpdateMetrics, pace_of, read_metrics, tuning_charts
+from drtune.training.history import METRICS, RECENT, UpdateMetrics, begun_from, pace_of, read_metrics, tuning_charts
 
 SAMPLE = re.compile(r"step-\d{6,}\.png")
 SILENT_SECONDS = 120.0
@@ -45,7 +45,10 @@ def server_of(run: Path, port: int) -> ThreadingHTTPServer:
 
 
 def state_of(folder: Path, now: float) -> dict[str, Any]:
-    """What the page shows of a run: `title`, `status`, `facts` (pairs), `charts` (SVG) and `samples` (files)."""
+    """What the page shows of a run.
+
+    `title`, `status`, `facts` (pairs), `charts` (SVG), `samples` (files) and what the first of them is of, `began`.
+    """
     if not (folder / METRICS).exists() or not (updates := read_metrics(folder)):
         return {"title": str(folder), "status": "before its first update", "facts": [], "charts": "", "samples": []}
     config = load_config(folder / CONFIG)
@@ -58,6 +61,7 @@ def state_of(folder: Path, now: float) -> dict[str, Any]:
         "status": "finished" if is_finished else f"silent for {spell(silence)}" if is_silent else "running",
         "done": done / config.steps,
         "facts": _facts(updates, config, None if is_finished or is_silent else pace),
+        "began": begun_from(config).capitalize(),
         "charts": tuning_charts(updates, read_curve(folder)),
         "samples": sorted(path.name for path in (folder / "samples").glob("*.png") if SAMPLE.fullmatch(path.name)),
     }

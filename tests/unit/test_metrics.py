@@ -14,11 +14,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from drtune.config import Config, load_config
 from drtune.contracts import CurvePoint, DataSource, PromptSet, TunedModel, read_curve
 from drtune.errors import UserError
+from drtune.files.local import write_text
 from drtune.files.progress import Progress
 from drtune.training.checks import check_start
 from drtune.training.history import UpdateMetrics, mean_reward, read_metrics
 from drtune.training.metrics import MetricLog
 from drtune.training.summary import resume_command, summarise
+from drtune.training.watch import state_of
 
 CONFIG = load_config(None, ["steps=6", "rewards.symmetry=1.0", "rewards.preference.weight=0.5"])
 
@@ -179,7 +181,7 @@ def test_a_summary_sets_the_samples_of_the_base_beside_those_of_what_is_saved() 
     ]
     page = summary(CONFIG, [update(step) for step in range(1, 7)], 4, {}, points)
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
-    assert ["", "base", "after 4"] in rows
+    assert ["", "the base", "after 4"] in rows
     assert ["symmetry, tuned on", "0.5", "0.75"] in rows
     assert ["warm\\_light", "0.25", "0.125"] in rows
     assert ["preference, tuned on", "1", "not finite"] in rows
@@ -201,7 +203,7 @@ def test_a_summary_of_an_early_end_says_what_is_saved_and_why() -> None:
     updates = [update(1), update(2, held_out=0.5), update(3), update(4, held_out=0.3)]
     page = summary(config, updates, 2, {0: 0.55, 2: 0.5})
     assert "Ended early because the held-out reward fell; saved is the state after update 2." in page
-    assert "- base: 0.55\n- after update 2: 0.5 (saved)\n- after update 4: 0.3\n" in page
+    assert "- the base: 0.55\n- after update 2: 0.5 (saved)\n- after update 4: 0.3\n" in page
     assert "--resume" not in page
 
 
@@ -209,7 +211,31 @@ def test_a_summary_says_when_nothing_but_the_base_passed() -> None:
     config = load_config(None, ["steps=6", "held_out.reward=preference", "held_out.max_drop=0.1", "sample_every=1"])
     page = summary(config, [update(1, held_out=0.3)], 0, {0: 0.55})
     assert "saved is the base, unchanged." in page
-    assert "- base: 0.55 (saved)\n- after update 1: 0.3\n" in page
+    assert "- the base: 0.55 (saved)\n- after update 1: 0.3\n" in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ([], "the base"),
+        (["lora.init=gaussian"], "the base"),
+        (["lora.init=style.safetensors"], "the adapter it began from"),
+    ],
+)
+def test_update_0_is_called_what_the_run_began_from(settings: list[str], first: str, tmp_path: Path) -> None:
+    held_out = ["held_out.reward=preference", "held_out.max_drop=0.1", "sample_every=1"]
+    config = load_config(None, ["steps=6", *held_out, *settings])
+    points = [CurvePoint(step=step, rewards={"symmetry": 0.5}) for step in (0, 1)]
+    page = summary(config, [update(1, held_out=0.3)], 0, {0: 0.55}, points)
+    assert f"saved is {first}, unchanged." in page
+    assert f"- {first}: 0.55 (saved)\n" in page
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    assert ["", first, "after 0"] in rows
+    write_text(tmp_path / "config.yaml", config.to_yaml())
+    with MetricLog(tmp_path, 0, config, Progress("train", 6, "update")) as log:
+        log.write(update(1))
+        assert log.begun_from == first
+    assert state_of(tmp_path, 0.0)["began"] == first.capitalize()
 
 
 def test_a_cosine_run_is_not_to_be_gone_on_with() -> None:

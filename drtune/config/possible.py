@@ -47,7 +47,7 @@ def check_batches(compute: ComputeSection, batch_size: int, processes: int, most
 
 
 def check_method(method: MethodConfig, steps: int) -> None:
-    """Refuse a K or m that the sampler's T steps cannot hold, where the method reads it.
+    """Refuse a K or m that the sampler's T steps cannot hold, where the method reads it, and what it does not read.
 
     Raises:
         ValueError: naming the key, its value and what would fit.
@@ -80,6 +80,15 @@ def check_method(method: MethodConfig, steps: int) -> None:
             f"method.pictures={method.pictures!r}: {method.name} starts from noise; give method.name=srpo or "
             "direct_align, or leave it out"
         )
+    for key, value, readers in (
+        ("rescale", method.rescale, ("flowbp_sparse", "flowbp_bridge", "flowbp_lagrange")),
+        ("tau", method.tau, ("leapalign", "flowbp_lagrange")),
+    ):
+        if value is not None and method.name not in readers:
+            raise ValueError(
+                f"method.{key}={value:g}: {method.name} does not read it; give method.name={' or '.join(readers)}, "
+                "or leave it out"
+            )
     if method.name in ("leapalign", "flowbp_bridge", "flowbp_lagrange") and steps < 2:
         raise ValueError(f"method.name={method.name} takes two steps, sampler.steps={steps}: give at least 2")
     if method.name == "flowbp_bridge" and method.trained_steps < 2:

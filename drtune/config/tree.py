@@ -307,6 +307,11 @@ class Config(Section):
             )
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one, as in rewards.symmetry=1.0")
+        if self.held_out and self.held_out.reward in self.rewards:
+            raise ValueError(
+                f"held_out.reward={self.held_out.reward} is tuned on, and cannot watch what that does: give a reward "
+                "that does not stand in rewards"
+            )
         for name in NON_DIFFERENTIABLE:
             if name in self.rewards:
                 raise ValueError(

@@ -285,7 +285,8 @@ def test_the_adapter_gives_the_tuned_model_to_plain_diffusers(prompts: Path, tmp
 
 @pytest.mark.slow
 def test_the_run_ends_early_with_the_last_state_that_passed_the_held_out_check(prompts: Path, tmp_path: Path) -> None:
-    overrides = [*DARKER, "held_out={reward: brightness, max_drop: 0.1}"]
+    (light := tmp_path / "light.py").write_text("def light(images, prompts):\n    return images.mean((1, 2, 3))\n")
+    overrides = [*DARKER, f"held_out={{reward: {light}:light, max_drop: 0.1}}"]
     early = train(load_config(None, overrides), prompts, tmp_path / "early")
     values = [update.held_out or 0.0 for update in read_metrics(tmp_path / "early")]
     assert 2 <= early.step == len(values) - 1 < 6

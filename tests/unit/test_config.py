@@ -58,6 +58,12 @@ from drtune.errors import UserError
             "method.recoveries=3 are among the method.early_stop=2 steps that srpo may take: give at most 2",
         ),
         ("method.pictures=photos", "method.pictures='photos': drtune starts from noise; give method.name=srpo or dir"),
+        ("method.rescale=0", "method.rescale=0: drtune does not read it; give method.name=flowbp_sparse or flowbp_b"),
+        (
+            "method={name: flowbp_bridge, tau: 0.1}",
+            "method.tau=0.1: flowbp_bridge does not read it; give method.name=l",
+        ),
+        ("method={name: leapalign, rescale: 1}", "method.rescale=1: leapalign does not read it; give method.name=flo"),
         ("method.praise_surplus=[0.1]", "method.praise_surplus.1: "),
         ("method.praise_surplus=0.1", "method.praise_surplus=0.1: "),
         ("sampler={name: euler, eta: 0.5}", "sampler.eta=0.5 needs sampler.name=ddim, not euler"),
@@ -70,6 +76,10 @@ from drtune.errors import UserError
         ("held_out.reward=symmetry", "held_out.max_drop: is missing"),
         ("held_out={reward: beauty, max_drop: 0.1}", "held_out.reward=beauty: no reward 'beauty'; "),
         ("held_out={reward: symmetry, max_drop: 1, a: 1}", "held_out.a: no such key; the keys are reward, max_drop"),
+        (
+            "held_out={reward: symmetry, max_drop: 1}",
+            "held_out.reward=symmetry is tuned on, and cannot watch what that does: give a reward that does not stand",
+        ),
         ("rewards.beauty=1", "rewards: no reward 'beauty'; there are symmetry, "),
         ("rewards={}", "rewards is empty"),
         ("evaluation.rewards=[beauty]", "evaluation.rewards.0=beauty: "),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -46,7 +47,8 @@ def most_memory() -> int:
     """The most bytes that this process has taken so far: of the GPU by tensors, or without one by all of it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kibibytes on Linux
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kibibytes on Linux
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 class Updates:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,6 +22,7 @@ from drtune.training.checks import check_start
 from drtune.training.history import UpdateMetrics, mean_reward, read_metrics
 from drtune.training.metrics import MetricLog
 from drtune.training.summary import resume_command, summarise
+from drtune.training.update import most_memory
 from drtune.training.watch import state_of
 
 CONFIG = load_config(None, ["steps=6", "rewards.symmetry=1.0", "rewards.preference.weight=0.5"])
@@ -236,6 +239,15 @@ def test_update_0_is_called_what_the_run_began_from(settings: list[str], first: 
         log.write(update(1))
         assert log.begun_from == first
     assert state_of(tmp_path, 0.0)["began"] == first.capitalize()
+
+
+def test_memory_is_in_bytes_where_the_system_counts_it_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    told = {}
+    for platform in ("darwin", "linux"):
+        monkeypatch.setattr(sys, "platform", platform)
+        told[platform] = most_memory()
+    assert told["linux"] == pytest.approx(1024 * told["darwin"], rel=0.1)
 
 
 def test_a_cosine_run_is_not_to_be_gone_on_with() -> None:

@@ -245,9 +245,9 @@ class Config(Section):
     rewards: dict[RewardName, RewardTerm] = Field(default={"symmetry": RewardTerm()})
     """The sum that is maximised: for each reward its weight, or its weight and how it is bent."""
     reward_antialias: bool = True
-    """Whether rewards resize with antialias: all of them in tuning; of finished pictures those of `hps`, `arniqa` and
-    `preference` alone, since the others see them resized by Pillow, which always has it. Scores with and without do not
-    compare."""
+    """Whether rewards resize with antialias: all of them in tuning; of finished pictures those of `hps`, `hps_v2`,
+    `arniqa` and `preference` alone, since the others see them resized by Pillow, which always has it. Scores with and
+    without do not compare."""
     reward_checkpoints: dict[PublishedName, Annotated[str, Field(min_length=1)]] = Field(default={})
     """By reward a file or folder with weights of yours in place of the published ones, in their layout; wherever the
     reward stands: tuned on, held out or measured; and the folder of `dreamsim`'s adapter."""

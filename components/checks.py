@@ -47,16 +47,7 @@ def check_parameters(
             return False
         return True
 
-    for name in ("overrides", "cluster_overrides", "references"):
-        if wrong := [item for item in given.get(name) or [] if not isinstance(item, str)]:
-            raise UserError(f'{name}: {json.dumps(wrong[0])} is no text; write it as "key=value"')
-    for name, changes in (("config", "overrides"), ("cluster", "cluster_overrides")):
-        if given.get(changes) and not given.get(name):
-            raise UserError(f"{changes}: {name} is empty, and there is nothing to change; give {name}=FILE")
-    if given.get("name") is not None:
-        check_name(given["name"])
-    if (gpus := given.get("evaluation_gpus")) not in (None, "0", "1"):
-        raise UserError(f"evaluation_gpus={gpus}: wanted 0 or 1")
+    _check_values(given)
     places = read_places(given.get("references") or [])
     for name, place in places.items():
         if not is_on_s3(place) and can_be_read(place):
@@ -69,7 +60,7 @@ def check_parameters(
         config = load_config(given["config"], given.get("overrides") or [])
         if elsewhere:
             check_places(config, can_be_read)
-            if gpus == "0" and config.base_model != "miniature":
+            if given.get("evaluation_gpus") == "0" and config.base_model != "miniature":
                 told.append(f"evaluation_gpus=0: {config.base_model} is evaluated without a GPU; 1 asks for one")
         else:
             check_start(config)
@@ -85,6 +76,20 @@ def check_parameters(
         if given.get(name) and can_be_read(given[name]):
             MonitorPolicy.read(given[name])
     return told
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    """Refuse values that are wrong whatever the files hold."""
+    for name in ("overrides", "cluster_overrides", "references"):
+        if wrong := [item for item in given.get(name) or [] if not isinstance(item, str)]:
+            raise UserError(f'{name}: {json.dumps(wrong[0])} is no text; write it as "key=value"')
+    for name, changes in (("config", "overrides"), ("cluster", "cluster_overrides")):
+        if given.get(changes) and not given.get(name):
+            raise UserError(f"{changes}: {name} is empty, and there is nothing to change; give {name}=FILE")
+    if given.get("name") is not None:
+        check_name(given["name"])
+    if given.get("evaluation_gpus") not in (None, "0", "1"):
+        raise UserError(f"evaluation_gpus={given['evaluation_gpus']}: wanted 0 or 1")
 
 
 def is_at_hand(given: str, *, elsewhere: bool, environment: Mapping[str, str] = os.environ) -> bool:

@@ -79,11 +79,11 @@ def supervise(task: Task, method: MethodConfig, plan: Plan) -> Tensor:
             return _srpo(task, noise, plan, method)
         case "draft_lv":
             return _draft_lv(task, noise, plan, method)
-    rewards, _ = _sweep(task, noise, plan, method)
+    rewards, _ = _out_and_back(task, noise, plan, method)
     return rewards
 
 
-def _sweep(task: Task, latents_BCHW: Tensor, plan: Plan, method: MethodConfig) -> tuple[Tensor, Tensor]:
+def _out_and_back(task: Task, latents_BCHW: Tensor, plan: Plan, method: MethodConfig) -> tuple[Tensor, Tensor]:
     """Rewards and clean latents of the whole sweep, from `latents_BCHW` at `plan.start`.
 
     All are rolled out together; what takes a graph goes through them a micro-batch at a time.
@@ -152,12 +152,12 @@ def _draft_lv(task: Task, noise_BCHW: Tensor, plan: Plan, method: MethodConfig) 
     The gradient is the mean over all 1 + n, which has a lower variance at n forwards more instead of n pictures more.
     """
     part = replace(task, gradient_scale=task.gradient_scale / (1 + method.renoised))
-    rewards, clean = _sweep(part, noise_BCHW, plan, method)
+    rewards, clean = _out_and_back(part, noise_BCHW, plan, method)
     signal, noise = task.sampler.steps[plan.stop].level
     for copy in range(method.renoised):
         latents = signal * clean + noise * task.draw_noise("renoised", copy)
         with task.unrecorded():
-            _sweep(part, latents, replace(plan, start=plan.stop), method)
+            _out_and_back(part, latents, replace(plan, start=plan.stop), method)
     return rewards
 
 
@@ -210,7 +210,7 @@ def _recover(task: Task, clean_BCHW: Tensor, way: tuple[int, int], gain: float, 
     signal_end, noise_end = task.sampler.steps[end].level
     recovering = replace(step, move=(a / signal_end, b / signal_end), fresh=0.0)
     taken_off = noise_end / signal_end * known
-    rewards, _ = _sweep(
+    rewards, _ = _out_and_back(
         replace(
             task,
             sampler=Sampler((recovering,), initial_scale=1.0),

@@ -127,11 +127,11 @@ class Updates:
         started = time.monotonic()
         config = self.config
         plan = self.plan(step)
-        rewards = self._sweep(step, plan)
+        rewards = self._take_gradient(step, plan)
         parts = self.reward.take_means()
         if rho := config.method.weight_rho:
             with moved_against(self.state.weights.values(), rho):
-                self._sweep(step, plan)
+                self._take_gradient(step, plan)
             self.reward.take_means()  # of pictures that are not this model's
         grad_norm = torch.nn.utils.clip_grad_norm_(self.state.weights.values(), config.optimizer.max_grad_norm).item()
         told = rewards.new_tensor(self.interrupts.received is not None, dtype=rewards.dtype)
@@ -159,7 +159,7 @@ class Updates:
         """What the `step`-th update does."""
         return draw_plan(self.config.method, self.config.sampler.steps, generator_of(self.config.seed, "plan", step))
 
-    def _sweep(self, step: int, plan: Plan) -> Tensor:
+    def _take_gradient(self, step: int, plan: Plan) -> Tensor:
         """Rewards (B,) of this process's pictures; the gradient of all of the batch is in `.grad`."""
         at_once = self.config.compute.rollout_batch(len(self.slots))
         starts = range(0, len(self.slots), at_once)

@@ -70,13 +70,13 @@ def test_with_moved_weights_an_update_is_of_the_gradient_there(prompts: Path, tm
 
     weights, plan = list(by_hand.state.weights.values()), by_hand.plan(1)
     before = [weight.detach().clone() for weight in weights]
-    by_hand._sweep(1, plan)
+    by_hand._take_gradient(1, plan)
     slopes = [weight.grad.clone() for weight in weights if weight.grad is not None]
     length = torch.cat([slope.flatten() for slope in slopes]).norm()
     for weight, slope in zip(weights, slopes, strict=True):
         weight.data += 0.05 * slope / length
         weight.grad = None
-    by_hand._sweep(1, plan)
+    by_hand._take_gradient(1, plan)
     for weight, old in zip(weights, before, strict=True):
         weight.data = old
     torch.nn.utils.clip_grad_norm_(weights, by_hand.config.optimizer.max_grad_norm)

@@ -77,7 +77,8 @@ def test_the_judge_is_asked_for_each_thing_in_each_picture_and_the_gate_reads_th
     policy.write_text("min_prompts: 8\nagainst: {base: {symmetry: {max_drop: 9}}}\ncapability: {margin: 0.9}")
     told = ["decide", f"--report={out}", f"--policy={policy}", f"--out={tmp_path / 'decision'}"]
     result = CliRunner().invoke(main, told)
-    assert "passed: capability: right on 0 % of 8 prompts, the base on 0 %" in result.output
+    told_apart = "failed: capability: the base is right on 0 % of 8 prompts, no more than the margin 0.9: no loss"
+    assert told_apart in result.output
     assert not Decision.load(tmp_path / "decision").publish  # two prompts are too few
 
 

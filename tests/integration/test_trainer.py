@@ -126,7 +126,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(
         f"weights={weights}",
         "other_sizes=[40x24, 24x40]",
         "steps=4",
-        "held_out.reward=preference",
+        "held_out.reward=brightness",
         "held_out.max_drop=1",
     ]
     config = load_config(None, overrides)

@@ -13,6 +13,8 @@ from drtune.contracts import BESIDE_REWARDS, SCORES, StudyPair
 from drtune.errors import UserError
 from drtune.evaluation.study.defaults import COUNT
 
+COLUMNS = ["contestant", "prompt", "category", "picture", "image"]
+
 Place = tuple[str, int]
 """A prompt and the number of its picture: contestants drew it from the same noise."""
 Scores = dict[tuple[str, str, int], dict[str, float]]
@@ -24,16 +26,21 @@ def read_pictures(
 ) -> tuple[dict[str, dict[Place, Path]], dict[str, str], Scores]:
     """The files of each contestant's pictures by their places, the category of each prompt, and the pictures' scores.
 
-    The report is one that was held against its table of scores before.
-
     Raises:
-        UserError: it does not hold these contestants.
+        UserError: the report's table of scores cannot be used, or does not hold these contestants.
     """
     import pandas as pd
+    import pyarrow as pa
 
-    table = pd.read_parquet(report / SCORES)
+    try:
+        table = pd.read_parquet(report / SCORES)
+        if missing := set(COLUMNS) - set(table):
+            raise LookupError(missing)
+    except (OSError, pa.ArrowException, LookupError, TypeError, ValueError):  # of damaged metadata, pandas' own
+        columns = ", ".join(COLUMNS)
+        raise UserError(f"{report / SCORES}: is no table with the columns {columns}; evaluate again") from None
     known = sorted(set(table["contestant"]))
-    rewards = [name for name in table.select_dtypes("number") if name not in ("picture", *BESIDE_REWARDS)]
+    rewards = [name for name in table.select_dtypes("number") if name not in (*COLUMNS, *BESIDE_REWARDS)]
     pictures: dict[str, dict[Place, Path]] = {}
     scores: Scores = {}
     for contestant in contestants:

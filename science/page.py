@@ -136,12 +136,13 @@ def _lacks(study: Study, complete: Sequence[Hypothesis]) -> Iterator[str]:
 def _group(results: Results, objective: str, steps: int, budget: float, arms: Sequence[Arm]) -> dict[str, Any]:
     title = f"Trained on {objective}" + (f", T = {steps}" if steps != STEPS else "")
     within = f"within a drift of {budget:g}" if budget < ANY else "however far it drifts"
+    ceilings = CEILINGS if budget == NEAR and len(arms) > 1 else ()
     return {
         "title": f"{title}, {within}",
         "slug": slug(objective, steps, budget),
         "near": budget == NEAR,
         "rows": list(_rows(results, arms, budget)),
-        "ceilings": {ceiling: [results.of_first_seeds(arm, ceiling) for arm in arms] for ceiling in CEILINGS},
+        "ceilings": {ceiling: [results.of_first_seeds(arm, ceiling) for arm in arms] for ceiling in ceilings},
     }
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
@@ -21,12 +21,21 @@ def together(
     count: int, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> list[Result]:
     """What `function` returns in each of `count` processes that form one group, by rank."""
+    with ProcessPoolExecutor(count, mp_context=CONTEXT) as pool:
+        return together_in([pool] * count, function, *args, **kwargs)
+
+
+def together_in(
+    pools: Sequence[Executor], function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> list[Result]:
+    """Likewise, where each rank has a pool from which it takes a process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    with ProcessPoolExecutor(count, mp_context=CONTEXT) as pool:
-        calls = [pool.submit(_as_rank, rank, count, port, function, *args, **kwargs) for rank in range(count)]
-        return [call.result() for call in calls]
+    calls = [
+        pool.submit(_as_rank, rank, len(pools), port, function, *args, **kwargs) for rank, pool in enumerate(pools)
+    ]
+    return [call.result() for call in calls]
 
 
 def _as_rank(

@@ -65,6 +65,7 @@ def facts_of(entry: RegistryEntry, report: EvaluationReport) -> dict[str, str | 
         "weights_sha256": entry.model.weights_sha256,
         "code_revision": entry.model.code_revision,
         "base_model": entry.model.base_model,
+        "base_revision": entry.model.base_revision,
     }
     for score in report.overall:
         gain = f"{score.measure}_gain_over_{score.opponent}"

@@ -35,7 +35,8 @@ def is_answered(storage: Storage, config: Config, prompts: Path) -> bool:
         made = TunedModel.read(storage.read(f"{MODEL}/{MANIFEST}"), storage.uri, fix="start the run again")
     except (FileNotFoundError, ValidationError, UserError):
         return False
-    return made.config_sha256 == config.sha256() and made.prompts == PromptSet.load(prompts)
+    asked = config.model_copy(update={"base_revision": made.base_revision})  # the commit of what was asked
+    return made.config_sha256 == asked.sha256() and made.prompts == PromptSet.load(prompts)
 
 
 def fetch_model(storage: Storage, out: Path, cluster_sha256: str) -> None:

@@ -78,7 +78,10 @@ def run(
         click.echo(f"seed {number}: {model.parent}")
         changed = (*overrides, f"seed={number}")
         ctx.invoke(train, config=config, prompts=place, overrides=changed, out=model, resume=True)
-        done = (report / MANIFEST).exists() and EvaluationReport.load(report).model == TunedModel.load(model)
+        tuned = TunedModel.load(model)
+        if tuned.base_revision is not None:  # all on one commit, though the hub's branch may move meanwhile
+            overrides = (*overrides, f"base_revision={tuned.base_revision}")
+        done = (report / MANIFEST).exists() and EvaluationReport.load(report).model == tuned
         if not done:
             ctx.invoke(evaluate, model=model, prompts=place, out=report, overwrite=report.exists())
     _compare([out / str(number) / "report" for number in numbers], out / "result", overwrite=True, in_json=False)

@@ -78,6 +78,8 @@ class TunedModel(Contract):
     """Digest of the weights' file."""
     base_model: str
     base_revision: str | None
+    """The commit of a base of the hub that it was tuned on; None: of a local folder or the miniature, which have none,
+    or tuned by a version that did not record it."""
     start_sha256: str | None = None
     """Digest of the adapter that it began from, which `lora.init` names; None: it began afresh."""
     pictures_sha256: str | None = None

@@ -23,22 +23,40 @@ from drtune.files.local import read_given
 from drtune.models.miniature import CHECKPOINT
 
 
-@lru_cache(maxsize=1)  # of the hub it is asked for by who starts a run, and again by who loads it
 def read_index(base_model: str, revision: str | None = None) -> dict[str, Any]:
     """The model_index.json of a pipeline, which names its class and its parts.
 
     Raises:
         UserError: there is none under that name.
     """
+    index, _ = _found(base_model, revision)
+    return index
+
+
+def commit_of(base_model: str, revision: str | None = None) -> str | None:
+    """The commit that a branch or tag of a hub id names; None is its main branch.
+
+    A local folder and the miniature have no commit: `revision` is given back as it is.
+
+    Raises:
+        UserError: as `read_index`.
+    """
+    _, commit = _found(base_model, revision)
+    return commit
+
+
+@lru_cache(maxsize=1)  # of the hub it is asked for by who starts a run, and again by who loads it
+def _found(base_model: str, revision: str | None) -> tuple[dict[str, Any], str | None]:
+    """The model_index.json, and the commit that it is of."""
     folder = CHECKPOINT if base_model == "miniature" else Path(base_model)
     path = folder / "model_index.json"
     try:
         if not folder.is_dir():
             path = from_hub(base_model, path.name, revision)
-        index: dict[str, Any] = json.loads(read_given(path))
+            revision = path.parent.name  # the hub's cache has it as .../snapshots/<commit>/model_index.json
+        return json.loads(read_given(path)), revision
     except (OSError, ValueError, EntryNotFoundError) as error:
         raise unloadable(base_model, revision, error) from None
-    return index
 
 
 def unloadable(base_model: str, revision: str | None, error: Exception) -> UserError:

@@ -58,6 +58,7 @@ class SampleSet(Contract):
     kind: Literal["SampleSet/1"] = "SampleSet/1"
     base_model: str
     base_revision: str | None
+    """The commit of a base of the hub; None: a local folder or the miniature, which have none."""
     weights_sha256: str | None
     """Digest of the tuned weights; None: the base alone."""
     precision: str
@@ -120,6 +121,7 @@ def write_sample_set(
         if model is not None:
             settings = _as_deployed(settings, config.evaluation.sampler)
         from drtune.models.base import EncodedPrompts
+        from drtune.models.index import commit_of
         from drtune.models.loading import DEVICE, load_base, quiet_libraries
 
         quiet_libraries()
@@ -128,7 +130,8 @@ def write_sample_set(
         precision = settings.precision or config.compute.precision
         height = config.height if settings.height is None else settings.height
         width = config.width if settings.width is None else settings.width
-        base = load_base(config.base_model, config.base_revision, precision=precision, height=height, width=width)
+        revision = commit_of(config.base_model, config.base_revision)
+        base = load_base(config.base_model, revision, precision=precision, height=height, width=width)
         with base.encoding_on(DEVICE):  # one at a time: what else is encoded with a prompt would change its last bits
             encoded = EncodedPrompts(base, dict(enumerate(prompts)), batch_size=1)
             negative = base.encode_negative(settings.negative_prompt)
@@ -147,7 +150,7 @@ def write_sample_set(
 
         drawn = SampleSet(
             base_model=config.base_model,
-            base_revision=config.base_revision,
+            base_revision=revision,
             weights_sha256=model.weights_sha256 if model else None,
             precision=precision,
             arguments=_arguments(base, settings),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from drtune.config import REWARDS, Config
-from drtune.contracts import MANIFEST, TunedModel
+from drtune.config import REWARDS, Config, load_config
+from drtune.contracts import CONFIG, MANIFEST, TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.local import replacing
 from drtune.files.output import base_folder, claimed, mark, resolved
 from drtune.files.storage import check_writable, open_storage
+from drtune.models.index import commit_of
 from drtune.models.miniature.words import warning_of
 from drtune.models.start import read_start
 from drtune.models.tuned import open_tuned
@@ -41,6 +42,9 @@ def train(
     run is left as it is. A `mirror` is a URI at which `out` is kept too, for nodes that do not share a disk; it implies
     `resume`.
 
+    A base of the hub is loaded by the commit that its revision names when the run begins, in every process, and that is
+    the base_revision of the model and of its config.yaml. A local folder and the miniature have none.
+
     Raises:
         UserError: output that exists already, prompts or a checkpoint that do not fit, a training that diverges.
         InterruptionError: SIGTERM or Ctrl-C came, and the state is saved.
@@ -68,7 +72,10 @@ def train(
             held.enter_context(claimed(out, "TrainingRun", overwrite=overwrite or resume, inputs=inputs))
         if kept:
             _take_up(kept, processes)
-        if resume:  # one decides for all: another may read while something is written, and would go its own way
+        # One decides for all: another may read while something is written, or have another commit in its cache.
+        [revision, *_] = processes.exchange(_base_revision(config, out, resume=resume) if processes.is_main else None)
+        config = config.model_copy(update={"base_revision": revision})
+        if resume:
             [model, *_] = processes.exchange(_finished(out, config, prepared) if processes.is_main else None)
             if model:
                 return model
@@ -121,6 +128,19 @@ def _tell(config: Config, prepared: PreparedPrompts) -> None:
     if config.base_model == "miniature" and (warning := warning_of(texts)):
         print(f"train: {warning}", flush=True)
     print(f"train: loading {config.base_model} and encoding prompts, which takes a while", flush=True)
+
+
+def _base_revision(config: Config, out: Path, *, resume: bool) -> str | None:
+    """The commit of the base: that of the run in `out` if it goes on, else the one that the hub has now.
+
+    A run that began without one, as those of earlier versions did, goes on without.
+    """
+    if resume:
+        with suppress(UserError):  # none, or damaged: then the newest checkpoint refuses what it was not made with
+            begun = load_config(out / CONFIG)
+            if begun.base_model == config.base_model and config.base_revision in (None, begun.base_revision):
+                return begun.base_revision
+    return commit_of(config.base_model, config.base_revision)
 
 
 def _finished(out: Path, config: Config, prepared: PreparedPrompts) -> TunedModel | None:

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.hub import Hub
+from tests.hub import COMMIT, Hub
 from tests.serving import Handler, Serving
 
 READ = """
 from drtune.errors import UserError
-from drtune.models.index import read_index
+from drtune.models.index import commit_of, read_index
 try:
-    print(read_index("owner/name"))
+    print(read_index("owner/name"), commit_of("owner/name"))
 except UserError as error:
     print(error)
 """
@@ -32,8 +32,8 @@ def read_from(endpoint: str, cache: Path) -> str:
 def test_a_file_that_the_hub_has_is_downloaded_and_then_found_without_it(tmp_path: Path) -> None:
     with Hub() as hub:
         hub.repositories["owner/name"] = {"model_index.json": b'{"_class_name": "ZImagePipeline"}'}
-        assert read_from(hub.url, tmp_path) == "{'_class_name': 'ZImagePipeline'}\n"
-    assert read_from(hub.url, tmp_path) == "{'_class_name': 'ZImagePipeline'}\n"
+        assert read_from(hub.url, tmp_path) == f"{{'_class_name': 'ZImagePipeline'}} {COMMIT}\n"
+    assert read_from(hub.url, tmp_path) == f"{{'_class_name': 'ZImagePipeline'}} {COMMIT}\n"
 
 
 def test_a_proxy_that_leads_in_a_circle_is_a_hub_that_is_away(tmp_path: Path) -> None:

@@ -227,6 +227,14 @@ def test_what_differs_in_more_than_its_seed_is_refused(
         compare_seeds([tmp_path / "0"], tmp_path / "result")
 
 
+def test_seeds_on_two_commits_of_a_base_are_refused_by_both(tmp_path: Path) -> None:
+    old, new = "4a1b" * 10, "9c3d" * 10
+    for seed, commit in enumerate((old, new)):
+        write_report(tmp_path / str(seed), seed, [0.1] * 20, "base_model=owner/name", f"base_revision={commit}")
+    with pytest.raises(UserError, match=rf"in more than their seed: base_revision \({new} here, {old} there\)"):
+        compare_seeds([tmp_path / "0", tmp_path / "1"], tmp_path / "result")
+
+
 def test_seeds_are_counted_or_named() -> None:
     assert seeds_of(None, None, "3") == [0, 1, 2]
     assert seeds_of(None, None, "5, 0") == [5, 0]

@@ -5,7 +5,7 @@ It may know models (the miniature's place), config and what stands below; it kno
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
@@ -60,38 +60,29 @@ def load_reward(
     given = None if checkpoint is None else Path(checkpoint).expanduser()
     if name not in REWARDS:
         return own.OwnReward(name, files.file_of(name, model_folder), differentiable=differentiable)
-    match name:
-        case "symmetry":
-            return pixels.Symmetry()
-        case "raw_symmetry":
-            return pixels.RawSymmetry()
-        case "compressibility":
-            return pixels.Compressibility()
-        case "brightness":
-            return pixels.Brightness()
-        case "jpeg_kilobytes":
-            return pixels.JpegKilobytes()
-        case "preference":
-            return preference.MiniaturePreference(antialias=antialias)
-        case "hps":
-            return preference.HumanPreferenceScore.load(antialias=antialias, checkpoint=given)
-        case "hps_v2":
-            return preference.HumanPreferenceScoreV20.load(antialias=antialias, checkpoint=given)
-        case "pickscore":
-            return preference.PickScore.load(antialias=antialias, checkpoint=given)
-        case "clipscore":
-            return openai.CLIPScore.load(antialias=antialias, checkpoint=given)
-        case "arniqa":
-            return arniqa.Arniqa.load(antialias=antialias, checkpoint=given)
-        case "aesthetic":
-            return openai.Aesthetic.load(antialias=antialias, checkpoint=given)
-        case "imagereward":
-            return imagereward.ImageReward.load(antialias=antialias, checkpoint=given)
-        case "hpsv3":
-            return hpsv3.HPSv3.load(antialias=antialias, checkpoint=given)
-        case "vqascore":
-            return vqascore.VQAScore.load(antialias=antialias, checkpoint=given)
-    raise ValueError(f"reward {name!r} stands in REWARDS but is not made here")
+    computed: dict[str, Callable[[], Reward]] = {
+        "symmetry": pixels.Symmetry,
+        "raw_symmetry": pixels.RawSymmetry,
+        "compressibility": pixels.Compressibility,
+        "brightness": pixels.Brightness,
+        "jpeg_kilobytes": pixels.JpegKilobytes,
+    }
+    published: dict[str, Callable[..., Reward]] = {
+        "hps": preference.HumanPreferenceScore.load,
+        "hps_v2": preference.HumanPreferenceScoreV20.load,
+        "hpsv3": hpsv3.HPSv3.load,
+        "pickscore": preference.PickScore.load,
+        "clipscore": openai.CLIPScore.load,
+        "aesthetic": openai.Aesthetic.load,
+        "arniqa": arniqa.Arniqa.load,
+        "imagereward": imagereward.ImageReward.load,
+        "vqascore": vqascore.VQAScore.load,
+    }
+    if name in computed:
+        return computed[name]()
+    if name == "preference":
+        return preference.MiniaturePreference(antialias=antialias)
+    return published[name](antialias=antialias, checkpoint=given)
 
 
 def reward_of(config: Config, name: str, model_folder: Path | None = None) -> Reward:

@@ -15,10 +15,9 @@ from drtune.config import Config
 from drtune.errors import UserError
 from drtune.evaluation.dreamsim import BASE, DreamSim
 from drtune.rewards import Reward, reward_of
-from drtune.rewards.clip import unit
+from drtune.rewards.clip import TowersReward, unit
 from drtune.rewards.loading import network_from_hub
-from drtune.rewards.openai import CLIPScore
-from drtune.rewards.preference import MiniaturePreference
+from drtune.rewards.preprocessing import BY_PILLOW
 
 
 class FeatureSpace(Protocol):
@@ -55,7 +54,7 @@ class Dinov2:
             image_mean=IMAGENET_DEFAULT_MEAN,
             image_std=IMAGENET_DEFAULT_STD,
         )
-        self.provenance = f"{self.repository} {weights}, resized by Pillow in 8 bits"
+        self.provenance = f"{self.repository} {weights}, {BY_PILLOW}"
 
     @classmethod
     def load(cls) -> Self:
@@ -105,5 +104,5 @@ def _loaded(name: str, config: Config, rewards: Sequence[Reward]) -> FeatureSpac
         return DreamSim.load(config.reward_checkpoints[name])
     loaded = next((reward for reward in rewards if reward.name == name), None)
     space = loaded or reward_of(config, name)
-    assert isinstance(space, MiniaturePreference | CLIPScore)
+    assert isinstance(space, TowersReward)
     return space

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPTokenizer
@@ -67,8 +68,18 @@ class Towers:
         return unit(features)[0].cpu()
 
 
-class CLIPReward(NetworkReward):
-    """What is computed from the two towers of a published CLIP; a score adds what is read of a prompt and how."""
+class TowersReward(NetworkReward):
+    """What is computed from the two towers of a CLIP."""
+
+    towers: Towers
+
+    def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
+        """Unit embeddings (B, D) of finished pictures, in which those that look alike lie close together."""
+        return self.towers.embed(self.preprocessing.of_pictures(pictures).to(device))
+
+
+class CLIPReward(TowersReward):
+    """Of a published CLIP; a score adds what is read of a prompt and how."""
 
     repository: ClassVar[str]
     """Of the weights, on the hub."""

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-import torch
-from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel
 
@@ -47,10 +45,6 @@ class CLIPScore(CLIPReward):
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """As `NetworkReward`."""
         return 100 * self.towers.cosine(pixels_BCHW, prompts)
-
-    def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
-        """Unit embeddings (B, D) of finished pictures, in which those that look alike lie close together."""
-        return self.towers.embed(self.preprocessing.of_pictures(pictures).to(device))
 
 
 class Aesthetic(NetworkReward):

@@ -9,23 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import ftfy
-import torch
-from PIL import Image
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from drtune.models.miniature import CHECKPOINT
-from drtune.rewards.clip import CLIPReward, Towers
+from drtune.rewards.clip import CLIPReward, Towers, TowersReward
 from drtune.rewards.loading import from_pickle
 from drtune.rewards.openclip import ABOUT_VIT_H_14, to_clip_model
-from drtune.rewards.preprocessing import Letterbox, NetworkReward, Squeeze, TransformersCrop
+from drtune.rewards.preprocessing import Letterbox, Squeeze, TransformersCrop
 from drtune.rewards.weights import weights_of
 
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 """The CLIP from which HPS and PickScore were tuned; its tokenizer is theirs."""
 
 
-class MiniaturePreference(NetworkReward):
+class MiniaturePreference(TowersReward):
     """Cosine of image and caption in [-1, 1], as the Human Preference Score v2.1 is computed.
 
     The model knows the drawn world only. Pictures of another size are resized to 32 x 32, bilinear.
@@ -42,10 +40,6 @@ class MiniaturePreference(NetworkReward):
     def judge(self, pixels_BCHW: Tensor, prompts: Sequence[str]) -> Tensor:
         """As `NetworkReward`."""
         return self.towers.cosine(pixels_BCHW, prompts)
-
-    def embed(self, pictures: Sequence[Image.Image], device: torch.device) -> Tensor:
-        """Unit embeddings (B, D) of finished pictures, in which those that look alike lie close together."""
-        return self.towers.embed(self.preprocessing.of_pictures(pictures).to(device))
 
 
 class HumanPreferenceScore(CLIPReward):

@@ -24,12 +24,12 @@ from transformers import (
 
 from drtune.rewards import Reward, load_reward
 from drtune.rewards.arniqa import Arniqa
-from drtune.rewards.clip import Towers
+from drtune.rewards.clip import Towers, TowersReward
 from drtune.rewards.head import Head
 from drtune.rewards.hpsv3 import new_head
 from drtune.rewards.imagereward import TOKENS, ImageReward, Network
 from drtune.rewards.openai import Aesthetic, CLIPScore
-from drtune.rewards.preference import HumanPreferenceScore, HumanPreferenceScoreV20, MiniaturePreference, PickScore
+from drtune.rewards.preference import HumanPreferenceScore, HumanPreferenceScoreV20, PickScore
 from drtune.training.plan.architectures import Ruler
 from drtune.training.plan.published import published
 
@@ -104,7 +104,7 @@ def _networks_of(reward: Reward) -> list[Any]:
     match reward:
         case WeightsAlone():
             return [reward.network]
-        case HumanPreferenceScore() | PickScore() | CLIPScore() | MiniaturePreference():
+        case TowersReward():
             return [reward.towers.model]
         case Aesthetic():
             return [reward.vision, reward.projection, reward.head]

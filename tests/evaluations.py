@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drtune.prompts.prepare import Prompt, prepare
-from tests.pipelines import save_pipeline, side_of
+from tests.pipelines import FolderOf, side_of
 from tests.tuned import make_tuned
 
 COLOURS = ("red", "blue", "black", "green", "grey", "rose", "brown", "gold")
@@ -26,17 +26,16 @@ ModelOf = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
-def model_of(tmp_path_factory: pytest.TempPathFactory) -> ModelOf:
+def model_of(tmp_path_factory: pytest.TempPathFactory, folder_of: FolderOf) -> ModelOf:
     """A tuned model of each kind of base, made when it is first asked for."""
     root = tmp_path_factory.mktemp("models")
 
     def make(kind: str) -> Path:
         if not (root / kind).exists():
-            save_pipeline(kind, root / f"{kind}-base")
             size = [f"height={side_of(kind)}", f"width={2 * side_of(kind)}"]
             if kind == "flux2_klein":  # takes the empty one alone
                 size.append("evaluation.sampler.negative_prompt=")
-            make_tuned(root / kind, str(root / f"{kind}-base"), *OVERRIDES, *size)
+            make_tuned(root / kind, str(folder_of(kind)), *OVERRIDES, *size)
         return root / kind
 
     return make

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,15 +22,16 @@ from drtune.files.storage import Storage, open_storage
 from drtune.training.mirror import SHARDS, Mirror
 from tests.s3 import BUCKET, S3Server
 
+if TYPE_CHECKING:
+    from tests.pipelines import FolderOf
+
 ROOT = Path(__file__).parents[2]
 FEW_STEPS = ["batch_size=4", "sampler.steps=4", "method.trained_steps=2", "method.early_stop=2", "sample_every=100"]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.pipelines import save_pipeline
-
-    return save_pipeline("sdxl", tmp_path_factory.mktemp("bases") / "sdxl")
+def base(folder_of: FolderOf) -> Path:
+    return folder_of("sdxl")
 
 
 def config_of(base: Path, *overrides: str) -> Config:

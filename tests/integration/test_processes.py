@@ -28,7 +28,7 @@ from drtune.training.processes import Processes
 from drtune.training.run import Trainer
 from drtune.training.trainer import train
 from tests.lives import pids_of, wait_until_gone
-from tests.pipelines import save_pipeline
+from tests.pipelines import FolderOf
 from tests.together import together
 
 SHORT = [
@@ -40,15 +40,6 @@ SHORT = [
     "rewards.brightness=1.0",
     "optimizer.max_grad_norm=1e9",
 ]
-
-
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with tiny pipelines."""
-    folder = tmp_path_factory.mktemp("bases")
-    for kind in ("sdxl", "sd3", "qwen_image_21"):
-        save_pipeline(kind, folder / kind)
-    return folder
 
 
 def config_of(base: Path, *overrides: str) -> Config:
@@ -98,9 +89,9 @@ def gradients_of(out: Path) -> Tensor:
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_two_processes_have_the_gradient_of_one_with_the_double_batch(
-    base: str, overrides: list[str], prompts: Path, bases: Path, tmp_path: Path
+    base: str, overrides: list[str], prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
-    config = config_of(bases / base, "steps=1", *overrides)
+    config = config_of(folder_of(base), "steps=1", *overrides)
     train(config, prompts, tmp_path / "one")
     models = together(2, train, config, prompts, tmp_path / "two")
     assert models[0] == models[1]
@@ -124,8 +115,10 @@ def shares(config: Config, prompts: Path) -> tuple[int, int, list[str]]:
 
 
 @pytest.mark.parametrize("base", ["sdxl", "sd3"])
-def test_each_of_two_processes_keeps_half_of_all_weights_and_moments(base: str, prompts: Path, bases: Path) -> None:
-    config = config_of(bases / base, "weights=full", "ema_decay=0.9")
+def test_each_of_two_processes_keeps_half_of_all_weights_and_moments(
+    base: str, prompts: Path, folder_of: FolderOf
+) -> None:
+    config = config_of(folder_of(base), "weights=full", "ema_decay=0.9")
     (total, first, plans), (_, second, other_plans) = together(2, shares, config, prompts)
     assert first + second == total
     assert first == pytest.approx(total / 2, rel=0.01)
@@ -153,8 +146,8 @@ def sent(config: Config, prompts: Path) -> tuple[int, list[tuple[str, int]]]:
     return sum(weight.nbytes for weight in trainer.state.weights.values()), calls.calls
 
 
-def test_an_update_sends_the_gradient_of_the_adapter_once_and_a_few_numbers(prompts: Path, bases: Path) -> None:
-    config = config_of(bases / "sdxl", "compute.precision=bf16", "method.trained_steps=3")
+def test_an_update_sends_the_gradient_of_the_adapter_once_and_a_few_numbers(prompts: Path, folder_of: FolderOf) -> None:
+    config = config_of(folder_of("sdxl"), "compute.precision=bf16", "method.trained_steps=3")
     for trainable, calls in together(2, sent, config, prompts):
         (gradient, numbers) = calls
         assert gradient == ("c10d::allreduce_", trainable)
@@ -180,8 +173,8 @@ def test_each_process_takes_the_cuda_device_of_its_local_rank_and_speaks_nccl() 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices, one for each process")
 @pytest.mark.parametrize("weights", ["lora", "full"])
-def test_two_cuda_devices_train_in_bf16(weights: str, prompts: Path, bases: Path, tmp_path: Path) -> None:
-    config = config_of(bases / "sdxl", f"weights={weights}", "compute.precision=bf16", "steps=2", "ema_decay=0.5")
+def test_two_cuda_devices_train_in_bf16(weights: str, prompts: Path, folder_of: FolderOf, tmp_path: Path) -> None:
+    config = config_of(folder_of("sdxl"), f"weights={weights}", "compute.precision=bf16", "steps=2", "ema_decay=0.5")
     together(2, train, config, prompts, tmp_path / "out")
     assert all(update["grad_norm"] > 0 for update in logged(tmp_path / "out"))
 
@@ -212,8 +205,8 @@ def share_of_three() -> None:
     Processes().share(3)
 
 
-def test_two_processes_save_the_whole_network(prompts: Path, bases: Path, tmp_path: Path) -> None:
-    config = config_of(bases / "sd3", "weights=full", "steps=1")
+def test_two_processes_save_the_whole_network(prompts: Path, folder_of: FolderOf, tmp_path: Path) -> None:
+    config = config_of(folder_of("sd3"), "weights=full", "steps=1")
     alone = train(config, prompts, tmp_path / "one")
     shared = together(2, train, config, prompts, tmp_path / "two")[0]
     assert (tmp_path / "two" / NETWORK_CONFIG).read_text() == (tmp_path / "one" / NETWORK_CONFIG).read_text()
@@ -229,12 +222,12 @@ def test_two_processes_save_the_whole_network(prompts: Path, bases: Path, tmp_pa
     "counts", [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow)], ids=["two then one", "one then two"]
 )
 def test_another_number_of_processes_goes_on_with_sharded_weights(
-    counts: tuple[int, int], prompts: Path, bases: Path, tmp_path: Path
+    counts: tuple[int, int], prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
     settings = ["weights=full", "ema_decay=0.5", "optimizer.learning_rate=1e-5"]
-    train(config_of(bases / "sd3", *settings, "steps=3"), prompts, tmp_path / "whole")
+    train(config_of(folder_of("sd3"), *settings, "steps=3"), prompts, tmp_path / "whole")
     for count, steps in zip(counts, (2, 3), strict=True):
-        config = config_of(bases / "sd3", *settings, f"steps={steps}")
+        config = config_of(folder_of("sd3"), *settings, f"steps={steps}")
         together(count, train, config, prompts, tmp_path / "parts", resume=True)
     whole, parts = checkpoint_of(tmp_path / "whole"), checkpoint_of(tmp_path / "parts")
     assert whole.keys() == parts.keys()
@@ -265,10 +258,10 @@ def process_of(run: subprocess.Popen[str], rank: int) -> int:
 
 @pytest.mark.slow
 def test_a_run_whose_process_is_killed_is_started_again_and_ends_bit_for_bit_the_same(
-    prompts: Path, bases: Path, tmp_path: Path
+    prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
     settings = ["weights=full", "ema_decay=0.5", "steps=6", "checkpoint_every=2", "sample_every=6"]
-    config = config_of(bases / "sd3", *settings)
+    config = config_of(folder_of("sd3"), *settings)
     whole = together(2, train, config, prompts, tmp_path / "whole")[0]
     run = torchrun(["--standalone", "--nproc-per-node=2", "--max-restarts=1"], tmp_path / "killed", prompts, config)
     metrics = tmp_path / "killed" / "metrics.jsonl"
@@ -283,8 +276,8 @@ def test_a_run_whose_process_is_killed_is_started_again_and_ends_bit_for_bit_the
 
 
 @pytest.mark.slow
-def test_two_nodes_make_what_two_processes_on_one_make(prompts: Path, bases: Path, tmp_path: Path) -> None:
-    config = config_of(bases / "sdxl", "steps=2")
+def test_two_nodes_make_what_two_processes_on_one_make(prompts: Path, folder_of: FolderOf, tmp_path: Path) -> None:
+    config = config_of(folder_of("sdxl"), "steps=2")
     one_node = together(2, train, config, prompts, tmp_path / "one")[0]
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -318,10 +311,10 @@ def tune_in_two(prompts: Path, out: Path, config: Config) -> subprocess.Complete
 
 @pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them_even_if_it_is_killed(
-    prompts: Path, bases: Path, tmp_path: Path
+    prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
     file, out = tmp_path / "config.yaml", tmp_path / "out"
-    file.write_text(config_of(bases / "sdxl", "steps=5000", "checkpoint_every=5000", "processes=2").to_yaml())
+    file.write_text(config_of(folder_of("sdxl"), "steps=5000", "checkpoint_every=5000", "processes=2").to_yaml())
     command = [sys.executable, "-m", "drtune.cli.main", "train", f"--config={file}", f"--prompts={prompts}"]
     with subprocess.Popen([*command, f"--out={out}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         while not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text()):
@@ -336,7 +329,7 @@ def test_processes_end_with_the_one_that_started_them_even_if_it_is_killed(
 
 @pytest.mark.slow
 def test_when_one_process_fails_all_end_and_its_traceback_is_shown_once(
-    prompts: Path, bases: Path, tmp_path: Path
+    prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
     reward = tmp_path / "mine.py"
     reward.write_text(
@@ -346,7 +339,7 @@ def test_when_one_process_fails_all_end_and_its_traceback_is_shown_once(
         "        raise ArithmeticError('broken on rank 1')\n"
         "    return images.mean(dim=(1, 2, 3))\n"
     )
-    config = config_of(bases / "sdxl", f"rewards={{'{reward}:broken': 1.0}}", "steps=2")
+    config = config_of(folder_of("sdxl"), f"rewards={{'{reward}:broken': 1.0}}", "steps=2")
     run = tune_in_two(prompts, tmp_path / "out", config)
     assert run.returncode == 1, run.stderr
     assert run.stderr.count("ArithmeticError: broken on rank 1") == 1, run.stderr
@@ -356,9 +349,9 @@ def test_when_one_process_fails_all_end_and_its_traceback_is_shown_once(
 
 @pytest.mark.slow
 def test_a_mistake_that_every_process_finds_is_told_once_in_one_line(
-    prompts: Path, bases: Path, tmp_path: Path
+    prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
-    run = tune_in_two(prompts, tmp_path / "out", config_of(bases / "sdxl", "lora.targets=[nothing]"))
+    run = tune_in_two(prompts, tmp_path / "out", config_of(folder_of("sdxl"), "lora.targets=[nothing]"))
     assert run.returncode == UserError.exit_code
     (line,) = run.stderr.splitlines()
     assert re.match(r"error: lora\.targets=\['nothing'\]", line)

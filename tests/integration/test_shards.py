@@ -26,7 +26,7 @@ from drtune.training.plan.meter import LiveBytes
 from drtune.training.processes import Processes
 from drtune.training.state import TrainState
 from drtune.training.trainer import train
-from tests.pipelines import save_pipeline
+from tests.pipelines import FolderOf
 from tests.together import together
 
 CONFIG = load_config(None, ["weights=full", "ema_decay=0.5", "steps=100"])
@@ -182,8 +182,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def settings_of(folder: Path, reward: str) -> list[str]:
-    base = save_pipeline("sd3", folder / "base")
+def settings_of(base: Path, reward: str) -> list[str]:
     settings = [f"base_model={base}", "weights=full", "ema_decay=0.5", f"rewards={{'{reward}': 1.0}}"]
     settings += ["batch_size=2", "sampler.steps=2", "method.trained_steps=1", "method.early_stop=1"]
     settings += ["evaluation.sampler.steps=1", "checkpoint_every=1", "keep_checkpoints=1", "sample_every=100"]
@@ -191,9 +190,9 @@ def settings_of(folder: Path, reward: str) -> list[str]:
 
 
 def test_the_shards_of_two_machines_meet_in_the_mirror_and_new_machines_go_on_bit_for_bit(
-    prompts: Path, tmp_path: Path
+    prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
-    settings = settings_of(tmp_path, "brightness")
+    settings = settings_of(folder_of("sd3"), "brightness")
     two, three = (load_config(None, [*settings, f"steps={steps}"]) for steps in (2, 3))
     store = tmp_path / "store"
     together(2, train_on_its_own_disk, two, prompts, tmp_path / "first", store)
@@ -214,7 +213,7 @@ def test_the_shards_of_two_machines_meet_in_the_mirror_and_new_machines_go_on_bi
 
 
 def test_a_machine_whose_run_was_stopped_has_what_tells_that_its_shards_are_of_it(
-    prompts: Path, tmp_path: Path
+    prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
     reward = tmp_path / "mine.py"
     reward.write_text(
@@ -224,7 +223,7 @@ def test_a_machine_whose_run_was_stopped_has_what_tells_that_its_shards_are_of_i
         "        signal.raise_signal(signal.SIGTERM)\n"
         "    return images.mean(dim=(1, 2, 3))\n"
     )
-    config = load_config(None, [*settings_of(tmp_path, f"{reward}:mine"), "steps=2"])
+    config = load_config(None, [*settings_of(folder_of("sd3"), f"{reward}:mine"), "steps=2"])
     told = together(2, stopped_on_its_own_disk, config, prompts, tmp_path, tmp_path / "store")
     assert "stopped by SIGTERM after update 1 of 2, which is saved" in told[0]
     for rank in (0, 1):

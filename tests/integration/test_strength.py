@@ -18,7 +18,7 @@ from drtune.prompts.shots import choose_prompts, shots_of
 from tests.evaluations import OVERRIDES, PROMPTS, ModelOf
 from tests.evaluations import model_of as model_of
 from tests.evaluations import prompts_folder as prompts_folder
-from tests.pipelines import SIDE, save_pipeline
+from tests.pipelines import SIDE, FolderOf
 from tests.tuned import make_tuned
 
 
@@ -68,11 +68,10 @@ def test_the_curve_begins_at_the_base_and_passes_through_the_candidate(
     assert "Strength of the adapter" in (out / "report.html").read_text(encoding="utf-8")
 
 
-def test_full_weights_have_no_strength(tmp_path: Path, prompts_folder: Path) -> None:
-    save_pipeline("sd15", tmp_path / "base")
+def test_full_weights_have_no_strength(tmp_path: Path, prompts_folder: Path, folder_of: FolderOf) -> None:
     size = (f"height={SIDE}", f"width={SIDE}")
     overrides = [*OVERRIDES, *size, "weights=full", "evaluation.max_prompts=1", "evaluation.scale_curve.prompts=1"]
-    folder = make_tuned(tmp_path / "model", str(tmp_path / "base"), *overrides)
+    folder = make_tuned(tmp_path / "model", str(folder_of("sd15")), *overrides)
     report = evaluate(folder, prompts_folder, tmp_path / "report")
     assert report.scale_curve is None
     assert report.notes == ("no curve over the adapter's strength: all weights were tuned, which have none",)

@@ -18,7 +18,7 @@ from drtune.prompts.prepare import open_prompts
 from drtune.training.processes import Processes
 from drtune.training.run import Trainer
 from drtune.training.trainer import train
-from tests.pipelines import KINDS, save_pipeline, side_of
+from tests.pipelines import KINDS, FolderOf, side_of
 
 SHORT = [
     "weights=full",
@@ -31,15 +31,6 @@ SHORT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny pipeline of each kind."""
-    folder = tmp_path_factory.mktemp("bases")
-    for kind in KINDS:
-        save_pipeline(kind, folder / kind)
-    return folder
-
-
 def config_of(base: Path, *overrides: str) -> Config:
     size = [f"{name}={side_of(base.name)}" for name in ("height", "width")]
     return load_config(None, [*SHORT, *size, f"base_model={base}", *overrides])
@@ -47,10 +38,10 @@ def config_of(base: Path, *overrides: str) -> Config:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tuned_network_is_found_again_by_diffusers_and_by_us(
-    kind: str, prompts: Path, bases: Path, tmp_path: Path
+    kind: str, prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
     trainer = Trainer(
-        config_of(bases / kind, "steps=2", "ema_decay=0.5"), open_prompts(prompts), tmp_path / "out", Processes()
+        config_of(folder_of(kind), "steps=2", "ema_decay=0.5"), open_prompts(prompts), tmp_path / "out", Processes()
     )
     (tmp_path / "out").mkdir()
     made = trainer.run()
@@ -64,7 +55,7 @@ def test_a_tuned_network_is_found_again_by_diffusers_and_by_us(
     assert all(torch.equal(saved[name], average) for name, average in averages.items())
     network = AutoModel.from_pretrained(str(tmp_path / "out"), subfolder="network")
     assert type(network) is type(trainer.base.network)
-    base = load_base(str(bases / kind))
+    base = load_base(str(folder_of(kind)))
     before = {name: weight.clone() for name, weight in base.network.named_parameters()}
     put_on(base, tmp_path / "out", model)
     for name, weight in base.network.named_parameters():
@@ -74,8 +65,8 @@ def test_a_tuned_network_is_found_again_by_diffusers_and_by_us(
     assert len(changed) >= 0.85 * len(before)
 
 
-def test_only_the_network_trains(prompts: Path, bases: Path, tmp_path: Path) -> None:
-    trainer = Trainer(config_of(bases / "sdxl"), open_prompts(prompts), tmp_path, Processes())
+def test_only_the_network_trains(prompts: Path, folder_of: FolderOf, tmp_path: Path) -> None:
+    trainer = Trainer(config_of(folder_of("sdxl")), open_prompts(prompts), tmp_path, Processes())
     vae = {name: weight.clone() for name, weight in trainer.base.pipeline.vae.named_parameters()}
     trainer.update(1)
     assert trainer.state.weights.keys() == dict(trainer.base.network.named_parameters()).keys()
@@ -86,12 +77,12 @@ def test_only_the_network_trains(prompts: Path, bases: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_weights_that_train_are_kept_in_fp32_as_they_were_loaded(
-    precision: str, prompts: Path, bases: Path, tmp_path: Path
+    precision: str, prompts: Path, folder_of: FolderOf, tmp_path: Path
 ) -> None:
     trainer = Trainer(
-        config_of(bases / "sdxl", f"compute.precision={precision}"), open_prompts(prompts), tmp_path, Processes()
+        config_of(folder_of("sdxl"), f"compute.precision={precision}"), open_prompts(prompts), tmp_path, Processes()
     )
-    loaded = load_file(bases / "sdxl" / "unet" / "diffusion_pytorch_model.safetensors")
+    loaded = load_file(folder_of("sdxl") / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(weight, loaded[name]) for name, weight in trainer.state.weights.items())
     metrics = trainer.update(1)
     assert metrics.grad_norm > 0
@@ -99,8 +90,10 @@ def test_weights_that_train_are_kept_in_fp32_as_they_were_loaded(
 
 
 @pytest.mark.parametrize("file", [CONFIG, NETWORK])
-def test_a_model_whose_files_were_changed_is_refused(file: str, prompts: Path, bases: Path, tmp_path: Path) -> None:
-    train(config_of(bases / "sd3", "steps=1"), prompts, tmp_path / "out")
+def test_a_model_whose_files_were_changed_is_refused(
+    file: str, prompts: Path, folder_of: FolderOf, tmp_path: Path
+) -> None:
+    train(config_of(folder_of("sd3"), "steps=1"), prompts, tmp_path / "out")
     path = tmp_path / "out" / file
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(UserError, match=f"{path.name}: is not the one that the model's manifest names") as refusal:

@@ -104,17 +104,11 @@ EXACT = {name: tensor.double() for name, tensor in STATE.items()}
 
 
 def linear(x: Tensor, name: str) -> Tensor:
-    return x @ EXACT[f"{name}.weight"].T + EXACT[f"{name}.bias"]
+    return F.linear(x, EXACT[f"{name}.weight"], EXACT[f"{name}.bias"])
 
 
 def layer_norm(x: Tensor, name: str, epsilon: float) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    deviation = (centred.square().mean(-1, keepdim=True) + epsilon).sqrt()
-    return centred / deviation * EXACT[f"{name}.weight"] + EXACT[f"{name}.bias"]
-
-
-def gelu(x: Tensor) -> Tensor:
-    return x * (1 + torch.erf(x / math.sqrt(2))) / 2
+    return F.layer_norm(x, x.shape[-1:], EXACT[f"{name}.weight"], EXACT[f"{name}.bias"], epsilon)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
@@ -135,7 +129,7 @@ def see(pixels: Tensor) -> Tensor:
     for block in (f"{name}.blocks.{index}" for index in range(DEPTH)):
         q, k, v = linear(layer_norm(x, f"{block}.norm1", 1e-6), f"{block}.attn.qkv").chunk(3, -1)
         x = x + linear(attend(q, k, v, HEADS), f"{block}.attn.proj")
-        hidden = gelu(linear(layer_norm(x, f"{block}.norm2", 1e-6), f"{block}.mlp.fc1"))
+        hidden = F.gelu(linear(layer_norm(x, f"{block}.norm2", 1e-6), f"{block}.mlp.fc1"))
         x = x + linear(hidden, f"{block}.mlp.fc2")
     return layer_norm(x, f"{name}.norm", 1e-6)
 
@@ -154,7 +148,7 @@ def read(tokens: Tensor, mask: Tensor, seen: Tensor) -> Tensor:
             )
             mixed = attend(q, k, v, TEXT_HEADS, mask if attention == "attention" else None)
             x = layer_norm(x + linear(mixed, f"{prefix}.output.dense"), f"{prefix}.output.LayerNorm", 1e-12)
-        hidden = gelu(linear(x, f"{layer}.intermediate.dense"))
+        hidden = F.gelu(linear(x, f"{layer}.intermediate.dense"))
         x = layer_norm(x + linear(hidden, f"{layer}.output.dense"), f"{layer}.output.LayerNorm", 1e-12)
     return x[:, 0]
 

@@ -94,14 +94,12 @@ def reward(mirrored: Path, request: pytest.FixtureRequest) -> Reward:
 
 
 def layer_norm(weights: dict[str, Tensor], x: Tensor, name: str) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    deviation = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return centred / deviation * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+    return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
 def transformer(weights: dict[str, Tensor], x: Tensor, tower: str, mask: Tensor) -> Tensor:
     def linear(x: Tensor, name: str) -> Tensor:
-        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
     def split(x: Tensor) -> Tensor:
         return x.view(len(x), -1, HEADS, WIDTH // HEADS).transpose(1, 2)

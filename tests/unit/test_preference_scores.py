@@ -83,13 +83,11 @@ EXACT = {name: tensor.double() for name, tensor in STATE.items()}
 
 
 def layer_norm(x: Tensor, prefix: str) -> Tensor:
-    centred = x - x.mean(-1, keepdim=True)
-    deviation = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    return centred / deviation * EXACT[f"{prefix}.weight"] + EXACT[f"{prefix}.bias"]
+    return F.layer_norm(x, x.shape[-1:], EXACT[f"{prefix}.weight"], EXACT[f"{prefix}.bias"])
 
 
 def linear(x: Tensor, prefix: str) -> Tensor:
-    return x @ EXACT[f"{prefix}.weight"].T + EXACT[f"{prefix}.bias"]
+    return F.linear(x, EXACT[f"{prefix}.weight"], EXACT[f"{prefix}.bias"])
 
 
 def transformer(x_BND: Tensor, prefix: str, heads: int, mask_NN: Tensor) -> Tensor:
@@ -102,8 +100,7 @@ def transformer(x_BND: Tensor, prefix: str, heads: int, mask_NN: Tensor) -> Tens
         mixed = (attention @ v).transpose(1, 2).reshape(batch, length, width)
         x_BND = x_BND + linear(mixed, f"{block}.attn.out_proj")
         hidden = linear(layer_norm(x_BND, f"{block}.ln_2"), f"{block}.mlp.c_fc")
-        gelu = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
-        x_BND = x_BND + linear(gelu, f"{block}.mlp.c_proj")
+        x_BND = x_BND + linear(F.gelu(hidden), f"{block}.mlp.c_proj")
     return x_BND
 
 

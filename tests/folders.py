@@ -19,10 +19,9 @@ from drtune.contracts import (
     EvaluationReport,
     Highlight,
     PromptSet,
-    TunedModel,
 )
 from drtune.files.local import sha256_bytes, sha256_file
-from tests.reports import report_of, score
+from tests.reports import report_of, score, tuned_model
 
 
 class Folders(NamedTuple):
@@ -50,12 +49,11 @@ def make_folders(
         None,
         [f"base_model={base_model}", f"weights={weights}", "rewards.symmetry=1.0", "rewards.preference=0.5", *settings],
     )
-    model = TunedModel(
+    model = tuned_model(
         weights=weights,
         weights_sha256=sha256_bytes(content),
         base_model=base_model,
         base_revision=base_revision,
-        step=80,
         config_sha256=config.sha256(),
         prompts=PromptSet(
             sha256="1c3e" * 16,
@@ -66,7 +64,6 @@ def make_folders(
             source=DataSource(path="data/sdxl.jsonl", sha256="9f2c" * 16, git_revision="4a1b" * 10, dvc_md5="d751" * 8),
         ),
         code_revision="77aa" * 10,
-        reward=0.83,
     )
     for path in model.files:
         (folders.model / path).parent.mkdir(parents=True, exist_ok=True)

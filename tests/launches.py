@@ -16,6 +16,7 @@ from drtune.files.local import sha256_bytes
 from drtune.files.storage import Storage, open_storage
 from tests.cluster_api import ClusterApi
 from tests.operator import PODS, PlayedJob
+from tests.reports import tuned_model
 
 POD = "tune-5rn9p-retry-system-container-impl-791495155"
 WORKFLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "tune-5rn9p", "uid": "0a1b"}
@@ -46,15 +47,11 @@ class Tried:
 
     def answers(self, weights: bytes = WEIGHTS, claimed: bytes = WEIGHTS) -> None:
         """Leave a model in S3, as rank 0 does."""
-        model = TunedModel(
+        model = tuned_model(
             weights_sha256=sha256_bytes(claimed),
-            base_model="miniature",
-            base_revision=None,
             step=2,
             config_sha256=self.config.sha256(),
             prompts=PromptSet.load(self.prompts),
-            code_revision=None,
-            reward=0.5,
         )
         self.storage.write(f"model/{model.weights_file}", weights)
         self.storage.write(f"model/{CONFIG}", self.config.to_yaml().encode())

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from drtune.contracts import (
+    SCORES,
     Contestant,
     DataSource,
     EvaluationReport,
@@ -18,11 +20,11 @@ from drtune.contracts import (
     StudyResult,
     TunedModel,
 )
-from drtune.files.local import sha256_bytes
+from drtune.files.local import sha256_bytes, sha256_file
 
 
-def tuned_model(base_model: str = "miniature") -> TunedModel:
-    """A manifest whose digests name nothing."""
+def tuned_model(**fields: Any) -> TunedModel:
+    """A manifest whose digests name nothing, with some fields of its own."""
     prompts = PromptSet(
         sha256=sha256_bytes(b"prompts"),
         num_train=500,
@@ -33,16 +35,17 @@ def tuned_model(base_model: str = "miniature") -> TunedModel:
             path="data/prompts.txt", sha256=sha256_bytes(b"source"), git_revision="4a1b2c", dvc_md5="d751.dir"
         ),
     )
-    return TunedModel(
-        weights_sha256=sha256_bytes(b"adapter"),
-        base_model=base_model,
-        base_revision=None,
-        step=80,
-        config_sha256=sha256_bytes(b"config"),
-        prompts=prompts,
-        code_revision="904f0b1",
-        reward=0.83,
-    )
+    usual: dict[str, Any] = {
+        "weights_sha256": sha256_bytes(b"adapter"),
+        "base_model": "miniature",
+        "base_revision": None,
+        "step": 80,
+        "config_sha256": sha256_bytes(b"config"),
+        "prompts": prompts,
+        "code_revision": "904f0b1",
+        "reward": 0.83,
+    }
+    return TunedModel(**(usual | fields))
 
 
 def score(
@@ -139,6 +142,13 @@ def report_of(
         versions={"torch": "2.13.0"},
         **fields,
     )
+
+
+def save_report(report: EvaluationReport, folder: Path) -> EvaluationReport:
+    """Save the report into a folder, as one on the table of scores that lies there."""
+    signed = report.model_copy(update={"scores_sha256": sha256_file(folder / SCORES)})
+    signed.save(folder)
+    return signed
 
 
 def point_of(scale: float, *scores: Score, standings: Sequence[Standing] = (), picture: str = "") -> ScalePoint:

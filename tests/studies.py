@@ -11,8 +11,7 @@ import pandas as pd
 from PIL import Image
 
 from drtune.contracts import Study, StudyPair
-from drtune.files.local import sha256_file
-from tests.reports import report_of, score
+from tests.reports import report_of, save_report, score
 
 COLOURS = {"candidate": "teal", "base": "orange", "midjourney": "purple"}
 """What the pictures of a contestant are filled with, so that a test sees who drew one."""
@@ -38,8 +37,7 @@ def write_report(
                 place = {"contestant": contestant, "prompt": prompt, "category": "shapes", "picture": picture}
                 rows.append(place | {"image": image, "symmetry": 0.5})
     pd.DataFrame(rows).to_parquet(folder / "scores.parquet")
-    report = report_of(score())
-    report.model_copy(update={"scores_sha256": sha256_file(folder / "scores.parquet")}).save(folder)
+    save_report(report_of(score()), folder)
     return folder
 
 

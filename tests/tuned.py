@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from drtune.config import Config, load_config
-from drtune.contracts import ADAPTER, CONFIG, NETWORK, DataSource, PromptSet, TunedModel
+from drtune.contracts import ADAPTER, CONFIG, NETWORK
 from drtune.files.local import sha256_file
 from drtune.models.adapter import add_adapter, save_adapter
 from drtune.models.loading import load_base
+from tests.reports import tuned_model
 
 
 def make_tuned(folder: Path, base_model: str, *overrides: str, strength: float = 0.1) -> Path:
@@ -39,15 +40,10 @@ def make_tuned(folder: Path, base_model: str, *overrides: str, strength: float =
 def write_manifest(folder: Path, config: Config) -> None:
     """config.yaml and manifest.json for the weights that lie in the folder."""
     (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
-    source = DataSource(path="prompts.txt", sha256="9f2c" * 16)
-    TunedModel(
+    tuned_model(
         weights=config.weights,
         weights_sha256=sha256_file(folder / (ADAPTER if config.weights == "lora" else NETWORK)),
         base_model=config.base_model,
-        base_revision=None,
         step=1,
         config_sha256=sha256_file(folder / CONFIG),
-        prompts=PromptSet(sha256="1c3e" * 16, num_train=1, num_eval=1, categories={"": 2}, problems={}, source=source),
-        code_revision=None,
-        reward=0.5,
     ).save(folder)

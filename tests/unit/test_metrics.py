@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from drtune.config import Config, load_config
-from drtune.contracts import CurvePoint, DataSource, PromptSet, TunedModel, read_curve
+from drtune.contracts import CurvePoint, read_curve
 from drtune.errors import UserError
 from drtune.files.local import write_text
 from drtune.files.progress import Progress
@@ -24,6 +24,7 @@ from drtune.training.metrics import MetricLog
 from drtune.training.summary import resume_command, summarise
 from drtune.training.update import most_memory
 from drtune.training.watch import state_of
+from tests.reports import tuned_model
 
 CONFIG = load_config(None, ["steps=6", "rewards.symmetry=1.0", "rewards.preference.weight=0.5"])
 
@@ -43,21 +44,6 @@ def update(step: int, held_out: float | None = None) -> UpdateMetrics:
     )
 
 
-def model(step: int) -> TunedModel:
-    source = DataSource(path="prompts.txt", sha256="9f2c")
-    prompts = PromptSet(sha256="1c3e", num_train=9, num_eval=1, categories={"": 10}, problems={}, source=source)
-    return TunedModel(
-        weights_sha256="77ab",
-        base_model="miniature",
-        base_revision=None,
-        step=step,
-        config_sha256="0b1d",
-        prompts=prompts,
-        code_revision=None,
-        reward=0.5,
-    )
-
-
 def log_of(folder: Path, start: int) -> MetricLog:
     return MetricLog(folder, start, CONFIG, Progress("train", CONFIG.steps, "update", done=start))
 
@@ -69,7 +55,8 @@ def summary(
     held_out: dict[int, float],
     points: Sequence[CurvePoint] = (),
 ) -> str:
-    return summarise(model(step), config, updates, points, held_out, Path("runs/my model"), Path("runs/prompts"))
+    out, prompts = Path("runs/my model"), Path("runs/prompts")
+    return summarise(tuned_model(step=step), config, updates, points, held_out, out, prompts)
 
 
 def test_what_is_logged_is_read_back_equal(tmp_path: Path) -> None:

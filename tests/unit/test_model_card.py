@@ -93,9 +93,7 @@ def test_pictures_are_shown_with_their_prompts_the_worst_too(tmp_path: Path) -> 
 def test_no_name_path_or_reason_breaks_a_table_or_becomes_markup(one: str, other: str) -> None:
     source = DataSource(path=one, sha256="", git_revision=other, dvc_md5=one)
     prompts = PromptSet(sha256=other, num_train=1, num_eval=1, categories={}, problems={}, source=source)
-    model = tuned_model().model_copy(
-        update={"base_model": one, "base_revision": other, "prompts": prompts, "code_revision": one}
-    )
+    model = tuned_model(base_model=one, base_revision=other, prompts=prompts, code_revision=one)
     asked = [score_of(category, 40, base=0.9, gained=1, lost=2) for category in (None, other)]
     found = Capability(judge=one, provenance="", scores=tuple(asked), lost=())
     report = report_of(score(one), score(other + "x"), model=model, capability=found)

@@ -27,7 +27,7 @@ from drtune.evaluation.statistics import crossed_interval, crossed_shares
 from drtune.files.local import sha256_bytes, sha256_file, write_text
 from drtune.publishing.gate import decide
 from drtune.publishing.policy import Policy, Rules, SeedRules
-from tests.reports import report_of, score, tuned_model
+from tests.reports import report_of, save_report, score, tuned_model
 
 
 def test_the_interval_is_that_of_the_mean_squares_and_satterthwaites_degrees() -> None:
@@ -113,14 +113,9 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(folder / "scores.parquet", index=False)
     write_text(folder / "config.yaml", load_config(None, [f"seed={seed}", *overrides]).to_yaml())
-    digest = sha256_file(folder / "scores.parquet")
     sha256 = sha256_bytes(f"weights {seed if weights is None else weights}".encode())
-    model = tuned_model().model_copy(update={"weights_sha256": sha256})
-    report = report_of(score(), num_prompts=len(gains), model=model, **fields).model_copy(
-        update={"scores_sha256": digest}
-    )
-    report.save(folder)
-    return report
+    report = report_of(score(), num_prompts=len(gains), model=tuned_model(weights_sha256=sha256), **fields)
+    return save_report(report, folder)
 
 
 def test_gains_are_paired_by_prompt_and_told_by_seed(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from drtune.evaluation.study.build import make as make_study
 from drtune.evaluation.study.judges import human_agreement, judge_agreements
 from drtune.evaluation.study.measures import Judgement
 from drtune.evaluation.study.tally import count as count_votes
-from drtune.files.local import sha256_file
-from tests.reports import study_of
+from tests.reports import save_report, study_of
 from tests.studies import numbered, prefer, votes_of, write_report, write_votes
 from tests.unit.test_report import Page
 from tests.unit.test_report import write_report as write_evaluation
@@ -157,7 +156,7 @@ def test_scores_come_from_the_report(tmp_path: Path) -> None:
     table["symmetry"] = (table["contestant"] == "candidate") * 1.0
     table["drift"] = 0.3
     table.to_parquet(report / "scores.parquet")
-    written.model_copy(update={"scores_sha256": sha256_file(report / "scores.parquet")}).save(report)
+    save_report(written, report)
     study = make_study(report, tmp_path / "study")
     assert {pair.scores["symmetry"][0] == 1 for pair in study.pairs if pair.left == "candidate"} == {True}
     assert {tuple(pair.scores) for pair in study.pairs} == {("symmetry",)}

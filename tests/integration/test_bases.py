@@ -29,6 +29,7 @@ from drtune.models.base import Base, EncodedPrompts
 from drtune.models.flux2_klein import Flux2Klein
 from drtune.models.sampler import make_scheduler
 from drtune.prompts.prepare import prepare
+from drtune.training.plan.meter import SavedBytes
 from drtune.training.trainer import train
 from tests.pipelines import GRAINS, KINDS, FolderOf, on_white, open_base, side_of
 
@@ -301,15 +302,10 @@ def test_gradient_checkpointing_saves_memory_and_keeps_the_gradient(kind: str, f
 
 def saved_bytes(forward: Callable[[], Tensor]) -> int:
     """What a forward keeps for the backward."""
-    sizes: list[int] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.nbytes)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    saved = SavedBytes([])
+    with saved:
         forward()
-    return sum(sizes)
+    return saved.peak
 
 
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of torch, when it loads its compiler

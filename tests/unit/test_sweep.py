@@ -14,6 +14,7 @@ from drtune.methods.plans import Plan
 from drtune.methods.supervision import Task, supervise
 from drtune.methods.sweep import reward_gradient, roll_out, sweep_back
 from drtune.models.sampler import Sampler, read_sampler
+from drtune.training.plan.meter import SavedBytes
 from tests.tiny import UNGUIDED, denoiser_of, tunable_base
 from tools.miniature.networks import make_scheduler
 
@@ -31,33 +32,13 @@ def ddim(num_steps: int, eta: float = 0.0) -> Sampler:
     return read_sampler(scheduler, eta)
 
 
-class Held:
-    """How many bytes of activations autograd keeps for backward: now, and at most. Weights are there anyway."""
-
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.now = self.peak = 0
-        self.weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
-
-    def count(self, run: Callable[[], object]) -> int:
-        """The peak while `run` runs; nothing is left behind."""
-        held = self
-
-        class Saved:
-            """A tensor that autograd holds; counted as long as it lives."""
-
-            def __init__(self, tensor: Tensor) -> None:
-                is_weight = tensor.untyped_storage().data_ptr() in held.weights
-                self.tensor, self.size = tensor, 0 if is_weight else tensor.numel() * tensor.element_size()
-                held.now += self.size
-                held.peak = max(held.peak, held.now)
-
-            def __del__(self) -> None:
-                held.now -= self.size
-
-        with torch.autograd.graph.saved_tensors_hooks(Saved, lambda saved: saved.tensor):
-            run()
-        assert self.now == 0
-        return self.peak
+def peak_of(network: torch.nn.Module, run: Callable[[], object]) -> int:
+    """Most bytes that autograd keeps for backward at once while `run` runs, weights aside; nothing is left behind."""
+    saved = SavedBytes(network.parameters())
+    with saved:
+        run()
+    assert saved.now == 0
+    return saved.peak
 
 
 def saved_bytes(
@@ -79,7 +60,7 @@ def saved_bytes(
         _, gradient = reward_gradient(rewards_of, rollout.clean_BCHW)
         sweep_back(denoiser, sampler, rollout, gradient, plan, replay_batch=replay_batch)
 
-    return Held(base.network).count(update)
+    return peak_of(base.network, update)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +153,7 @@ def test_pictures_that_are_rolled_out_together_take_the_graph_of_a_micro_batch(o
         base = tunable_base(torch.float32)[0]
         task = Task(denoiser_of(base), ddim(8), rewards_of, lambda *_: NOISE, compute)
         plan = Plan(stop=7, trained=(1, 7), alpha=1.0)
-        return Held(base.network).count(lambda: supervise(task, MethodConfig(name="full"), plan))
+        return peak_of(base.network, lambda: supervise(task, MethodConfig(name="full"), plan))
 
     assert update(ComputeSection()) == pytest.approx(one_graph, rel=0.1)
     assert update(ComputeSection(micro_batch_size=1)) == pytest.approx(one_graph / 2, rel=0.1)

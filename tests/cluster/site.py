@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import pytest
 from kubernetes import client, config
 
-from components.train.job import PYTORCHJOB, TRAINJOB, job_name
+from components.train.job import PLACES, job_name
 from drtune.files.storage import Storage, open_storage
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ class Run:
     def ranks(self) -> list[client.V1Pod]:
         """The pods of its training job, of either kind."""
         core, job = client.CoreV1Api(), job_name(self.id)
-        labels = (f"training.kubeflow.org/job-name={job}", f"jobset.sigs.k8s.io/jobset-name={job}")
+        labels = (f"{place.pod_label}={job}" for place in PLACES)
         return [
             pod for label in labels for pod in core.list_namespaced_pod(self.site.namespace, label_selector=label).items
         ]
@@ -190,7 +190,7 @@ class Run:
     def jobs(self) -> list[dict[str, Any]]:
         """Its training job, of either kind; none where it is over."""
         custom, found = client.CustomObjectsApi(), []
-        for place in (PYTORCHJOB, TRAINJOB):
+        for place in PLACES:
             try:
                 named = custom.get_namespaced_custom_object(
                     place.group, place.version, self.site.namespace, place.plural, job_name(self.id)

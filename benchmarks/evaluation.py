@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from drtune.lifetime import most_resident
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import prepare
 
@@ -63,7 +64,7 @@ def run(folder: Path, command: str, *overrides: str) -> int:
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"drtune {command} ended with {os.waitstatus_to_exitcode(status)}")
-    return used.ru_maxrss * 1024
+    return most_resident(used)
 
 
 if __name__ == "__main__":

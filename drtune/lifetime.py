@@ -1,9 +1,10 @@
-"""How a process ends: with a clean-up when a signal asks for it, and with the one that it works for."""
+"""How a process ends: with a clean-up when a signal asks for it, and with the one that it works for; what it took."""
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import signal
 import stat
@@ -109,6 +110,11 @@ def ending_with_us(children: Sequence[subprocess.Popen[bytes]]) -> Iterator[None
             except subprocess.TimeoutExpired:
                 child.kill()
         raise
+
+
+def most_resident(used: resource.struct_rusage) -> int:
+    """The most bytes of main memory at once; macOS counts them in bytes, Linux in kibibytes."""
+    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

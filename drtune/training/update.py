@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import signal
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from drtune.config import Config
 from drtune.errors import UserError
+from drtune.lifetime import most_resident
 from drtune.methods.draws import Draws, generator_of
 from drtune.methods.guidance import GuidedDenoiser
 from drtune.methods.loss_scale import scaled, unscaled
@@ -47,8 +47,7 @@ def most_memory() -> int:
     """The most bytes that this process has taken so far: of the GPU by tensors, or without one by all of it."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kibibytes on Linux
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most_resident(resource.getrusage(resource.RUSAGE_SELF))
 
 
 class Updates:

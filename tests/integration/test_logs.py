@@ -30,6 +30,7 @@ import json, resource, sys, threading, time
 from kubernetes.client import ApiClient, Configuration
 from components.train.cluster import Cluster
 from components.train.logs import PodLog, StepLog
+from drtune.lifetime import most_resident
 
 class Counting:
     lines, size, peaks = 0, 0, []
@@ -37,7 +38,7 @@ class Counting:
         self.lines += content.count(b"\\n")
         self.size += len(content)
         while self.size >= len(self.peaks) * 8 * 2**20:
-            self.peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+            self.peaks.append(most_resident(resource.getrusage(resource.RUSAGE_SELF)))
     def flush(self): pass
 
 settings = Configuration()

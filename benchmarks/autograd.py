@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.workbench import Workbench, peak_bytes, seconds
 from drtune.methods.draws import generator_of
+from drtune.methods.path import taken
 from drtune.methods.plans import draw_plan
 
 SETTINGS = ((12, 4), (25, 3), (50, 5))
@@ -32,7 +33,7 @@ def autograd_update(bench: Workbench, network: Callable[[Tensor, Tensor], Tensor
         else:
             with torch.no_grad():
                 output = bench.denoiser(latents, timesteps)
-        a, b = step.jump if index == plan.stop < len(bench.sampler.steps) - 1 else step.move
+        a, b = taken(bench.sampler, index, plan)
         latents = a * latents + b * output
     (-bench.rewards_of(latents, slice(None)).mean()).backward()
     bench.step_optimizer()

@@ -21,9 +21,8 @@ from typing import get_args
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.workbench import Bench, finish, seconds
+from benchmarks.workbench import Bench, finish, ratio_to_sum, seconds
 from drtune.config import Config, MethodConfig, load_config
-from drtune.methods.sweep import reward_gradient
 from drtune.models.loading import DEVICE, quiet_libraries
 from drtune.models.quantized import quantize
 from drtune.rewards import WeightedSum
@@ -103,42 +102,19 @@ def variants(preset: Config, *, methods: bool, batches: bool) -> Iterator[tuple[
 def measured(config: Config, updates: int) -> Cost:
     """Times and peak of one configuration."""
     bench = random_bench(config)
-    step = bench.sampler.steps[len(bench.sampler.steps) // 2]
-    latents = bench.noise()
-    timesteps, trained = step.timesteps(latents), trained_steps(config)
-
-    @torch.no_grad()
-    def forwards() -> None:
-        for _ in bench.sampler.steps:
-            bench.denoiser(latents, timesteps)
-
-    def forwards_and_backwards() -> None:
-        for _ in range(trained):
-            output = bench.denoiser(latents, timesteps)
-            output.backward(torch.ones_like(output))
-
-    numbers = count(1)
-    runs = {
-        "update": lambda: bench.update(next(numbers)),
-        "roll-out": forwards,
-        "trained forwards and backwards": forwards_and_backwards,
-        "decode, reward and their backward": lambda: reward_gradient(bench.rewards_of, latents),
-        "optimizer": bench.step_optimizer,
-    }
+    parts, numbers = bench.parts(trained_steps(config)), count(1)
     peak = peak_of_update(bench)
-    times = seconds(runs, updates)
-    with FlopCounterMode(display=False) as flops, torch.no_grad():
-        bench.denoiser(latents, timesteps)
-    rolled_out = len(bench.sampler.steps) * flops.get_total_flops() / median(times["roll-out"])
+    times = seconds({"update": lambda: bench.update(next(numbers)), **parts}, updates)
+    with FlopCounterMode(display=False) as flops:
+        parts["roll-out"]()
     whole = times.pop("update")
-    sums = [sum(parts) for parts in zip(*times.values(), strict=True)]
     return Cost(
         pictures=config.batch_size,
         update_seconds=median(whole),
         parts={name: median(values) for name, values in times.items()},
-        ratio=median(update / parts for update, parts in zip(whole, sums, strict=True)),
+        ratio=ratio_to_sum(whole, times.values()),
         peak_bytes=peak,
-        rollout_flops_per_second=rolled_out,
+        rollout_flops_per_second=flops.get_total_flops() / median(times["roll-out"]),
     )
 
 

@@ -10,10 +10,7 @@ from itertools import count
 from pathlib import Path
 from statistics import median
 
-import torch
-
-from benchmarks.workbench import Workbench, seconds
-from drtune.methods.sweep import reward_gradient
+from benchmarks.workbench import Workbench, ratio_to_sum, seconds
 from drtune.models.miniature.world import scenes
 from drtune.prompts.prepare import open_prompts, prepare
 from drtune.training.processes import Processes
@@ -25,40 +22,15 @@ OVERRIDES = ["method.early_stop=1"]  # every update then runs all T steps
 def main() -> None:
     """Print the table; end with exit code 1 if the bound does not hold."""
     bench = Workbench(OVERRIDES)
-    steps, trained = bench.config.sampler.steps, bench.config.method.trained_steps
-    latents, middle = bench.noise(), bench.sampler.steps[steps // 2]
-    timesteps = middle.timesteps(latents)
-
-    @torch.no_grad()
-    def forwards() -> None:
-        for _ in range(steps):
-            bench.denoiser(latents, timesteps)
-
-    def forwards_and_backwards() -> None:
-        for _ in range(trained):
-            bench.denoiser(latents, timesteps).backward(latents)
-
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(Path(folder))
-        number = count(1)
-        times = seconds(
-            {
-                "update": lambda: trainer.update(next(number)),
-                f"{steps} forwards": forwards,
-                f"{trained} forwards and backwards": forwards_and_backwards,
-                "decode, reward and their backward": lambda: reward_gradient(bench.rewards_of, latents),
-                "optimizer": bench.step_optimizer,
-            },
-            repeats=25,
-        )
+        trainer, number = make_trainer(Path(folder)), count(1)
+        parts = bench.parts(bench.config.method.trained_steps)
+        times = seconds({"update": lambda: trainer.update(next(number)), **parts}, repeats=25)
     updates = times.pop("update")
     for name, values in times.items():
         print(f"{name:36} {median(values):7.3f} s")
-    sums = [sum(parts) for parts in zip(*times.values(), strict=True)]
-    # Round by round, because a shared machine changes its pace from one to the next.
-    ratio = median(update / parts for update, parts in zip(updates, sums, strict=True))
-    print(f"{'sum of the parts':36} {median(sums):7.3f} s")
-    print(f"{'update':36} {median(updates):7.3f} s  {ratio:.3f} of the sum (at most 1.05)")
+    ratio = ratio_to_sum(updates, times.values())
+    print(f"{'update':36} {median(updates):7.3f} s  {ratio:.3f} of the sum of these (at most 1.05)")
     raise SystemExit(ratio > 1.05)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from drtune.methods.draws import Draws, generator_of
 from drtune.methods.guidance import GuidedDenoiser
 from drtune.methods.plans import draw_plan
 from drtune.methods.supervision import Task, supervise
+from drtune.methods.sweep import reward_gradient
 from drtune.models.adapter import add_adapter
 from drtune.models.base import Base
 from drtune.models.loading import DTYPES, load_base, quiet_libraries
@@ -73,6 +75,28 @@ class Bench:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def parts(self, trained: int) -> dict[str, Callable[[], object]]:
+        """What an update is made of that runs all steps and trains so many of them."""
+        latents = self.noise()
+        timesteps = self.sampler.steps[len(self.sampler.steps) // 2].timesteps(latents)
+
+        @torch.no_grad()
+        def forwards() -> None:
+            for _ in self.sampler.steps:
+                self.denoiser(latents, timesteps)
+
+        def forwards_and_backwards() -> None:
+            for _ in range(trained):
+                output = self.denoiser(latents, timesteps)
+                output.backward(torch.ones_like(output))
+
+        return {
+            "roll-out": forwards,
+            "trained forwards and backwards": forwards_and_backwards,
+            "decode, reward and their backward": lambda: reward_gradient(self.rewards_of, latents),
+            "optimizer": self.step_optimizer,
+        }
+
     def denoising_step(self) -> None:
         """One ordinary LoRA update with the denoising loss (Ho et al. 2020, equation 14) on the same batch."""
         step = self.sampler.steps[len(self.sampler.steps) // 2]
@@ -123,6 +147,12 @@ def seconds(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, li
             finish()
             times[name].append(time.perf_counter() - started)
     return times
+
+
+def ratio_to_sum(whole: Sequence[float], parts: Iterable[Sequence[float]]) -> float:
+    """Seconds of the whole to the sum of those of its parts: the median over the rounds, whose pace may change."""
+    sums: list[float] = [sum(others) for others in zip(*parts, strict=True)]
+    return median(one / total for one, total in zip(whole, sums, strict=True))
 
 
 def finish() -> None:

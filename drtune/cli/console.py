@@ -13,6 +13,11 @@ from drtune.files.local import is_text
 from drtune.lifetime import as_command
 
 PATH = click.Path(path_type=Path)
+TRAINED, REPORTED, DECIDED = "runs/train", "runs/report", "runs/decision"
+"""Where a command writes, and the next ones read, unless they are told otherwise."""
+CONFIG_FILE = click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
+MODEL = click.option("--model", type=PATH, default=TRAINED, show_default=True, help="A tuned model.")
+REPORT = click.option("--report", type=PATH, default=REPORTED, show_default=True, help="An evaluation report.")
 OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what stands at the output.")
 OVERRIDES = click.option(
     "--set",
@@ -21,8 +26,6 @@ OVERRIDES = click.option(
     multiple=True,
     help="Change one key of the configuration, as in method.trained_steps=2. Repeatable.",
 )
-
-
 AS_JSON = click.option("--json", "in_json", is_flag=True, help="Print what came of it as JSON.")
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from drtune.cli.console import AS_JSON, OVERWRITE, PATH
+from drtune.cli.console import AS_JSON, DECIDED, MODEL, OVERWRITE, PATH, REPORT, REPORTED
 from drtune.errors import UserError
 from drtune.files.local import replacing
 from drtune.files.output import claimed
 
 
 @click.command()
-@click.option("--model", type=PATH, default="runs/train", show_default=True, help="A tuned model.")
+@MODEL
 @click.option("--prompts", type=PATH, help="A prompt set, whose held-out prompts are used.  [default: MODEL.prompts]")
 @click.option(
     "--champion", type=PATH, help="The tuned model that it would replace, as `drtune registry pull` gives it."
@@ -26,7 +26,7 @@ from drtune.files.output import claimed
     help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv (image, prompt). "
     "Repeatable.",
 )
-@click.option("--out", type=PATH, default="runs/report", show_default=True, help="Folder for the report.")
+@click.option("--out", type=PATH, default=REPORTED, show_default=True, help="Folder for the report.")
 @click.option(
     "--set",
     "overrides",
@@ -94,7 +94,7 @@ def evaluate(
 
 
 @click.command()
-@click.option("--report", type=PATH, default="runs/report", show_default=True, help="An evaluation report.")
+@REPORT
 @click.option("--policy", type=PATH, default="configs/gate.yaml", show_default=True, help="What must be achieved.")
 @click.option(
     "--study",
@@ -104,7 +104,7 @@ def evaluate(
 @click.option(
     "--seeds", type=PATH, help="What other seeds came to (`drtune seeds`), for a policy with a seeds section."
 )
-@click.option("--out", type=PATH, default="runs/decision", show_default=True, help="Folder for the decision.")
+@click.option("--out", type=PATH, default=DECIDED, show_default=True, help="Folder for the decision.")
 @AS_JSON
 @OVERWRITE
 @click.pass_context

@@ -14,7 +14,18 @@ from typing import Any
 import click
 
 from drtune.cli import evaluation, registry, score, seeds, study, training, watch
-from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH, CommandGroup, Number, echo_json
+from drtune.cli.console import (
+    AS_JSON,
+    CONFIG_FILE,
+    MODEL,
+    OVERRIDES,
+    OVERWRITE,
+    PATH,
+    TRAINED,
+    CommandGroup,
+    Number,
+    echo_json,
+)
 from drtune.errors import UserError
 from drtune.files.output import claimed
 
@@ -59,7 +70,7 @@ def prompts(source: Path, out: Path, held_out: bool, overwrite: bool) -> None:
 
 
 @main.command()
-@click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
+@CONFIG_FILE
 @OVERRIDES
 @click.option("--gpu", metavar="SIZE", help="Memory of one GPU, as in 80GiB: tell whether the run fits.")
 @click.option("--processes", type=int, help="GPUs of the run, on all its nodes.  [default: as the configuration says]")
@@ -85,7 +96,7 @@ def plan(
         overrides = (*overrides, f"processes={processes}")
     settings = load_config(config, overrides)
     size = parse_bytes(gpu) if gpu is not None else None
-    configs_of(settings.base_model)  # before torch, as above
+    configs_of(settings.base_model)  # before the ten seconds that torch takes to be imported
     from drtune.training.plan.estimate import estimate, remedy
     from drtune.training.plan.table import as_json, as_text, verdict
 
@@ -102,7 +113,7 @@ def plan(
 
 
 @main.command()
-@click.option("--model", type=PATH, help="A tuned model.  [default: runs/train]")
+@click.option("--model", type=PATH, help=f"A tuned model.  [default: {TRAINED}]")
 @click.option("--base-model", metavar="NAME", help="Draw with this base alone: a hub id, a folder, or miniature.")
 @click.option("--prompt", "texts", metavar="TEXT", multiple=True, help="Draw this. Repeatable.")
 @click.option("--prompts", type=PATH, help="A file with prompts, in any format of `drtune prompts`.")
@@ -147,7 +158,7 @@ def sample(
         read_prompts(prompts) if prompts else texts,
         out,
         SampleSettings(**settings),
-        model_folder=None if base_model else model or Path("runs/train"),
+        model_folder=None if base_model else model or Path(TRAINED),
         base_model=base_model,
         prompts_file=prompts,
         overwrite=overwrite,
@@ -156,7 +167,7 @@ def sample(
 
 
 @main.command()
-@click.option("--model", type=PATH, default="runs/train", show_default=True, help="A tuned model.")
+@MODEL
 @click.option(
     "--format",
     "form",

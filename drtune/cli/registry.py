@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from drtune.cli.console import AS_JSON, OVERWRITE, PATH, echo_json
+from drtune.cli.console import AS_JSON, DECIDED, MODEL, OVERWRITE, PATH, REPORTED, echo_json
 from drtune.errors import UserError
 
 REGISTRY = click.option(
@@ -22,9 +22,9 @@ REGISTRY = click.option(
 
 
 @click.command()
-@click.option("--model", type=PATH, default="runs/train", show_default=True, help="A tuned model.")
-@click.option("--report", type=PATH, default="runs/report", show_default=True, help="Its evaluation report.")
-@click.option("--decision", type=PATH, default="runs/decision", show_default=True, help="The decision on the report.")
+@MODEL
+@click.option("--report", type=PATH, default=REPORTED, show_default=True, help="Its evaluation report.")
+@click.option("--decision", type=PATH, default=DECIDED, show_default=True, help="The decision on the report.")
 @click.option("--name", required=True, help="Name under which the model is published.")
 @REGISTRY
 def publish(model: Path, report: Path, decision: Path, name: str, uri: str) -> None:

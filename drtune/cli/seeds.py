@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from drtune.cli.console import AS_JSON, OVERRIDES, OVERWRITE, PATH
+from drtune.cli.console import AS_JSON, CONFIG_FILE, OVERRIDES, OVERWRITE, PATH
 
 
 def seeds_of(_ctx: click.Context | None, _param: click.Parameter | None, given: str) -> list[int]:
@@ -33,7 +33,7 @@ def seeds() -> None:
 
 
 @seeds.command()
-@click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
+@CONFIG_FILE
 @click.option("--prompts", type=PATH, help="As `drtune train` takes them.  [default: captions of the miniature]")
 @OVERRIDES
 @click.option(

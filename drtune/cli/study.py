@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from drtune.cli.console import AS_JSON, OVERWRITE, PATH, Number
+from drtune.cli.console import AS_JSON, OVERWRITE, PATH, REPORT, Number
 from drtune.evaluation.study.defaults import CONTESTANTS, COUNT, PROTOCOL, QUESTIONS, REPEAT, SEED, SIDE, TEXTS, TIES
 
 
@@ -17,7 +17,7 @@ def study() -> None:
 
 
 @study.command()
-@click.option("--report", type=PATH, default="runs/report", show_default=True, help="An evaluation report.")
+@REPORT
 @click.option("--out", type=PATH, default="runs/study", show_default=True, help="Folder for the page and its key.")
 @click.option(
     "--contestants",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from drtune.cli.console import OVERRIDES, OVERWRITE, PATH
+from drtune.cli.console import CONFIG_FILE, OVERRIDES, OVERWRITE, PATH, TRAINED
 from drtune.errors import InterruptionError, UserError
 from drtune.files.local import read_given, write_text
 from drtune.files.output import claimed, unless_begun
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--config", type=PATH, help="YAML file with what differs from the defaults.")
+@CONFIG_FILE
 @click.option(
     "--prompts",
     type=PATH,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     help="Tune on this reward instead of the configuration's; your own is FILE.py:FUNCTION. Repeatable.",
 )
 @OVERRIDES
-@click.option("--out", type=PATH, default="runs/train", show_default=True, help="Folder for the tuned model.")
+@click.option("--out", type=PATH, default=TRAINED, show_default=True, help="Folder for the tuned model.")
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in OUT, or start if there is none.")
 @click.option(
     "--mirror",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from drtune.cli.console import PATH
+from drtune.cli.console import PATH, TRAINED
 from drtune.errors import InterruptionError
 
 
 @click.command()
-@click.argument("run", type=PATH, default="runs/train")
+@click.argument("run", type=PATH, default=TRAINED)
 @click.option("--port", type=click.IntRange(0, 65535), default=6080, show_default=True, help="0: any that is free.")
 def watch(run: Path, port: int) -> None:
     """Show a training on a page of this machine. Its curve, newest samples, speed, memory and time left.

@@ -9,8 +9,6 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from drtune.errors import UserError
-
 EIGHT_BITS = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 """Integers, and floats of 4 bits of exponent and 3 of mantissa (Micikevicius et al. 2022, arXiv 2209.05433)."""
 
@@ -113,17 +111,7 @@ def quantize(network: ModelMixin, device: torch.device, kind: str) -> None:
     """Put the frozen linear layers of the network's blocks in fewer bits, on the device; what trains stays as it is.
 
     Layers outside of the blocks, which embed and unembed, keep their precision. `kind` is `compute.quantization`.
-
-    Raises:
-        UserError: bitsandbytes is not installed, and it is asked for.
     """
-    if kind not in EIGHT_BITS:
-        try:
-            import bitsandbytes  # noqa: F401  # an extra
-        except ImportError:
-            raise UserError(
-                f"compute.quantization={kind}: bitsandbytes is not installed: pip install bitsandbytes"
-            ) from None
     blocks = [module for module in network.modules() if type(module).__name__ in network._no_split_modules]
     for block in blocks:
         for parent in list(block.modules()):

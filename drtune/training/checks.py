@@ -26,6 +26,15 @@ def check_start(config: Config) -> None:
         _installed(f"wandb_project={config.wandb_project}: Weights & Biases", "wandb")
     if config.mlflow_experiment:
         _installed(f"mlflow_experiment={config.mlflow_experiment}: MLflow", "mlflow", "mlflow-skinny")
+    check_bitsandbytes(config)
+
+
+def check_bitsandbytes(config: Config) -> None:
+    """Refuse settings that take bitsandbytes, which is an extra, where it is not.
+
+    Raises:
+        UserError: naming one.
+    """
     if config.optimizer.eight_bit:
         _installed("optimizer.eight_bit=true: bitsandbytes", "bitsandbytes")
     if config.compute.quantization == "nf4":

@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-
-from drtune.errors import UserError
-
-try:
-    from bitsandbytes.optim import AdamW8bit as _AdamW8bit
-except ImportError:
-    raise UserError("optimizer.eight_bit=true: bitsandbytes is not installed: pip install bitsandbytes") from None
+from bitsandbytes.optim import AdamW8bit as _AdamW8bit  # an extra
 
 TABLES = {"qmap1": "dynamic", "qmap2": "udynamic"}
 

@@ -22,11 +22,7 @@ class SpoiltWeightsError(DivergenceError):
 
 
 def make_optimizer(weights: Mapping[str, Tensor], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """AdamW over the weights that train.
-
-    Raises:
-        UserError: it is to be one of 8 bits, and bitsandbytes is not installed.
-    """
+    """AdamW over the weights that train."""
     if config.eight_bit:
         from drtune.training.eight_bit import AdamW8bit
 

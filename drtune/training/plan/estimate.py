@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from drtune.config import Config
 from drtune.models.loading import quiet_libraries
+from drtune.training.checks import check_bitsandbytes
 from drtune.training.plan.architectures import shell
 from drtune.training.plan.memory import Memory, measure
 from drtune.training.plan.work import Count, count_work, drawn_plans
@@ -46,8 +47,10 @@ def estimate(config: Config) -> Estimate:
     """What a run of this configuration costs in work and memory, without its weights and without a network.
 
     Raises:
-        UserError: the base's architecture is not known, or the configuration does not fit it.
+        UserError: the base's architecture is not known, the configuration does not fit it, or takes a package that is
+            not installed.
     """
+    check_bitsandbytes(config)
     quiet_libraries()
     base = shell(config)
     sampler = base.sampler(config.sampler)

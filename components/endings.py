@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from drtune.errors import UserError
+
+if TYPE_CHECKING:
+    from drtune.contracts import DriftOutcome
 
 TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"(?P<kind>[A-Za-z_][\w.]*): (?P<message>.*)")
@@ -38,7 +41,7 @@ def refused(rules: Sequence[str] = ()) -> str:
     return f"refused: {'; '.join(rules)}" if rules else "refused by the policy"
 
 
-def compared(outcome: Literal["drifted", "stable", "not enough data"], reason: str) -> str:
+def compared(outcome: DriftOutcome, reason: str) -> str:
     """As the step `monitor` writes it."""
     return f"{outcome}: {reason}"
 

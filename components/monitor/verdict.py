@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Literal
 
-from drtune.contracts import DriftCheck, DriftVerdict, Observed
+from drtune.contracts import DriftCheck, DriftOutcome, DriftVerdict, Observed
 from drtune.files.markdown import plain, table
 
-Outcome = Literal["drifted", "stable", "not enough data"]
 COLUMNS = ("check", "result", "value", "drift from", "why", "statistic")
 
 
-def outcome_of(checks: Sequence[DriftCheck], min_drifted: int) -> tuple[Outcome, str]:
+def outcome_of(checks: Sequence[DriftCheck], min_drifted: int) -> tuple[DriftOutcome, str]:
     """The outcome and its reason.
 
     Drifted, when at least `min_drifted` checks drifted. Else stable, when a check of prompts could be made, and one of

@@ -34,7 +34,7 @@ from drtune.contracts.evaluation import (
     Standing,
 )
 from drtune.contracts.model import ADAPTER, CONFIG, NETWORK, NETWORK_CONFIG, DataSource, PromptSet, TunedModel
-from drtune.contracts.monitoring import DriftCheck, DriftVerdict, Observed
+from drtune.contracts.monitoring import DriftCheck, DriftOutcome, DriftVerdict, Observed
 from drtune.contracts.publication import Check, Decision, RegistryEntry
 from drtune.contracts.seeds import MIN_SEEDS, SeedGain, SeedRun, SeedsResult
 from drtune.contracts.study import (
@@ -81,6 +81,7 @@ __all__ = [
     "DataSource",
     "Decision",
     "DriftCheck",
+    "DriftOutcome",
     "DriftVerdict",
     "EvaluationReport",
     "GradeGain",

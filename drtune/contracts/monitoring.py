@@ -6,6 +6,8 @@ from typing import Literal
 
 from drtune.contracts.base import Contract
 
+DriftOutcome = Literal["drifted", "stable", "not enough data"]
+
 
 class Observed(Contract):
     """One side of a comparison: prompts or scores, where they came from, and how many there are.
@@ -54,7 +56,7 @@ class DriftVerdict(Contract):
     """
 
     kind: Literal["DriftVerdict/1"] = "DriftVerdict/1"
-    outcome: Literal["drifted", "stable", "not enough data"]
+    outcome: DriftOutcome
     reason: str
     checks: tuple[DriftCheck, ...]
     """Those that drifted first, those without enough data last."""

@@ -22,8 +22,8 @@ from components.monitor.component import monitor as component
 from components.monitor.drift import NotEnoughDataError, Samples, measure, render
 from components.monitor.policy import MonitorPolicy
 from components.monitor.run import judge
-from components.monitor.verdict import Outcome, as_html, as_markdown, in_order, in_words, outcome_of
-from drtune.contracts import DriftCheck, DriftVerdict, Observed
+from components.monitor.verdict import as_html, as_markdown, in_order, in_words, outcome_of
+from drtune.contracts import DriftCheck, DriftOutcome, DriftVerdict, Observed
 from drtune.errors import UserError
 from drtune.prompts.prepare import Prompt
 from pipelines.cli.monitor import EXIT_CODES
@@ -335,5 +335,5 @@ def test_an_empty_window_is_not_enough_data(tmp_path: Path) -> None:
 
 
 def test_each_outcome_has_an_exit_code_of_its_own_and_none_is_that_of_a_fault() -> None:
-    assert EXIT_CODES.keys() == set(get_args(Outcome))
+    assert EXIT_CODES.keys() == set(get_args(DriftOutcome))
     assert len({*EXIT_CODES.values(), 1, 2}) == 5

@@ -13,11 +13,9 @@ from drtune.files.local import write_text
 from drtune.files.output import claimed
 from pipelines.cli import server
 from pipelines.cli.monitor import monitor
-from pipelines.cli.options import arguments_of, tuning
+from pipelines.cli.options import FOLDER, arguments_of, tuning
 from pipelines.cli.register import register
 from pipelines.cli.sweep import sweep
-
-PACKAGE = Path(__file__).parents[1] / "tune.yaml"
 
 
 @click.group(cls=CommandGroup)
@@ -105,7 +103,7 @@ def compile(ctx: click.Context, check: bool) -> None:
     from pipelines.tune import tune
 
     for pipeline in (tune, monitor, retrain):
-        package = PACKAGE.with_name(f"{pipeline.name}.yaml")
+        package = FOLDER / f"{pipeline.name}.yaml"
         compiled = compile_pipeline(pipeline)
         if not check:
             write_text(package, compiled)

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from pipelines.server.runs import Job, Version
 
 FOLDER = Path(__file__).parents[1]
+TUNE = FOLDER / "tune.yaml"
 
 PACKAGE = click.option(
     "-f",
     "--package-file",
     "path",
     type=PATH,
-    default=FOLDER / "tune.yaml",
+    default=TUNE,
     help="The compiled pipeline.  [default: tune.yaml of this installation]",
 )
 VERSION = click.option(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.cli.main import PACKAGE
+from pipelines.cli.options import TUNE
 from pipelines.server.package import Package
 from tests.kfp_api import KfpServer
 from tests.kfp_nodes import Look, executor_of
@@ -27,12 +27,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_an_upload_is_a_version_named_after_the_code(server: KfpServer) -> None:
-    result = call(server, "upload", str(PACKAGE), DRTUNE_CODE_REVISION="4a1b2c9" * 5)
+    result = call(server, "upload", str(TUNE), DRTUNE_CODE_REVISION="4a1b2c9" * 5)
     [version] = server.versions.values()
     [pipeline] = server.pipelines.values()
     name = f"{metadata.version('drtune')}-4a1b2c9"  # no commit of that name is here, and so no day
     assert (pipeline["display_name"], version["display_name"]) == ("tune", name)
-    spec, platform = yaml.safe_load_all(PACKAGE.read_text(encoding="utf-8"))
+    spec, platform = yaml.safe_load_all(TUNE.read_text(encoding="utf-8"))
     assert version["pipeline_spec"] == {"pipeline_spec": spec, "platform_spec": platform}
     assert result.stdout.splitlines() == [
         f"pipeline tune version {name}: uploaded, {version['pipeline_version_id']}",
@@ -45,7 +45,7 @@ def test_the_name_of_a_version_tells_the_day_of_its_commit(server: KfpServer) ->
         subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
         for command in (["rev-parse", "HEAD"], ["show", "-s", "--format=%cd", "--date=format:%Y%m%d", "HEAD"])
     )
-    call(server, "upload", str(PACKAGE), DRTUNE_CODE_REVISION=commit)
+    call(server, "upload", str(TUNE), DRTUNE_CODE_REVISION=commit)
     [version] = server.versions.values()
     assert version["display_name"] == f"{metadata.version('drtune')}-{day}-{commit[:7]}"
 
@@ -73,10 +73,10 @@ def test_a_server_that_is_too_old_is_told_of_before_anything_is_sent(server: Kfp
 
 
 def test_an_upload_can_be_repeated_and_a_version_never_changes(server: KfpServer, tmp_path: Path) -> None:
-    fine(server, "upload", "--version", "v1", str(PACKAGE))
-    assert "there already" in fine(server, "upload", "--version", "v1", str(PACKAGE))[0]
+    fine(server, "upload", "--version", "v1", str(TUNE))
+    assert "there already" in fine(server, "upload", "--version", "v1", str(TUNE))[0]
     other = tmp_path / "other.yaml"
-    other.write_text(PACKAGE.read_text(encoding="utf-8").replace("miniature-symmetry", "another"), encoding="utf-8")
+    other.write_text(TUNE.read_text(encoding="utf-8").replace("miniature-symmetry", "another"), encoding="utf-8")
     assert refused(server, "upload", "--version", "v1", str(other)).startswith(
         "version v1 of pipeline tune: is there already with another content"
     )
@@ -87,7 +87,7 @@ def test_an_upload_can_be_repeated_and_a_version_never_changes(server: KfpServer
 
 def test_all_pipelines_are_uploaded_by_default(server: KfpServer) -> None:
     fine(server, "upload", "--version", "v1")
-    names = {Package.read(path).name for path in PACKAGE.parent.glob("*.yaml")}
+    names = {Package.read(path).name for path in TUNE.parent.glob("*.yaml")}
     assert {pipeline["display_name"] for pipeline in server.pipelines.values()} == names
 
 
@@ -149,13 +149,13 @@ def test_a_run_is_one_of_the_version_of_the_code(server: KfpServer, tmp_path: Pa
         assert run["pipeline_version_reference"]["pipeline_version_id"] == version
         assert "pipeline_spec" not in run
     other = tmp_path / "other.yaml"
-    other.write_text(PACKAGE.read_text(encoding="utf-8").replace("miniature-symmetry", "another"), encoding="utf-8")
+    other.write_text(TUNE.read_text(encoding="utf-8").replace("miniature-symmetry", "another"), encoding="utf-8")
     assert refused(server, "submit", "-f", str(other)).endswith("or submit it --inline")
     assert "--version as it stands" in call(server, "submit", "--inline", "--version", "v1").stderr
 
 
 def test_a_version_that_was_uploaded_runs_by_its_name(server: KfpServer) -> None:
-    fine(server, "upload", "--version", "v1", str(PACKAGE))
+    fine(server, "upload", "--version", "v1", str(TUNE))
     fine(server, "submit", "--version", "v1", "prompts=x")
     [run] = server.runs.values()
     [version] = server.versions

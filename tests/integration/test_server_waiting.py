@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from kfp_server_api import ApiException
 
-from pipelines.cli.main import PACKAGE
+from pipelines.cli.options import TUNE
 from pipelines.server.client import connected
 from pipelines.server.follow import follow
 from pipelines.server.outcome import Outcome
@@ -169,7 +169,7 @@ def test_status_shows_why_a_pod_waits(server: KfpServer) -> None:
 def waiting(server: KfpServer) -> Iterator[Callable[..., Outcome]]:
     """Follow a run that was just started; takes `say` and the times of `follow`."""
     with connected(server.url, "kubeflow", None) as client:
-        package = Package.read(PACKAGE)
+        package = Package.read(TUNE)
         run = submit(client, Job(package, {}, "tried"), "mine", print)
         yield partial(follow, client, run, package, pending_seconds=600.0, pause_seconds=0.01)
 

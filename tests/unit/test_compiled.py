@@ -16,7 +16,8 @@ from components.pods import HUB_SECRET, NEWS_SECRET, RETRY_AFTER_SECONDS, S3_SEC
 from components.registry import place_of
 from components.train.environment import CERTIFICATES
 from drtune.config import load_section
-from pipelines.cli.main import PACKAGE, main
+from pipelines.cli.main import main
+from pipelines.cli.options import TUNE
 from pipelines.local.run import compile_pipeline
 from pipelines.monitor import monitor
 from pipelines.retrain import retrain
@@ -24,8 +25,8 @@ from pipelines.server.package import Package
 from pipelines.tune import tune
 
 PIPELINES = {pipeline.name: pipeline for pipeline in (tune, monitor, retrain)}
-PACKAGES = [PACKAGE.with_name(f"{name}.yaml") for name in PIPELINES]
-SITES = PACKAGE.parents[1] / "manifests" / "platform"
+PACKAGES = [TUNE.with_name(f"{name}.yaml") for name in PIPELINES]
+SITES = TUNE.parents[1] / "manifests" / "platform"
 ALL = pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
 
 
@@ -46,13 +47,13 @@ def test_compiling_elsewhere_gives_the_same_text(tmp_path: Path) -> None:
         "pathlib.Path('compiled.yaml').write_text(compile_pipeline(tune), encoding='utf-8')"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, env={"PYTHONHASHSEED": "7"}, check=True)
-    assert (tmp_path / "compiled.yaml").read_text(encoding="utf-8") == PACKAGE.read_text(encoding="utf-8")
+    assert (tmp_path / "compiled.yaml").read_text(encoding="utf-8") == TUNE.read_text(encoding="utf-8")
 
 
 @ALL
 def test_the_compiled_pipeline_holds_nothing_of_the_machine_and_installs_nothing(package: Path) -> None:
     text = package.read_text(encoding="utf-8")
-    for place in (str(Path.home()), str(PACKAGE.parents[1]), sys.prefix):
+    for place in (str(Path.home()), str(TUNE.parents[1]), sys.prefix):
         assert place not in text
     assert "pip install" not in text
 
@@ -75,7 +76,7 @@ def test_the_defaults_of_the_command_are_those_of_the_pipeline(command: str, pip
     helps = {option.name: str(option.help) for option in main.commands[command].params if isinstance(option, Option)}
     shown = {name: found[1] for name, text in helps.items() if (found := re.search(r"\[default: (\S+)\]", text))}
     only_on_a_cluster = {"evaluation_gpus", "evaluation_gpu_resource"}
-    defaults = Package.read(PACKAGE.with_name(f"{pipeline.name}.yaml")).defaults
+    defaults = Package.read(TUNE.with_name(f"{pipeline.name}.yaml")).defaults
     given = {name: value for name, value in defaults.items() if value and name not in only_on_a_cluster}
     if "registry" in shown:
         given["registry"] = place_of("", {})
@@ -128,7 +129,7 @@ def test_nothing_is_cached_since_a_path_says_nothing_of_what_is_there(package: P
 
 
 def test_retries_are_bounded_and_last_for_all_tries() -> None:
-    tasks, pods = tasks_of(PACKAGE), pods_of(PACKAGE)
+    tasks, pods = tasks_of(TUNE), pods_of(TUNE)
     retries = {name: task["retryPolicy"]["maxRetryCount"] for name, task in tasks.items()}
     assert retries == {"prepare-prompts": 2, "train": 1, "evaluate": 1, "decide": 2, "publish": 2, "finish": 2}
     for name, task in tasks.items():
@@ -139,12 +140,12 @@ def test_retries_are_bounded_and_last_for_all_tries() -> None:
 
 
 def test_an_evaluation_gets_gpus_by_parameters_and_onto_nodes_that_are_kept_for_them() -> None:
-    accelerator = compiled(PACKAGE)["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"][
+    accelerator = compiled(TUNE)["deploymentSpec"]["executors"]["exec-evaluate"]["container"]["resources"][
         "accelerator"
     ]
     names = [re.findall("pipelinechannel--([a-z_]+)", accelerator[key]) for key in ("resourceType", "resourceCount")]
     assert names == [["evaluation_gpu_resource"], ["evaluation_gpus"]]
-    assert pods_of(PACKAGE)["evaluate"]["tolerations"] == [
+    assert pods_of(TUNE)["evaluate"]["tolerations"] == [
         {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
     ]
 
@@ -152,11 +153,11 @@ def test_an_evaluation_gets_gpus_by_parameters_and_onto_nodes_that_are_kept_for_
 def test_the_long_steps_keep_their_nodes_and_one_that_waits_for_its_job_holds_little() -> None:
     kept = {
         name
-        for name, pod in pods_of(PACKAGE).items()
+        for name, pod in pods_of(TUNE).items()
         if pod.get("podMetadata", {}).get("annotations") == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     }
     assert kept == {"train", "evaluate"}
-    resources = compiled(PACKAGE)["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
+    resources = compiled(TUNE)["deploymentSpec"]["executors"]["exec-train"]["container"]["resources"]
     assert (resources["resourceCpuRequest"], resources["resourceMemoryRequest"]) == ("100m", "512Mi")
 
 
@@ -209,12 +210,12 @@ def test_every_site_that_is_shipped_can_be_read_and_names_only_steps_that_there_
 
 
 def test_a_person_can_start_tuning_from_the_form_as_it_stands() -> None:
-    parameters = compiled(PACKAGE)["root"]["inputDefinitions"]["parameters"]
+    parameters = compiled(TUNE)["root"]["inputDefinitions"]["parameters"]
     assert all("defaultValue" in parameter for parameter in parameters.values())
 
 
 def test_retraining_has_the_parameters_of_tuning_with_their_defaults() -> None:
-    tuning, retraining = (Package.read(PACKAGE.with_name(f"{name}.yaml")).defaults for name in ("tune", "retrain"))
+    tuning, retraining = (Package.read(TUNE.with_name(f"{name}.yaml")).defaults for name in ("tune", "retrain"))
     # A retraining is always told what comes in, and what was trained on, which it reads as it is named.
     assert tuning.keys() - retraining.keys() == {"prompts", "data_revision"}
     assert retraining["reference"] is retraining["incoming"] is None

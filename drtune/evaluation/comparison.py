@@ -27,8 +27,18 @@ from drtune.evaluation.statistics import compare_paired, holm, mean_interval, ps
 BASE, CANDIDATE = "base", "candidate"
 
 
-def with_drift(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with drift in features where there is drift in pixels: 1 - cosine to the base's picture of the shot."""
+def with_distances(table: pd.DataFrame, measures: Sequence[Measure]) -> pd.DataFrame:
+    """The table of pictures with drift, CMMD and diversity in the place of the unit embeddings that they are taken of.
+
+    Those are `features` and `clip`, of which either may be absent. Where CMMD is not among the measures, none is a
+    CLIP's.
+    """
+    told = _with_diversity(_with_cmmd(_with_drift(table), measures))
+    return told.drop(columns=["features", "clip"], errors="ignore")
+
+
+def _with_drift(table: pd.DataFrame) -> pd.DataFrame:
+    """With drift in features where there is drift in pixels: 1 - cosine to the base's picture of the shot."""
     if "features" not in table:
         return table
     shots = pd.MultiIndex.from_frame(table[["index", "picture"]])
@@ -38,8 +48,8 @@ def with_drift(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{DRIFT: pd.Series(1 - np.einsum("nd,nd->n", own_ND, base_ND), index=table.index[drawn])})
 
 
-def with_diversity(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of pictures with diversity in the place of `features`, which are unit vectors.
+def _with_diversity(table: pd.DataFrame) -> pd.DataFrame:
+    """With diversity, the rows of a contestant together.
 
     Within a prompt it is the mean of 1 - cosine over the pairs of its pictures; across prompts, that of a picture and
     those of all other prompts of its contestant. Both are 0 where all pictures are alike, and NaN where there is one.
@@ -47,14 +57,13 @@ def with_diversity(table: pd.DataFrame) -> pd.DataFrame:
     if "features" not in table:
         return table
     parts = [_spread(rows, np.stack(rows["features"].tolist())) for _, rows in table.groupby("contestant", sort=False)]
-    return pd.concat(parts).drop(columns="features")
+    return pd.concat(parts)
 
 
-def with_cmmd(table: pd.DataFrame, measures: Sequence[Measure]) -> pd.DataFrame:
-    """The table with CMMD to the base: for each prompt that both drew the mean over its pairs, in each of its rows.
+def _with_cmmd(table: pd.DataFrame, measures: Sequence[Measure]) -> pd.DataFrame:
+    """With CMMD to the base: for each prompt that both drew the mean over its pairs, in each of its rows.
 
-    It takes embeddings from `clip`, which goes, or from `features` where both are one. Where CMMD is not among the
-    measures, `features` are of no CLIP.
+    It takes embeddings from `clip`, or from `features` where both are one.
     """
     space = "clip" if "clip" in table else "features"
     if space not in table or CMMD not in {measure.name for measure in measures}:
@@ -69,7 +78,7 @@ def with_cmmd(table: pd.DataFrame, measures: Sequence[Measure]) -> pd.DataFrame:
             own_ND, base_MD = np.stack(rows[space].tolist()), np.stack(base[space].tolist())
             means_P = cmmd_by_prompt(own_ND, place_N, base_MD, np.searchsorted(prompts, base["index"]))
             distances[rows.index] = means_P[place_N]
-    return table.assign(**{CMMD: distances}).drop(columns="clip", errors="ignore")
+    return table.assign(**{CMMD: distances})
 
 
 def _spread(rows: pd.DataFrame, features_ND: NDArray[np.float64]) -> pd.DataFrame:

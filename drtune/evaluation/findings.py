@@ -13,16 +13,7 @@ import pandas as pd
 from drtune.config import Config
 from drtune.contracts import DIVERSITY_WITHIN, SCORES, BenchmarkRow, Contestant
 from drtune.evaluation.benchmark import benchmark
-from drtune.evaluation.comparison import (
-    CANDIDATE,
-    agreements,
-    per_prompt,
-    scores,
-    standings,
-    with_cmmd,
-    with_diversity,
-    with_drift,
-)
+from drtune.evaluation.comparison import CANDIDATE, agreements, per_prompt, scores, standings, with_distances
 from drtune.evaluation.contestants import AnyContestant
 from drtune.evaluation.highlights import highlights, write_grid
 from drtune.evaluation.measures import Gauges
@@ -38,7 +29,7 @@ def findings(
 ) -> dict[str, Any]:
     """What a report says of the pictures, by its fields; the files that belong to it are written into `folder`."""
     used = table[table["problem"] == ""].drop(columns="problem")
-    pictures = with_diversity(with_cmmd(with_drift(used), gauges.measures))
+    pictures = with_distances(used, gauges.measures)
     problems = [*_problems(table, contestants), *_alone(pictures, gauges)]
     write_text(folder / PROBLEMS, "".join(json.dumps(problem) + "\n" for problem in problems))
     pictures.drop(columns="index").to_parquet(folder / SCORES, index=False)

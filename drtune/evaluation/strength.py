@@ -14,17 +14,7 @@ import pandas as pd
 
 from drtune.config import Config
 from drtune.contracts import DRIFT_PIXELS, Measure, ScaleCurve, ScalePoint, TunedModel
-from drtune.evaluation.comparison import (
-    BASE,
-    CANDIDATE,
-    agreements,
-    per_prompt,
-    scores,
-    standings,
-    with_cmmd,
-    with_diversity,
-    with_drift,
-)
+from drtune.evaluation.comparison import BASE, CANDIDATE, agreements, per_prompt, scores, standings, with_distances
 from drtune.evaluation.contestants import AnyContestant, DrawnContestant
 from drtune.evaluation.highlights import thumbnail
 
@@ -66,7 +56,7 @@ def _point(scale: float, name: str, few: pd.DataFrame, measures: Sequence[Measur
     """What a report would say if the contestant of that name were its candidate."""
     base, drawn = few[few["contestant"] == BASE], few[few["contestant"] == name]
     drawn = drawn.assign(contestant=CANDIDATE, **({DRIFT_PIXELS: 0.0} if name == BASE else {}))
-    pictures = with_diversity(with_cmmd(with_drift(pd.concat([base, drawn], ignore_index=True)), measures))
+    pictures = with_distances(pd.concat([base, drawn], ignore_index=True), measures)
     means = per_prompt(pictures, measures)
     return ScalePoint(
         scale=scale,

@@ -8,7 +8,7 @@ import pytest
 
 from drtune.contracts import CMMD, DIVERSITY_ACROSS, Measure
 from drtune.evaluation.cmmd import cmmd_by_prompt
-from drtune.evaluation.comparison import agreements, per_prompt, scores, standings, with_cmmd, with_diversity
+from drtune.evaluation.comparison import agreements, per_prompt, scores, standings, with_distances
 
 REWARD = Measure(name="symmetry", kind="trained")
 ACROSS = Measure(name=DIVERSITY_ACROSS, kind="diversity")
@@ -24,6 +24,7 @@ def table_of(count: int, *, categories: int = 1, pictures: int = 2, seed: int = 
     features = 1 + rng.normal(size=(len(rows), 8))
     return table.assign(
         category=[f"c{index % categories}" for index in table["index"]],
+        drift_pixels=0.0,
         symmetry=rng.normal(size=len(rows)),
         features=list(features / np.linalg.norm(features, axis=1, keepdims=True)),
     )
@@ -31,7 +32,7 @@ def table_of(count: int, *, categories: int = 1, pictures: int = 2, seed: int = 
 
 def test_diversity_across_prompts_is_the_mean_over_pairs_of_prompts_with_an_interval_of_the_jackknife() -> None:
     table = table_of(12)
-    [base, _] = standings(per_prompt(with_diversity(table), [ACROSS]), [ACROSS])
+    [base, _] = standings(per_prompt(with_distances(table, [ACROSS]), [ACROSS]), [ACROSS])
     features = np.stack(table.loc[table["contestant"] == "base", "features"]).reshape(12, 2, 8)
     distances = 1 - np.einsum("ipd,jqd->ijpq", features, features).mean((2, 3))
 
@@ -48,8 +49,8 @@ def test_diversity_across_prompts_is_the_mean_over_pairs_of_prompts_with_an_inte
 
 
 def test_categories_of_a_few_prompts_have_means_alone_and_are_no_part_of_the_correction() -> None:
-    prompts = per_prompt(with_diversity(table_of(24, categories=2)), [REWARD])
-    few = per_prompt(with_diversity(table_of(24, categories=4)), [REWARD])
+    prompts = per_prompt(table_of(24, categories=2), [REWARD])
+    few = per_prompt(table_of(24, categories=4), [REWARD])
     alone, *by_category = scores(few, [REWARD])
     assert {score.num_prompts for score in by_category} == {6}
     assert {score.p_value for score in by_category} == {None}
@@ -63,19 +64,19 @@ def test_cmmd_is_told_of_all_but_the_base_on_the_prompts_that_it_shares() -> Non
     table = table_of(12)
     table = table[(table["contestant"] == "base") | (table["index"] > 1)]
     measures = [Measure(name=CMMD, kind="drift")]
-    [found] = standings(per_prompt(with_diversity(with_cmmd(table, measures)), measures), measures)
+    [found] = standings(per_prompt(with_distances(table, measures), measures), measures)
     assert (found.contestant, found.num_prompts) == ("candidate", 10)
     sides = [table[(table["contestant"] == who) & (table["index"] > 1)] for who in ("candidate", "base")]
     place = np.repeat(np.arange(10), 2)
     own, base = (np.stack(side["features"].tolist()) for side in sides)
     assert found.mean == pytest.approx(cmmd_by_prompt(own, place, base, place).mean())
     other = table.rename(columns={"features": "clip"})
-    assert "clip" not in with_cmmd(other, measures)
+    assert "clip" not in with_distances(other, measures)
 
 
 def test_without_a_clip_there_is_no_cmmd() -> None:
     table = table_of(12)
-    assert list(with_cmmd(table, [REWARD, ACROSS])) == list(table)
+    assert CMMD not in with_distances(table, [REWARD, ACROSS])
 
 
 def test_agreement_counts_prompts_on_which_all_rewards_rise_and_on_which_the_trained_ones_rise_alone() -> None:

@@ -24,7 +24,7 @@ def place_of(registry: str, environment: Mapping[str, str] = os.environ) -> str:
 
 
 def check_registry(
-    registry: str, name: str, environment: Mapping[str, str] = os.environ, *, patience: Patience | None = None
+    registry: str, name: str, environment: Mapping[str, str], *, patience: Patience | None = None
 ) -> None:
     """Refuse a registry that could not be published to in the end.
 

@@ -35,7 +35,7 @@ def check_place(key: str, place: str, environment: Mapping[str, str] = os.enviro
         _check_archive(key, Path(place))
 
 
-def check_file(key: str, place: str, environment: Mapping[str, str] = os.environ) -> None:
+def check_file(key: str, place: str) -> None:
     """Refuse a path, or the address of a file on S3, where there is nothing, without fetching it.
 
     Args: as `check_place`.
@@ -43,7 +43,7 @@ def check_file(key: str, place: str, environment: Mapping[str, str] = os.environ
     Raises:
         UserError: there is nothing.
     """
-    storage, last = _stored(place, environment) if is_on_s3(place) else (None, "")
+    storage, last = _stored(place, os.environ) if is_on_s3(place) else (None, "")
     if not (storage.has(last) if storage else Path(place).exists()):
         raise UserError(f"{key}={place}: is not there; correct the place")
 

@@ -15,7 +15,7 @@ LONGEST_WAIT = 3
 """Seconds for a hub to answer at all, where HF_HUB_ETAG_TIMEOUT does not give it more."""
 
 
-def from_hub(repository: str, file: str, revision: str | None = None) -> Path:
+def from_hub(repository: str, file: str, revision: str | None) -> Path:
     """A file of a model on the hub, from its cache, or downloaded into it.
 
     A hub that is away would be asked again for half a minute, where nothing refuses the connection for ten. So what is

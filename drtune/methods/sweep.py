@@ -101,9 +101,7 @@ def roll_out(
     return Rollout(latents, inputs, graphs, misses.weights(latents) if misses else None)
 
 
-def sample_chain(
-    denoiser: Denoiser, sampler: Sampler, latents_BCHW: Tensor, *, draw_noise: DrawNoise | None = None
-) -> Tensor:
+def sample_chain(denoiser: Denoiser, sampler: Sampler, latents_BCHW: Tensor, *, draw_noise: DrawNoise) -> Tensor:
     """Clean latents at the end of the whole chain, in which nothing trains; the rest is as in `roll_out`."""
     whole = Plan(stop=len(sampler.steps) - 1, trained=(), alpha=0.0)
     return roll_out(denoiser, sampler, latents_BCHW, whole, draw_noise=draw_noise).clean_BCHW

@@ -13,7 +13,7 @@ from drtune.models.loading import DTYPES, load_base, quiet_libraries
 from drtune.models.miniature import CHECKPOINT
 
 
-def base_name(pipe: DiffusionPipeline, revision: str | None = None) -> str:
+def base_name(pipe: DiffusionPipeline, revision: str | None) -> str:
     """The name of the hub, or the folder, that a pipeline came from, if all of it is still as it is there.
 
     It is loaded from there and compared, since a run and all who take its adapter up load the base by its name.

@@ -44,7 +44,7 @@ def settled(config: Config, earlier: Path | None) -> Config:
     return config.model_copy(update={"processes": count})
 
 
-def run_workers(count: int, arguments: Sequence[str], *, options: Sequence[str] = ()) -> None:
+def run_workers(count: int, arguments: Sequence[str], *, options: Sequence[str]) -> None:
     """Run `python -m drtune.training.worker` with `arguments` in `count` processes of this machine.
 
     `options` are torchrun's; others of its options may stand in the environment, such as PET_NNODES.

@@ -47,12 +47,12 @@ class Failure:
 class Display(io.TextIOBase, AbstractContextManager["Display"]):
     """Stands in for standard output and listens to kfp's log while a pipeline runs; `reword` changes lines of steps.
 
-    with Display(sys.stdout, log) as display:
+    with Display(sys.stdout, log, str) as display:
         tune(...)
     display.failure  # None when every step did its work
     """
 
-    def __init__(self, terminal: TextIO, log: TextIO, reword: Callable[[str], str] = str) -> None:
+    def __init__(self, terminal: TextIO, log: TextIO, reword: Callable[[str], str]) -> None:
         self.failure: Failure | None = None
         self._reword = reword
         self._terminal = terminal

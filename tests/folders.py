@@ -31,6 +31,12 @@ class Folders(NamedTuple):
     report: Path
     decision: Path
 
+    def report_on(self, report: EvaluationReport) -> None:
+        """Put a report in the place of the one that is there, and the same decision on it."""
+        report.save(self.report)
+        decision = Decision.load(self.decision)
+        decision.model_copy(update={"report_sha256": report.manifest_sha256}).save(self.decision)
+
 
 def make_folders(
     root: Path,

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 from tests.kfp_nodes import WORKFLOW, Json, Look, after_cancelling, node_id, nodes_of, pod_at, pod_name, stamp, tasks_of
-from tests.serving import JSON, Handler, Serving
+from tests.serving import JSON, Handler, RefusalError, Serving
 
 API = "/apis/v2beta1/"
 THROUGH_KUBERNETES = "/api/v1/namespaces/kubeflow/services/ml-pipeline:http/proxy/"
@@ -41,14 +41,6 @@ KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
 """What a parameter's value must be, and the server's word for it (KFP/template/v2_template.go:487)."""
 CODES = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 429: 8, 500: 13, 503: 14}
 """gRPC's codes, which stand in the body of an error."""
-
-
-class RefusalError(Exception):
-    """Answered with this status instead."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class KfpServer(Serving):

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
 
-from tests.serving import JSON, Handler, Serving
+from tests.serving import JSON, Handler, RefusalError, Serving
 
 Json = dict[str, Any]
 ROOT = re.compile(r"/api/model_registry/v1(alpha3)?/")
@@ -55,14 +55,6 @@ ARTIFACT = _schema(  # ModelArtifact, which the schema of the version's artifact
     modelFormatName={"type": "string"},
     state={"enum": ["UNKNOWN", "PENDING", "LIVE", "MARKED_FOR_DELETION", "DELETED", "ABANDONED", "REFERENCE"]},
 )
-
-
-class RefusalError(Exception):
-    """Answered with this status, and with a body as API/1985 has it."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class ModelRegistryServer(Serving):

@@ -40,6 +40,14 @@ class Serving(ThreadingHTTPServer):
             super().handle_error(*about)
 
 
+class RefusalError(Exception):
+    """Answered with this status instead."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Handler(BaseHTTPRequestHandler):
     """Of a request, which tests read from what the server keeps and not from a log."""
 

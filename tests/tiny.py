@@ -13,12 +13,21 @@ from drtune.config import LoraSection, TuningSamplerConfig
 from drtune.methods.guidance import GuidedDenoiser
 from drtune.models.adapter import add_adapter
 from drtune.models.base import Conditions
+from drtune.models.sampler import Sampler, read_sampler
 from drtune.models.sdxl import StableDiffusionXL
 from tools.miniature.networks import make_scheduler
 from tools.miniature.tokenizer import train_tokenizer
 
 TOKEN_WIDTH, POOLED_WIDTH = 12, 8
 UNGUIDED = TuningSamplerConfig()
+
+
+@lru_cache
+def ddim(num_steps: int, eta: float = 0.0) -> Sampler:
+    """The miniature's schedule in so many steps."""
+    scheduler = make_scheduler()
+    scheduler.set_timesteps(num_steps)
+    return read_sampler(scheduler, eta)
 
 
 def tiny_unet(seed: int = 0) -> UNet2DConditionModel:

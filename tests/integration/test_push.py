@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from drtune.cli.main import main
-from drtune.contracts import ADAPTER, Decision, EvaluationReport
+from drtune.contracts import ADAPTER, EvaluationReport
 from drtune.files.local import sha256_bytes
 from drtune.publishing.registry import Registry
 from tests.folders import make_folders, with_highlights
@@ -25,10 +25,7 @@ NAME = "my-model"
 def registry(tmp_path: Path) -> Path:
     """One with a version that has pictures."""
     made = make_folders(tmp_path / "made")
-    report = with_highlights(EvaluationReport.load(made.report), made.report)
-    report.save(made.report)
-    digest = report.manifest_sha256
-    Decision.load(made.decision).model_copy(update={"report_sha256": digest}).save(made.decision)
+    made.report_on(with_highlights(EvaluationReport.load(made.report), made.report))
     Registry(str(tmp_path / "registry")).publish(NAME, *made)
     return tmp_path / "registry"
 

@@ -23,8 +23,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from drtune.contracts import MANIFEST, Decision, EvaluationReport, TunedModel
-from drtune.files.local import sha256_file
+from drtune.contracts import EvaluationReport, TunedModel
 from drtune.models.sample_set import SampleSettings, write_sample_set
 from drtune.publishing.registry import Registry
 from tests.folders import make_folders
@@ -63,10 +62,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One with a version of the miniature, whose adapter is random."""
     root = tmp_path_factory.mktemp("served")
     made, model = make_folders(root), make_tuned(root / "tuned", "miniature", "evaluation.sampler.steps=3")
-    report = EvaluationReport.load(made.report).model_copy(update={"model": TunedModel.load(model)})
-    report.save(made.report)
-    decision = Decision.load(made.decision)
-    decision.model_copy(update={"report_sha256": sha256_file(made.report / MANIFEST)}).save(made.decision)
+    made.report_on(EvaluationReport.load(made.report).model_copy(update={"model": TunedModel.load(model)}))
     Registry(str(root / "registry")).publish("mine", model, made.report, made.decision)
     return root / "registry"
 

@@ -20,8 +20,8 @@ from drtune.training.checks import check_start
 from drtune.training.optimization import make_optimizer
 from drtune.training.plan.estimate import estimate
 from drtune.training.plan.meter import SavedBytes, bytes_of
-from tests.tiny import denoiser_of, tunable_base
-from tests.unit.test_sweep import NOISE, ddim, rewards_of
+from tests.tiny import ddim, denoiser_of, tunable_base
+from tests.unit.test_sweep import NOISE, rewards_of
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from drtune.models.adapter import without_adapter
 from drtune.models.sampler import Sampler, read_sampler
 from drtune.models.sdxl import StableDiffusionXL
 from tests.oracle import loss_of
-from tests.tiny import UNGUIDED, conditions_of, denoiser_of, tunable_base
+from tests.tiny import UNGUIDED, conditions_of, ddim, denoiser_of, tunable_base
 from tools.miniature.networks import make_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Euler of diffusers
@@ -66,14 +66,12 @@ def rewards_of(clean_BCHW: Tensor, rows: slice, *, opposite: bool = False, surpl
     return (1 + surplus) * sought - avoided
 
 
-def ddim(num_steps: int = T, eta: float = 0.0) -> Sampler:
-    scheduler = make_scheduler()
-    scheduler.set_timesteps(num_steps)
-    return read_sampler(scheduler, eta)
+def deterministic() -> Sampler:
+    return ddim(T)
 
 
 def ancestral() -> Sampler:
-    return ddim(eta=0.8)
+    return ddim(T, eta=0.8)
 
 
 def euler() -> Sampler:
@@ -97,7 +95,7 @@ def task_of(
     denoiser = denoiser_of(tuned()[0], settings)
     return Task(
         denoiser,
-        sampler or ddim(),
+        sampler or deterministic(),
         rewards_of,
         noise,
         ComputeSection(**compute),
@@ -187,7 +185,7 @@ def test_the_gradient_is_taken_rho_away_and_what_is_told_is_the_reward_of_the_pi
     assert bool((rewards_of(moved, slice(0, BATCH)) < rewards).all())
 
 
-@pytest.mark.parametrize("sampler", [ddim, euler, flow])
+@pytest.mark.parametrize("sampler", [deterministic, euler, flow])
 @pytest.mark.parametrize("name", ["direct_align", "srpo"])
 def test_the_gradient_from_real_pictures_equals_autograd(name: str, sampler: Callable[[], Sampler]) -> None:
     task = replace(task_of(GUIDED, sampler(), penalty=5.0, micro_batch_size=1), real_BCHW=noise("real"))
@@ -286,7 +284,7 @@ def test_in_fp16_the_penalty_is_there_whatever_the_reward_gives(name: str, worth
         denoiser = GuidedDenoiser(base, conditions_of(base, 2), conditions_of(base, 1), UNGUIDED, arithmetic=precision)
         task = Task(
             denoiser,
-            ddim(),
+            deterministic(),
             rewards_of=lambda clean, rows: worth * rewards_of(clean, rows),
             draw_noise=lambda *key: noise(*key).float(),
             compute=ComputeSection(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import pytest
 import torch
@@ -13,23 +12,14 @@ from drtune.config import ComputeSection, MethodConfig, TuningSamplerConfig
 from drtune.methods.plans import Plan
 from drtune.methods.supervision import Task, supervise
 from drtune.methods.sweep import reward_gradient, roll_out, sweep_back
-from drtune.models.sampler import Sampler, read_sampler
 from drtune.training.plan.meter import SavedBytes
-from tests.tiny import UNGUIDED, denoiser_of, tunable_base
-from tools.miniature.networks import make_scheduler
+from tests.tiny import UNGUIDED, ddim, denoiser_of, tunable_base
 
 NOISE = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(5))
 
 
 def rewards_of(clean_BCHW: Tensor, _rows: slice) -> Tensor:
     return -clean_BCHW.square().mean((1, 2, 3))
-
-
-@lru_cache
-def ddim(num_steps: int, eta: float = 0.0) -> Sampler:
-    scheduler = make_scheduler()
-    scheduler.set_timesteps(num_steps)
-    return read_sampler(scheduler, eta)
 
 
 def peak_of(network: torch.nn.Module, run: Callable[[], object]) -> int:

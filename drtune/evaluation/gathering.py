@@ -92,12 +92,34 @@ class Batch:
 
         Those of the base come first: pictures that were drawn from the same noise are held against its own.
         """
-        images = self.folder / IMAGES / self.contestant.name
-        images.mkdir(parents=True, exist_ok=True)
-        names = self.contestant.write_pictures(self.shots, images)
-        rows = _measured(self.contestant, self.shots, names, self.reader, images.parent)
+        folder = self.folder / IMAGES / self.contestant.name
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = self._measured(self.contestant.write_pictures(self.shots, folder))
         with replacing(self.path) as written:
             pd.DataFrame(rows, columns=None if rows else PLACE).to_parquet(written, index=False)
+
+    def _measured(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """A row for each picture that there is, of those of the shots: its place, and its measures or its problem."""
+        contestant, images = self.contestant, self.folder / IMAGES
+        rows: list[dict[str, Any]] = []
+        for shot, name in zip(self.shots, names, strict=True):
+            if name:
+                place = (contestant.name, shot.index, shot.prompt.text, shot.prompt.category, shot.picture, name, "")
+                rows.append(dict(zip(PLACE, place, strict=True)))
+        opened = (_opened(row, images / contestant.name) for row in rows)
+        for same_size, pictures in batches(opened, len(rows)):
+            if not pictures:
+                continue
+            images_BCHW = to_tensor(pictures).to(DEVICE)
+            told = [f"{contestant.name}/{row['image']}" for row in same_size]
+            readings = self.reader.read(pictures, images_BCHW, [row["prompt"] for row in same_size], told)
+            if contestant.draws and contestant.role != "base":
+                base_BCHW = to_tensor([open_picture(images / "base" / row["image"]) for row in same_size]).to(DEVICE)
+                for reading, drift in zip(readings, pixel_drift(images_BCHW, base_BCHW), strict=True):
+                    reading[DRIFT_PIXELS] = drift
+            for row, reading in zip(same_size, readings, strict=True):
+                row |= reading
+        return rows
 
 
 def batches_of(
@@ -126,31 +148,6 @@ def gathered(contestant: AnyContestant, folder: Path) -> pd.DataFrame:
     """All rows of a contestant, in the order of the shots; those with a `problem` have no measures."""
     paths = sorted((folder / MEASURED / contestant.name).glob("*.parquet"))
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
-
-
-def _measured(
-    contestant: AnyContestant, batch: Sequence[Shot], images: Sequence[str], reader: Reader, folder: Path
-) -> list[dict[str, Any]]:
-    """A row for each picture that there is: its place, and its measures or its problem."""
-    rows: list[dict[str, Any]] = []
-    for shot, image in zip(batch, images, strict=True):
-        if image:
-            place = (contestant.name, shot.index, shot.prompt.text, shot.prompt.category, shot.picture, image, "")
-            rows.append(dict(zip(PLACE, place, strict=True)))
-    opened = (_opened(row, folder / contestant.name) for row in rows)
-    for same_size, pictures in batches(opened, len(rows)):
-        if not pictures:
-            continue
-        images_BCHW = to_tensor(pictures).to(DEVICE)
-        names = [f"{contestant.name}/{row['image']}" for row in same_size]
-        readings = reader.read(pictures, images_BCHW, [row["prompt"] for row in same_size], names)
-        if contestant.draws and contestant.role != "base":
-            base_BCHW = to_tensor([open_picture(folder / "base" / row["image"]) for row in same_size]).to(DEVICE)
-            for reading, drift in zip(readings, pixel_drift(images_BCHW, base_BCHW), strict=True):
-                reading[DRIFT_PIXELS] = drift
-        for row, reading in zip(same_size, readings, strict=True):
-            row |= reading
-    return rows
 
 
 def _opened(row: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Image.Image | None]:

@@ -175,9 +175,8 @@ def sign_flip_test(gains_NM: ArrayLike) -> Floats:
     observed = np.abs(gains.sum(axis=0))
     tolerance = 1e-12 * count * np.abs(gains).max(axis=0)  # sums in another order differ in their last bits
     if count <= FEW:
-        signs = 1.0 - 2.0 * (
-            np.arange(2 ** (count - 1))[:, None] >> np.arange(count) & 1
-        )  # the last stays: +- is alike
+        flips = np.arange(2 ** (count - 1))[:, None] >> np.arange(count) & 1  # never of the last: +- is alike
+        signs = 1.0 - 2.0 * flips
         exact: Floats = (np.abs(signs @ gains) >= observed - tolerance).mean(axis=0)
         return exact
     as_far = np.zeros(width)

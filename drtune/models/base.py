@@ -63,9 +63,7 @@ class Base(ABC):
     def __init__(self, pipeline: DiffusionPipeline, *, height: int | None = None, width: int | None = None) -> None:
         self.pipeline = pipeline
         pipeline.set_progress_bar_config(disable=True)
-        if (
-            pipeline.vae.dtype == torch.float16
-        ):  # in which SDXL's overflows, and the gradient of one pixel vanishes in any
+        if pipeline.vae.dtype == torch.float16:  # SDXL's overflows in it, and in any the gradient of a pixel vanishes
             pipeline.vae.to(torch.float32)
         self.network: ModelMixin = getattr(pipeline, self.network_name)
         self.dtype: torch.dtype = self.network.dtype

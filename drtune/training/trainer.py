@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -62,13 +63,7 @@ def train(
             raise UserError("resume keeps what stands at the output, overwrite replaces it; give one of them")
         prepared = open_prompts(prompts)
         if processes.is_main:
-            inputs = [prepared.folder, base_folder(config.base_model), mirror]
-            if config.start:
-                inputs.append(config.start)
-            if config.method.pictures:
-                inputs.append(config.method.pictures)
-            if overwrite:  # a run that goes on may be given what it keeps itself
-                inputs += [file_of(name) for name in config.reward_names if name not in REWARDS]
+            inputs = [prepared.folder, mirror, *_files_read(config, overwrite=overwrite)]
             held.enter_context(claimed(out, "TrainingRun", overwrite=overwrite or resume, inputs=inputs))
         if kept:
             _take_up(kept, processes)
@@ -83,23 +78,35 @@ def train(
             raise UserError(f"output {out}: holds a model, and no checkpoint to go on from; give another place")
         if processes.is_main:
             _tell(config, prepared)
-        trainer = Trainer(config, prepared, out, processes, kept)
-        with ExitStack() as aside:
-            place = out
-            if processes.is_main:
-                if not resume:
-                    place = aside.enter_context(replacing(out))
-                place.mkdir(exist_ok=True)
-                mark(place, "TrainingRun")
-                if kept:
-                    kept.announce()
-            [place, *_] = processes.exchange(place)
-            if kept and processes.is_first_here and not processes.is_main:
-                kept.join()
-            try:
-                return trainer.run(place, aside.close)
-            except AwayError as error:  # not a mistake of the user: started again, it goes on from what is saved
-                raise InterruptionError(str(error), signal.SIGTERM) from None
+        return _run(Trainer(config, prepared, out, processes, kept), resume=resume)
+
+
+def _files_read(config: Config, *, overwrite: bool) -> Iterator[str | Path | None]:
+    """What the configuration names, of which the output must be none; None where it names nothing."""
+    yield from (base_folder(config.base_model), config.start, config.method.pictures)
+    if overwrite:  # a run that goes on may be given what it keeps itself
+        yield from (file_of(name) for name in config.reward_names if name not in REWARDS)
+
+
+def _run(trainer: Trainer, *, resume: bool) -> TunedModel:
+    """Run it where it goes on, or aside, so that what stands there is replaced with the first update alone."""
+    processes, kept = trainer.processes, trainer.mirror
+    with ExitStack() as aside:
+        place = trainer.out
+        if processes.is_main:
+            if not resume:
+                place = aside.enter_context(replacing(trainer.out))
+            place.mkdir(exist_ok=True)
+            mark(place, "TrainingRun")
+            if kept:
+                kept.announce()
+        [place, *_] = processes.exchange(place)
+        if kept and processes.is_first_here and not processes.is_main:
+            kept.join()
+        try:
+            return trainer.run(place, aside.close)
+        except AwayError as error:  # not a mistake of the user: started again, it goes on from what is saved
+            raise InterruptionError(str(error), signal.SIGTERM) from None
 
 
 def _take_up(kept: Mirror, processes: Processes) -> None:

@@ -12,15 +12,16 @@ from drtune.files.given import is_on_s3
 from drtune.files.local import local_path
 from drtune.files.patience import Patience
 from drtune.files.storage import check_writable, open_storage
+from drtune.publishing import REGISTRY
 from drtune.publishing.registry import Registry
 
-HERE, IN_A_POD = "runs/registry", "s3://drtune/registry"
-"""Where models are published when nothing is said, on one machine and on a cluster."""
+IN_A_POD = "s3://drtune/registry"
+"""Where models are published on a cluster when nothing is said."""
 
 
 def place_of(registry: str, environment: Mapping[str, str] = os.environ) -> str:
     """The registry that is meant; nothing stands for the usual one."""
-    return registry or (IN_A_POD if in_a_pod(environment) else HERE)
+    return registry or (IN_A_POD if in_a_pod(environment) else REGISTRY)
 
 
 def check_registry(

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import click
 
+from drtune import publishing
 from drtune.cli.console import AS_JSON, DECIDED, MODEL, OVERWRITE, PATH, REPORTED, echo_json
 from drtune.errors import UserError
 
 REGISTRY = click.option(
     "--registry",
     "uri",
-    default="runs/registry",
+    default=publishing.REGISTRY,
     show_default=True,
     help="A folder, file:// or s3://bucket/prefix.",
 )

@@ -2,3 +2,6 @@
 
 It may know evaluation, and what stands below it; it needs no torch.
 """
+
+REGISTRY = "runs/registry"
+"""Where models are published on this machine when nothing is said."""

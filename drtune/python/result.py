@@ -26,6 +26,7 @@ from drtune.models.sample_set import SampleSettings, write_sample_set
 from drtune.models.tuned import open_tuned, put_on
 from drtune.prompts.prepare import open_prompts
 from drtune.prompts.shots import choose_prompts
+from drtune.publishing import REGISTRY
 from drtune.publishing.decision import write_decision
 from drtune.publishing.policy import Policy
 from drtune.publishing.registry import Registry
@@ -169,9 +170,7 @@ class Result:
             overwrite=overwrite,
         )
 
-    def publish(
-        self, name: str, *, policy: str | Path | Mapping[str, Any], registry: str = "runs/registry"
-    ) -> RegistryEntry:
+    def publish(self, name: str, *, policy: str | Path | Mapping[str, Any], registry: str = REGISTRY) -> RegistryEntry:
         """Put the model into a registry as a new version, if its evaluation satisfies a policy.
 
         What was not yet evaluated is now.

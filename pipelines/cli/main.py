@@ -11,6 +11,7 @@ import click
 from drtune.cli.console import OVERWRITE, PATH, CommandGroup
 from drtune.files.local import write_text
 from drtune.files.output import claimed
+from drtune.publishing import REGISTRY
 from pipelines.cli import server
 from pipelines.cli.monitor import monitor
 from pipelines.cli.options import FOLDER, arguments_of, tuning
@@ -30,7 +31,7 @@ def main() -> None:
 
 @main.command()
 @tuning
-@click.option("--registry", help="A folder, file:// or s3://bucket/prefix.  [default: runs/registry]")
+@click.option("--registry", help=f"A folder, file:// or s3://bucket/prefix.  [default: {REGISTRY}]")
 @click.option("--name", help="Name under which the model is published.  [default: miniature-symmetry]")
 @click.option("--model-registry", help="Address of Kubeflow's model registry, where it is registered, too.")
 @click.option("--out", type=PATH, help="Folder for everything the run makes.  [default: runs/ and the time]")

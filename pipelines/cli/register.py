@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from drtune.publishing import REGISTRY
+
 
 @click.command()
 @click.argument("source", metavar="NAME[@VERSION]")
 @click.option(
     "--registry",
-    default="runs/registry",
+    default=REGISTRY,
     show_default=True,
     help="Where it is published: a folder, file:// or s3://bucket/prefix.",
 )

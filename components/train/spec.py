@@ -142,7 +142,7 @@ class JobSpec(Section):
     """A node ends itself when the launcher was not heard of for so long: nothing outlives its run."""
 
     @model_validator(mode="after")
-    def _refuse_the_impossible(self) -> Self:
+    def _fits_its_backend(self) -> Self:
         if self.elastic and self.elastic.min_nodes > self.nodes:
             raise ValueError(f"elastic.min_nodes={self.elastic.min_nodes}: more than nodes={self.nodes}")
         if self.backend == "trainjob":
@@ -156,6 +156,10 @@ class JobSpec(Section):
                     raise ValueError(
                         f"{key}: a TrainJob has no such wish; set it in the runtime, or backend=pytorchjob"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _names_nothing_twice(self) -> Self:
         if twice := sorted({"cpu", "memory", "ephemeral-storage", self.gpu_resource} & set(self.extra_resources)):
             raise ValueError(f"extra_resources.{twice[0]}: has a key of its own; give it once")
         for claim, path in self.volumes.items():
@@ -169,6 +173,10 @@ class JobSpec(Section):
                 source[key] = secret
         if twice := sorted(set(self.environment) & set(source)):
             raise ValueError(f"environment.{twice[0]}: comes from a secret too; give it once")
+        return self
+
+    @model_validator(mode="after")
+    def _ends_before_its_step(self) -> Self:
         if (total := self.start_timeout_seconds + self.run_timeout_seconds) > 3600 * STEP_HOURS:
             raise ValueError(
                 f"start_timeout_seconds={self.start_timeout_seconds} and "

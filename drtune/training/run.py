@@ -20,12 +20,12 @@ from drtune.files.provenance import code_revision
 from drtune.prompts.prepare import PreparedPrompts
 from drtune.rewards.files import keep_files
 from drtune.training.checkpoint import FOLDER, Checkpoints
-from drtune.training.held_out import HeldOutPictures, last_passed
 from drtune.training.history import UpdateMetrics, mean_reward
 from drtune.training.metrics import MetricLog
 from drtune.training.mirror import Mirror, as_kept_at
 from drtune.training.optimization import DivergenceError, SpoiltWeightsError
 from drtune.training.processes import Processes
+from drtune.training.samples import Samples, last_passed
 from drtune.training.summary import CHART, SUMMARY, resume_command, summarise
 from drtune.training.update import Updates
 from drtune.training.weights import save_weights
@@ -52,9 +52,9 @@ class Trainer(Updates):
         )
 
     def _encode_prompts(self) -> None:
-        """Those of the held-out pictures first, while there are text encoders."""
+        """Those of the samples first, while there are text encoders."""
         trained = [reward for reward, _ in self.reward.terms]
-        self.held_out = HeldOutPictures(self.base, self.prompts.eval, self.config, trained)
+        self.samples = Samples(self.base, self.prompts.eval, self.config, trained)
         super()._encode_prompts()
 
     def run(self, place: Path | None = None, take_place: Callable[[], None] = lambda: None) -> TunedModel:
@@ -140,8 +140,8 @@ class Trainer(Updates):
         Every process makes all of them: none could go on before the others, and a sharded network needs them all.
         """
         with self.state.averaged():
-            images_NCHW = self.held_out.draw()
-        held_out = self.held_out.mean_reward(images_NCHW)
+            images_NCHW = self.samples.draw()
+        held_out = self.samples.held_out_reward(images_NCHW)
         if held_out is not None:
             self.state.held_out[step] = self.processes.mean(held_out).item()
         return images_NCHW
@@ -149,8 +149,8 @@ class Trainer(Updates):
     def _show(self, step: int, images_NCHW: Tensor, log: MetricLog | None) -> None:
         """The first process judges the samples; the others wait, as the large judges take their time on the CPU."""
         if log:
-            point = CurvePoint(step=step, rewards=self.held_out.mean_rewards(images_NCHW))
-            log.samples(point, to_pil(images_NCHW), self.held_out.texts)
+            point = CurvePoint(step=step, rewards=self.samples.mean_rewards(images_NCHW))
+            log.samples(point, to_pil(images_NCHW), self.samples.texts)
         self.processes.wait_for_main()
 
     def _last_passed(self, step: int) -> int:

@@ -168,7 +168,7 @@ def test_the_last_held_out_pictures_of_a_training_are_those_that_the_evaluation_
     trainer = Trainer(config, open_prompts(tmp_path / "prompts"), tmp_path / "model", Processes())
     trainer.run()
     with trainer.state.averaged():
-        seen = trainer.held_out.draw()
+        seen = trainer.samples.draw()
     report = evaluate(tmp_path / "model", tmp_path / "prompts", tmp_path / "report")
     assert report.scheduler == "EulerAncestralDiscreteScheduler"
     for index, picture in enumerate(to_pil(seen)):
@@ -179,4 +179,4 @@ def test_the_last_held_out_pictures_of_a_training_are_those_that_the_evaluation_
         assert np.abs(np.asarray(picture).astype(int) - judged).max() <= levels
         assert np.abs(judged - before).max() > 10
     assert read_curve(tmp_path / "report")[-1].rewards["symmetry"] == trainer.state.held_out[2]
-    assert trainer.state.held_out[2] == pytest.approx(float(trainer.held_out.mean_reward(seen)), abs=1e-6)
+    assert trainer.state.held_out[2] == pytest.approx(float(trainer.samples.held_out_reward(seen)), abs=1e-6)

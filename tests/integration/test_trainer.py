@@ -270,15 +270,15 @@ def test_the_adapter_gives_the_tuned_model_to_plain_diffusers(prompts: Path, tmp
     overrides = [*SHORT, "steps=2", "lora.rank=4", "lora.alpha=16", "optimizer.learning_rate=1e-2"]
     trainer = trainer_of([*overrides, "evaluation.sampler={steps: 6, guidance_scale: 3}"], prompts, tmp_path / "out")
     trainer.run()
-    ours = trainer.held_out.draw()
+    ours = trainer.samples.draw()
     noise = torch.cat(
-        [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(n)) for n in trainer.held_out.seeds]
+        [torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(n)) for n in trainer.samples.seeds]
     )
     plain = load_base("miniature").pipeline
     arguments = {"num_inference_steps": 6, "guidance_scale": 3.0, "latents": noise, "output_type": "pt"}
-    before = plain(trainer.held_out.texts, **arguments).images
+    before = plain(trainer.samples.texts, **arguments).images
     plain.load_lora_weights(tmp_path / "out" / "adapter")
-    after = plain(trainer.held_out.texts, **arguments).images
+    after = plain(trainer.samples.texts, **arguments).images
     assert (after - ours).abs().max() <= 1e-3
     assert (after - before).abs().max() > 0.05
 

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from drtune.training.held_out import last_passed
 from drtune.training.interrupts import Interrupts
+from drtune.training.samples import last_passed
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

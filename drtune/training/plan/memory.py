@@ -24,13 +24,13 @@ from drtune.models.quantized import quantize
 from drtune.models.sampler import Sampler
 from drtune.models.tensors import optimizer_tensors
 from drtune.rewards import WeightedSum
-from drtune.training.held_out import NUM_PICTURES
 from drtune.training.optimization import make_optimizer
 from drtune.training.plan.architectures import OneStep, give_content
 from drtune.training.plan.autocast import cuda_autocast
 from drtune.training.plan.meter import LiveBytes, SavedBytes, bytes_of
 from drtune.training.plan.rewards import networks, reward_shell
 from drtune.training.plan.sharded import gathered_bytes
+from drtune.training.samples import NUM_PICTURES
 
 
 @dataclass(frozen=True)

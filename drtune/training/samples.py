@@ -21,7 +21,7 @@ from drtune.rewards import Reward, reward_of, score_finished
 NUM_PICTURES = 16
 
 
-class HeldOutPictures:
+class Samples:
     """The first picture of each of the evaluation's first prompts, as the evaluation draws it, and what it is worth.
 
     So the check that ends a run early sees what the gate will see of the same weights. Prompts of the user's own are
@@ -69,7 +69,7 @@ class HeldOutPictures:
             ]
         )
 
-    def mean_reward(self, images_NCHW: Tensor) -> Tensor | None:
+    def held_out_reward(self, images_NCHW: Tensor) -> Tensor | None:
         """Mean of the held-out reward over the pictures, if there is one, as the evaluation scores their files."""
         held_out = self.config.held_out
         return self._mean(self._loaded[held_out.reward], *_finished(images_NCHW)) if held_out else None

@@ -112,10 +112,13 @@ def per_prompt(table: pd.DataFrame, measures: Sequence[Measure]) -> dict[str, pd
     return means
 
 
-def standings(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Standing, ...]:
-    """Every contestant by itself: all measures over all prompts, and the rewards by category if there are several."""
+def standings(contestants: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Standing, ...]:
+    """Every contestant by itself: all measures over all prompts, and the rewards by category if there are several.
+
+    `contestants` are the means that `per_prompt` gives; likewise below.
+    """
     made = []
-    for contestant, means in prompts.items():
+    for contestant, means in contestants.items():
         for category, rows, names in _tables(means, means, measures):
             values_NM = rows[names].to_numpy()
             low, high = mean_interval(values_NM) if len(rows) >= MIN_PROMPTS else (None, None)
@@ -135,16 +138,16 @@ def standings(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) 
     return tuple(made)
 
 
-def scores(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Score, ...]:
+def scores(contestants: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Score, ...]:
     """The candidate against every opponent, on the prompts that both have; p-values are corrected, each in its table.
 
     There are three tables: rewards over all prompts, rewards by category, and what is told beside them.
     """
     made = []
-    for opponent, theirs in prompts.items():
+    for opponent, theirs in contestants.items():
         if opponent == CANDIDATE:
             continue
-        ours = prompts[CANDIDATE]
+        ours = contestants[CANDIDATE]
         common = ours.index.intersection(theirs.index)
         for category, rows, names in _tables(ours.loc[common], theirs.loc[common], measures):
             opponent_NM, candidate_NM = theirs.loc[rows.index, names].to_numpy(), rows[names].to_numpy()
@@ -168,14 +171,14 @@ def scores(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> 
     return tuple(_corrected(made, frozenset(measure.name for measure in measures if measure.is_reward)))
 
 
-def agreements(prompts: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Agreement, ...]:
+def agreements(contestants: Mapping[str, pd.DataFrame], measures: Sequence[Measure]) -> tuple[Agreement, ...]:
     """On which share of the prompts all rewards rose over each opponent, and on which only those that were tuned on."""
     kinds = {measure.name: measure.kind for measure in measures if measure.is_reward}
-    ours, trained = prompts[CANDIDATE][list(kinds)], [kind == "trained" for kind in kinds.values()]
+    ours, trained = contestants[CANDIDATE][list(kinds)], [kind == "trained" for kind in kinds.values()]
     if all(trained):
         return ()
     made = []
-    for opponent, theirs in prompts.items():
+    for opponent, theirs in contestants.items():
         if opponent == CANDIDATE:
             continue
         common = ours.index.intersection(theirs.index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from drtune.cli.console import AS_JSON, DECIDED, MODEL, OVERWRITE, PATH, REPORT,
 from drtune.errors import UserError
 from drtune.files.local import replacing
 from drtune.files.output import claimed
+
+if TYPE_CHECKING:
+    from drtune.contracts import EvaluationReport
 
 
 @click.command()
@@ -74,6 +78,12 @@ def evaluate(
         overrides=overrides,
         overwrite=overwrite,
     )
+    _tell(report, out)
+    click.echo(f"report: {out / PAGE}")
+
+
+def _tell(report: EvaluationReport, out: Path) -> None:
+    """What came of it, in a line for each comparison; what was left out goes to stderr."""
     for note in report.notes:
         click.echo(f"note: {note}", err=True)
     for contestant in report.contestants:
@@ -90,7 +100,6 @@ def evaluate(
             f"compositional prompts, judged by {judge}: {overall.base:.0%} -> {overall.candidate:.0%} right, of "
             f"{overall.num_prompts}"
         )
-    click.echo(f"report: {out / PAGE}")
 
 
 @click.command()

@@ -45,7 +45,7 @@ class Measured:
 
 
 class NotEnoughDataError(Exception):
-    """Evidently has no value for these samples; the message is its reason."""
+    """A statistic has no value for these samples, or there are too few; the message says which."""
 
 
 def measure(samples: Samples) -> Measured:

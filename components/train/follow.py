@@ -331,6 +331,10 @@ class Follower:
 
     def _drain(self) -> None:
         """Wait until all logs are read to their end."""
+        pods = self.cluster.read(self.cluster.core("pods"), self.place.pods_of(self.name))["items"]
+        for pod in pods:  # what became of the job may be known before what became of them: they are watched apart
+            if pod["metadata"]["uid"] not in self.logs:
+                self._take_pod(pod)
         give_up = time.monotonic() + DRAIN_SECONDS
         while any(log.is_alive() for log in self.logs.values()) and time.monotonic() < give_up:
             self._hear(seconds=0.2)

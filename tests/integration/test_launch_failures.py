@@ -232,6 +232,19 @@ def test_logs_that_end_early_are_taken_up_without_a_gap_or_a_repetition(api: Clu
     assert lines == [f"[rank 0] line {number}" for number in range(20)]
 
 
+def test_a_job_whose_end_is_known_before_its_pods_has_their_logs_shown(api: ClusterApi, tried: Tried) -> None:
+    def script(job: PlayedJob) -> None:
+        until(lambda: any("/pods?" in asked and "watch=true" in asked for _, asked in api.requests))
+        api.fault("GET", "/pods", 503, times=1)  # that of the pods goes on later than that of the job
+        api.break_streams()
+        to_the_end(tried, job)
+
+    with Played(api, script):
+        tried.train()
+    assert "[rank 0] the end of 0\n" in tried.log
+    assert "[rank 1] the end of 1\n" in tried.log
+
+
 def test_a_log_that_may_not_be_read_is_told_and_the_training_goes_on(api: ClusterApi, tried: Tried) -> None:
     api.fault("GET", "/log", 403, times=99)
     with Played(api, lambda job: to_the_end(tried, job)):

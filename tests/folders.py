@@ -49,6 +49,7 @@ def make_folders(
     seed: int = 7,
     settings: Sequence[str] = (),
     champion: str | None = None,
+    is_unopposed: bool = False,
 ) -> Folders:
     folders = Folders(root / "model", root / "report", root / "decision")
     config = load_config(
@@ -99,6 +100,7 @@ def make_folders(
         ),
         report_sha256=sha256_file(folders.report / MANIFEST),
         policy_sha256="c7aa" * 16,
+        is_unopposed=is_unopposed,
     ).save(folders.decision)
     return folders
 

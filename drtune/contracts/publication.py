@@ -37,6 +37,9 @@ class Decision(Contract):
     seeds_sha256: str | None = None
     """Digest of the SeedsResult's manifest.json; None: there was none."""
 
+    is_unopposed: bool = False
+    """The policy has rules against a champion, and the report has none: it holds while nothing is published."""
+
     pick: str = ""
     """Which strength of the adapter the policy would pick, in a sentence; empty without a curve."""
 

@@ -77,6 +77,7 @@ def decide(
         policy_sha256=sha256_bytes(policy.model_dump_json().encode()),
         study_sha256=study.manifest_sha256 if study else None,
         seeds_sha256=seeds.manifest_sha256 if seeds else None,
+        is_unopposed="champion" in policy.against and not _has("champion", report),
         pick=_pick(policy, report),
     )
 
@@ -122,9 +123,14 @@ def _pick(policy: Policy, report: EvaluationReport) -> str:
     )
 
 
+def _has(opponent: str, report: EvaluationReport) -> bool:
+    """Whether the report holds the candidate against this opponent."""
+    return opponent in {contestant.name for contestant in report.contestants}
+
+
 def _against(opponent: str, rewards: dict[str, Rules], report: EvaluationReport, policy: Policy) -> Iterator[Check]:
     """The checks against one opponent, in the order of its rules."""
-    if opponent not in {contestant.name for contestant in report.contestants}:
+    if not _has(opponent, report):
         if opponent == "champion":
             yield Check(passed=True, reason="champion: the report has none, so there is nothing to beat")
         else:

@@ -231,16 +231,21 @@ class Registry:
         return orphans
 
     def _check_champion(self, name: str, given: Publication) -> None:
-        """Refuse a candidate that was judged against another champion than the one that it would replace.
+        """Refuse a candidate that was judged against another champion than the one that it would replace, or none.
 
-        Of two runs at once, each judged against the same version, the second would replace the first unjudged.
+        Of two runs at once, each judged against the same version, the second would replace the first unjudged; so would
+        one that began while nothing was published.
         """
         judged = [one.sha256 for one in given.report.contestants if one.role == "champion"]
         champion = self.champion(name, given.model)
-        if judged and champion and champion.model.weights_sha256 not in judged:
+        if champion is None or champion.model.weights_sha256 in judged:
+            return
+        if judged or given.decision.is_unopposed:
+            none = "it has none of the champion that the policy asks for, and that is"
+            fault = "its champion is not" if judged else none
             raise UserError(
-                f"report {given.report_folder}: its champion is not {name} {champion.version}, which is in production; "
-                "evaluate against that one, and decide again"
+                f"report {given.report_folder}: {fault} {name} {champion.version}, which is in production; evaluate "
+                "against that one (`drtune evaluate --champion`), and decide again"
             )
 
     def _upload(self, name: str, folder: Path, files: Mapping[str, str]) -> str:

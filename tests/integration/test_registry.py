@@ -143,6 +143,18 @@ def test_of_two_that_beat_the_same_champion_the_second_is_refused(tmp_path: Path
     assert registry.publish("another", *second).version == "v1"  # where there is nothing to replace
 
 
+def test_what_was_judged_while_nothing_was_published_does_not_replace_what_is_there_by_now(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path / "registry"))
+    first, second = (make_folders(tmp_path / name, content=name.encode(), is_unopposed=True) for name in ("a", "b"))
+    assert registry.publish(NAME, *first).version == "v1"
+    with pytest.raises(UserError, match=f"none of the champion that the policy asks for, and that is {NAME} v1, which"):
+        registry.publish(NAME, *second)
+    assert registry.publish(NAME, *first).version == "v1"  # its own second try
+    assert [entry.version for entry in registry.list(NAME)] == ["v1"]
+    unasked = make_folders(tmp_path / "c", content=b"c")  # a policy that names no champion asks for none
+    assert registry.publish(NAME, *unasked).version == "v2"
+
+
 def test_the_champion_is_what_a_candidate_would_replace_and_never_itself(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path / "registry"))
     one, two, new = (make_folders(tmp_path / name, content=name.encode()) for name in ("one", "two", "new"))

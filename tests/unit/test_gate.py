@@ -74,6 +74,18 @@ def test_only_a_champion_may_be_absent_and_it_is_said() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("opponents", "has_one", "is_unopposed"),
+    [({"champion"}, False, True), ({"champion"}, True, False), ({"base"}, False, False), ({"base"}, True, False)],
+)
+def test_a_decision_knows_that_the_champion_it_asks_for_was_not_there(
+    opponents: set[str], has_one: bool, is_unopposed: bool
+) -> None:
+    scores = [score(), *([score(opponent="champion")] if has_one else [])]
+    policy = Policy(min_prompts=8, against={name: {"symmetry": Rules(min_gain=0.0)} for name in opponents})
+    assert decide(report_of(*scores), policy).is_unopposed is is_unopposed
+
+
 def looks(**effects: float) -> list[Score]:
     return [score(name, effect=effects.get(name, 0.0)) for name in LOOKS]
 

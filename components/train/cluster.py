@@ -67,11 +67,16 @@ class _InterruptedError(Exception):
         self.pause_seconds = pause_seconds
 
 
+class NoClusterError(UserError):
+    """There is no Kubernetes around this process, and no kubeconfig file."""
+
+
 def connect() -> ApiClient:
     """The client of the cluster that this process runs in, or else of the kubeconfig file.
 
     Raises:
-        UserError: there is neither.
+        NoClusterError: there is neither.
+        UserError: the kubeconfig file cannot be used.
     """
     from kubernetes import client, config
 
@@ -80,13 +85,18 @@ def connect() -> ApiClient:
     try:
         config.load_incluster_config(client_configuration=settings)
     except config.ConfigException:
-        try:
-            config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=settings)
-        except config.ConfigException:
-            raise UserError(
-                "cluster: no Kubernetes to speak to, neither around this process nor by a kubeconfig file; "
-                "set KUBECONFIG, or leave `cluster` empty to train here"
+        kubeconfig = os.environ.get("KUBECONFIG") or "~/.kube/config"
+        if not any(Path(path).expanduser().is_file() for path in kubeconfig.split(os.pathsep)):
+            raise NoClusterError(
+                f"cluster: no Kubernetes to speak to, neither around this process nor by a kubeconfig file "
+                f"({kubeconfig}: no such file); set KUBECONFIG, or leave `cluster` empty to train here"
             ) from None
+        try:
+            config.load_kube_config(kubeconfig, client_configuration=settings)
+        except Exception as error:  # of any kind: what is no kubeconfig file fails wherever it happens to
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            fix = "mend it, or have KUBECONFIG name another"
+            raise UserError(f"kubeconfig {kubeconfig}: cannot be used ({reason}); {fix}") from None
     return client.ApiClient(settings)
 
 

@@ -39,13 +39,13 @@ def doctor(
 
     package = Package.read(path)
     values = package.values(checked(package, assignments))
-    from components.train.cluster import Cluster, connect
+    from components.train.cluster import Cluster, NoClusterError, connect
     from pipelines.server.doctor import PATIENCE_SECONDS, Finding, examine
 
     spec = _spec_at_hand(values)
     try:
         cluster = Cluster(connect(), ctx.params["namespace"], patience_seconds=PATIENCE_SECONDS)
-    except UserError:
+    except NoClusterError:
         if not ctx.params["endpoint"]:
             raise UserError(
                 "cluster: there is none to look at; set KUBECONFIG, and KF_PIPELINES_ENDPOINT after "
@@ -77,15 +77,18 @@ def refuse_unready(client: Client, job: Job, namespace: str) -> None:
     Raises:
         UserError: something would.
     """
-    from components.train.cluster import Cluster, connect
+    from components.train.cluster import Cluster, NoClusterError, connect
     from drtune.errors import UserError
     from pipelines.server.doctor import PATIENCE_SECONDS, Wanted, lacking, usual_account
 
     values = job.package.values(job.arguments)
     try:
         cluster = Cluster(connect(), namespace, patience_seconds=PATIENCE_SECONDS)
-    except UserError:
+    except NoClusterError:
         return  # many who may start runs have no business with the cluster itself
+    except UserError as error:
+        click.echo(f"(not looked at: {error})")
+        return
     spec = _spec_at_hand(values)
     account = job.service_account or usual_account(many_users=bool(client.get_kfp_healthz().multi_user))
     count = 0

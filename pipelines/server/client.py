@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import kfp_server_api
 import urllib3
 from kfp.client import ServiceAccountTokenVolumeCredentials
 
+from components.train.cluster import NoClusterError, connect
 from drtune.errors import UserError
 
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
@@ -264,12 +265,14 @@ def _is_page(error: kfp_server_api.ApiException) -> bool:
 
 
 def _check_endpoint(endpoint: str | None, token: str | None) -> None:
-    kubeconfigs = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise UserError(f"endpoint {endpoint}: starts neither with http:// nor with https://")
-    at_hand = "KUBERNETES_SERVICE_HOST" in os.environ or any(map(os.path.exists, kubeconfigs.split(os.pathsep)))
-    if endpoint or (at_hand and not token):  # with a token kfp looks for no cluster
+    if endpoint:
         return
+    if not token:  # with one kfp looks for no cluster
+        with suppress(NoClusterError):
+            connect()  # kfp keeps to itself why a kubeconfig file cannot be used, and asks this machine
+            return
     raise UserError(
         f"endpoint: none is given{', and a token wants one' if token else ''}; set KF_PIPELINES_ENDPOINT or give "
         "--endpoint, such as http://localhost:8888 after `kubectl port-forward -n kubeflow svc/ml-pipeline 8888`"

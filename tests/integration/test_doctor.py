@@ -261,6 +261,15 @@ def test_it_is_started_where_what_is_lacking_may_come_or_is_seen_by_the_run_itse
     assert len(submitted.kfp.runs) == 1
 
 
+def test_a_kubeconfig_that_cannot_be_used_stops_no_run(submitted: Visit, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("a: [b", encoding="utf-8")
+    submitted.environment["KUBECONFIG"] = str(broken)
+    result = submitted.call()
+    assert f"(not looked at: kubeconfig {broken}: cannot be used (" in result.stdout
+    assert len(submitted.kfp.runs) == 1
+
+
 def test_a_cluster_that_cannot_be_looked_at_stops_no_run(submitted: Visit) -> None:
     submitted.api.fault("GET", "/version", 401)
     result = submitted.call()
@@ -329,6 +338,15 @@ def test_a_laptop_without_a_cluster_gets_one_line(visit: Visit, tmp_path: Path) 
     result = visit.call()
     assert (result.exit_code, result.stdout) == (2, "")
     assert re.fullmatch("error: cluster: there is none to look at; set KUBECONFIG.*\n", result.stderr)
+
+
+def test_a_kubeconfig_that_cannot_be_used_is_no_kubeconfig_that_is_not_there(visit: Visit, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    broken.write_text("a: [b", encoding="utf-8")
+    visit.environment["KUBECONFIG"] = str(broken)
+    result = visit.call()
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: kubeconfig {broken}: cannot be used (ParserError: while parsing a flow")
 
 
 def test_a_cluster_file_that_only_the_run_can_read_is_told_and_the_rest_looked_at(visit: Visit) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,24 @@ def test_an_endpoint_that_is_none_is_named(server: KfpServer, tmp_path: Path) ->
     assert "neither with http://" in refused(server, "status", "--endpoint", "ftp://kubeflow")
     line = refused(server, "status", KF_PIPELINES_ENDPOINT="", KUBECONFIG=str(tmp_path / "none"))
     assert line.startswith("endpoint: none is given; set KF_PIPELINES_ENDPOINT")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a: [b", "ParserError: while parsing a flow sequence"),
+        ("hello", "TypeError"),
+        ("", "ConfigException: Invalid kube-config. .* file is empty"),
+        ("{contexts: [], clusters: [], users: [], current-context: mine}", "ConfigException: .* name mine in .*"),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_is_named_where_it_would_lead_to_the_server(
+    server: KfpServer, tmp_path: Path, content: str, reason: str
+) -> None:
+    kubeconfig = tmp_path / "config"
+    kubeconfig.write_text(content, encoding="utf-8")
+    line = refused(server, "status", KF_PIPELINES_ENDPOINT="", KUBECONFIG=str(kubeconfig))
+    assert re.fullmatch(rf"kubeconfig {kubeconfig}: cannot be used \({reason}.*\); mend it, or have .*", line)
 
 
 def test_a_server_for_many_users_wants_a_namespace() -> None:

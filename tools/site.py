@@ -15,6 +15,7 @@ import click
 
 from drtune.cli.main import main
 from drtune.config.listing import settings
+from pipelines.cli.main import main as pipeline
 
 ROOT = Path(__file__).parents[1]
 OBJECTS = (
@@ -77,7 +78,7 @@ def settings_page() -> str:
 
 
 def commands_page() -> str:
-    """The help of every command of `drtune`."""
+    """The help of every command of `drtune` and `drtune-pipeline`."""
     parts = ["# Every command\n"]
 
     def add(command: click.Command, name: str) -> None:
@@ -87,4 +88,5 @@ def commands_page() -> str:
             add(inner, f"{name} {below}")
 
     add(main, "drtune")
+    add(pipeline, "drtune-pipeline")
     return "\n".join(parts)

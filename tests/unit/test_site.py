@@ -27,6 +27,7 @@ def test_the_first_page_is_the_readme_as_seen_from_docs() -> None:
     assert "](../" not in site.on_page_markdown(made["index.md"])
     assert all(f"`{one.key}`" in made["settings.md"] for one in settings())
     assert "## drtune registry rollback\n" in made["commands.md"]
+    assert "## drtune-pipeline schedule pause\n" in made["commands.md"]
 
 
 def test_a_link_to_a_file_is_shown_as_its_path_and_one_that_leads_nowhere_is_refused() -> None:

@@ -55,7 +55,7 @@ class NotPermittedError(UserError):
     """Whoever asks has no right to; `said` is what the API server says of it."""
 
     def __init__(self, host: str, said: str) -> None:
-        super().__init__(f"cluster {host}: {said}; grant it to the launcher's service account (docs/training-jobs.md)")
+        super().__init__(f"cluster {host}: {said}; grant it to the launcher's service account (docs/cluster.md)")
         self.said = said
 
 

@@ -137,7 +137,7 @@ class JobSpec(Section):
     grace_seconds: int = Field(default=GRACE_SECONDS, ge=30)
     """What a pod that must go has to finish its update and save: one update and one upload."""
     restarts: int = Field(default=20, ge=0)
-    """How often nodes may be lost and started again, all together, before the training counts as failed."""
+    """How often one node may be lost and started again before the training counts as failed."""
     alone_seconds: int = Field(default=1800, ge=60)
     """A node ends itself when the launcher was not heard of for so long: nothing outlives its run."""
 

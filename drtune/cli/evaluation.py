@@ -49,8 +49,8 @@ def evaluate(
     overrides: tuple[str, ...],
     overwrite: bool,
 ) -> None:
-    """Compare a tuned model with its base and others. All draw for the same prompts and seeds; OUT/report.html
-    shows the result.
+    """Compare a tuned model with its base and others. All have the same prompts, and models draw from the same noise;
+    OUT/report.html shows the result.
 
     One that was ended goes on where it stopped when it is started again in the same way.
     """

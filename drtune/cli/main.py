@@ -41,8 +41,8 @@ def main() -> None:
     The steps in their order are prompts, train, evaluate, decide and publish; from train on the output of one is by
     default the input of the next. `drtune-pipeline run` does them all.
 
-    Exit codes: 0 done, 1 failed, 2 something given cannot be used, 143 or 130 ended by SIGTERM or Ctrl-C; a training
-    saves its state first.
+    Exit codes: 0 done, 1 failed, or the answer is no (`decide`, `run-demo`, `plan --gpu`), 2 something given cannot be
+    used, 143 or 130 ended by SIGTERM or Ctrl-C; a training saves its state first.
     """
 
 

@@ -30,7 +30,7 @@ NAMED_AT_MOST = 20
     "--antialias/--no-antialias",
     default=True,
     show_default=True,
-    help="Of hps, arniqa and preference; Pillow's is always on.",
+    help="Of hps, hps_v2, arniqa and preference; Pillow's is always on.",
 )
 @click.option(
     "--checkpoint",

@@ -30,7 +30,7 @@ def doctor(
 
     It looks at Kubeflow Pipelines, at S3 with the keys in the environment, and by the kubeconfig file at the namespace:
     rights, secrets, images, the training job as the cluster would take it, its queue, quotas and nodes. Each line
-    begins with ok, with !! and says what to do, or with -- for what you may not look at.
+    begins with ok, with !! and says what to do, or with -- for what was not looked at, and why.
 
     Exit codes: 0 nothing is wrong, 1 something is, 2 something given cannot be used, or there is no cluster.
     """

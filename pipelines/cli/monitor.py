@@ -19,7 +19,7 @@ EXIT_CODES = {"stable": 0, "drifted": 3, "not enough data": 4}
 @click.option("--reference", required=True, help="Prompts trained on: a PromptSet, a prompts file or a folder.")
 @click.option("--incoming", required=True, help="Prompts that come in: a file, a folder or s3://bucket/prefix.")
 @click.option("--scores", help="Table of scores of pictures made now: .csv or .parquet.")
-@click.option("--release-scores", help="The same at the last release.")
+@click.option("--release-scores", help="The same at the last release; both or none.")
 @click.option("--policy", help="The thresholds of the checks.  [default: configs/monitor.yaml]")
 @click.option("--out", type=PATH, help="Folder for what it makes.  [default: runs/monitor- and the time]")
 @OVERWRITE

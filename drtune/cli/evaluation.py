@@ -104,7 +104,9 @@ def _tell(report: EvaluationReport, out: Path) -> None:
 
 @click.command()
 @REPORT
-@click.option("--policy", type=PATH, default="configs/gate.yaml", show_default=True, help="What must be achieved.")
+@click.option(
+    "--policy", type=PATH, default="configs/gate.yaml", show_default=True, help="YAML file with what must be achieved."
+)
 @click.option(
     "--study",
     type=PATH,

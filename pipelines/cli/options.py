@@ -100,7 +100,13 @@ TUNING = (
         help="What differs from the defaults: YAML in a file, here or on s3://, or as text.  "
         "[default: configs/miniature.yaml]",
     ),
-    click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change one key of it. Repeatable."),
+    click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Change one key of the configuration. Repeatable.",
+    ),
     click.option(
         "--reference",
         "references",
@@ -108,7 +114,9 @@ TUNING = (
         multiple=True,
         help="Pictures to compare with: a folder, .zip or .tar, here or on s3://, with a manifest.csv. Repeatable.",
     ),
-    click.option("--policy", help="What must be achieved to be published, likewise.  [default: configs/gate.yaml]"),
+    click.option(
+        "--policy", help="YAML with what must be achieved to be published, as --config.  [default: configs/gate.yaml]"
+    ),
 )
 """What a run on this machine tunes with."""
 

@@ -16,10 +16,9 @@ from drtune.config import load_config
 from drtune.errors import UserError
 from drtune.evaluation.places import check_reference, read_places
 from drtune.files.given import is_on_s3, is_text_itself
-from drtune.models.index import read_index
 from drtune.publishing.policy import Policy, refuse_unmeasured
 from drtune.publishing.registry import check_name
-from drtune.training.checks import check_places, check_start
+from drtune.training.checks import base_commit, check_places, check_start
 
 
 def check_parameters(
@@ -65,7 +64,7 @@ def check_parameters(
         else:
             check_start(config)
             if not spec:  # whose pods may have other folders, and another network
-                read_index(config.base_model, config.base_revision)
+                base_commit(config, None)
         if spec:
             refuse_uneven(config, spec)
     if given.get("policy") and "config" in given and can_be_read(given["policy"]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -116,7 +117,7 @@ class _Handler(Handler):
     def do_GET(self) -> None:
         """hf_api.py, repo_info: asked for where there was nothing new to commit."""
         hub = self.server
-        if "/datasets/" in self.path or "/resolve/" in self.path:
+        if "/datasets/" in self.path or "/resolve/" in self.path or COMMIT in self.path:
             self._files(hub.datasets if "/datasets/" in self.path else hub.repositories, hub.sizes)
             return
         self._answer(200, {"id": self.path.removeprefix("/api/models/"), "sha": "0" * 40})
@@ -130,7 +131,10 @@ class _Handler(Handler):
         utils/_http.py, hf_raise_for_status: X-Error-Code, where something is not there.
         """
         path = unquote(self.path.partition("?")[0]).removeprefix("/api").removeprefix("/datasets").removeprefix("/")
-        asked, _, revision = path.partition("/revision/")
+        if listed := re.fullmatch(f"models/(.+)/tree/{COMMIT}", path):
+            self._list(repositories[listed[1]])
+            return
+        asked, _, revision = path.removeprefix("models/").partition("/revision/")
         repository, _, file = asked.partition("/resolve/")
         if repository not in repositories:
             self._answer(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
@@ -151,6 +155,14 @@ class _Handler(Handler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(content)
+
+    def _list(self, files: Mapping[str, bytes]) -> None:
+        """hf_api.py, list_repo_tree: reads `type`, `path`, `size` and `oid` of each."""
+        listed = [
+            {"type": "file", "path": name, "size": len(content), "oid": _oid(content, large=False)}
+            for name, content in files.items()
+        ]
+        self.send(200, JSON, json.dumps(listed))
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":

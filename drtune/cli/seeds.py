@@ -63,17 +63,18 @@ def run(
     from drtune.cli.evaluation import evaluate
     from drtune.cli.training import prompt_set, train
     from drtune.config import load_config
-    from drtune.contracts import MANIFEST, EvaluationReport, TunedModel
+    from drtune.contracts import CONFIG, MANIFEST, EvaluationReport, TunedModel
     from drtune.models.index import read_index
     from drtune.models.start import read_start
-    from drtune.training.checks import check_start
+    from drtune.training.checks import base_commit, check_start
 
     settings = load_config(config, overrides)
     check_start(settings)
-    read_index(settings.base_model, settings.base_revision)
+    order = sorted(numbers, key=lambda number: not (out / str(number) / "model" / CONFIG).exists())  # on whose commit
+    read_index(settings.base_model, base_commit(settings, out / str(order[0]) / "model"))
     read_start(settings)
     place = prompt_set(prompts, out / "prompts", settings, goes_on=True, overwrite=False)
-    for number in numbers:
+    for number in order:
         model, report = out / str(number) / "model", out / str(number) / "report"
         click.echo(f"seed {number}: {model.parent}")
         changed = (*overrides, f"seed={number}")

@@ -77,7 +77,7 @@ def train(
     from drtune.config import load_config
     from drtune.models.index import read_index
     from drtune.models.start import read_start
-    from drtune.training.checks import check_start
+    from drtune.training.checks import base_commit, check_start
 
     if (resume or mirror) and overwrite:
         raise click.UsageError("--resume and --mirror keep what stands at the output, --overwrite replaces it")
@@ -96,7 +96,7 @@ def train(
                 held.enter_context(unless_begun(out, place, Path(f"{place}.txt")))
             prompts = prompt_set(prompts, place, settings, goes_on=goes_on, overwrite=overwrite)
         # Before the ten seconds that torch takes to be imported.
-        read_index(settings.base_model, settings.base_revision)
+        read_index(settings.base_model, base_commit(settings, out if goes_on else None))
         read_start(settings)
         _tune(settings, prompts, out, webhook, resume=resume, mirror=mirror, overwrite=overwrite)
 

@@ -233,7 +233,7 @@ class Config(Section):
     """`miniature`, a hub id such as `stabilityai/stable-diffusion-xl-base-1.0`, or a local folder."""
     base_revision: str | None = None
     """Branch, tag or commit of a hub id; null: its main branch. A run records the commit with which it begins, and goes
-    on with no other. A local folder and the miniature have none."""
+    on with no other, wherever a branch or tag is by then. A local folder and the miniature have none."""
     height: int | None = Field(default=None, ge=8)
     """Of the images, in pixels; null: the base's own."""
     width: int | None = Field(default=None, ge=8)

@@ -33,4 +33,7 @@ def from_hub(repository: str, file: str, revision: str | None) -> Path:
             http_backoff("HEAD", ENDPOINT, max_retries=1, timeout=longest, retry_on_status_codes=())
         except (OfflineModeIsEnabled, httpx.RequestError) as error:
             raise LocalEntryNotFoundError(f"{ENDPOINT}: {error}") from None
-    return Path(hf_hub_download(repository, file, revision=revision))
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except httpx.RequestError:  # it hung up, or its proxy refused: the client takes only the cache's copy for others
+        return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))

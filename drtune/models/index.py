@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,11 @@ def commit_of(base_model: str, revision: str | None = None) -> str | None:
     """
     _, commit = _found(base_model, revision)
     return commit
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is the full name of a commit, which stays what it is; a branch or a tag may move."""
+    return revision is not None and re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 @lru_cache(maxsize=1)  # of the hub it is asked for by who starts a run, and again by who loads it

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import get_cached_repo_tree
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # its own, which changed its name
 from transformers.utils import logging as transformers_logging
 
 from drtune.errors import UserError
 from drtune.models.base import Base
 from drtune.models.flux import Flux
 from drtune.models.flux2_klein import Flux2Klein
-from drtune.models.index import read_index, unloadable
+from drtune.models.index import is_commit, read_index, unloadable
 from drtune.models.miniature import CHECKPOINT
 from drtune.models.qwen_image import QwenImage
 from drtune.models.qwen_image_21 import QwenImage21
@@ -59,12 +63,8 @@ def load_base(
         dtypes = {"default": DTYPES[precision], BASES[kind].network_name: DTYPES[network_precision or precision]}
         # Parts that it was saved without, as T5 in some copies of Stable Diffusion 3, have to be left out by name.
         absent = {name: None for name, part in index.items() if part == [None, None]}
-        pieces = {
-            name: piece.from_pretrained(source, subfolder=name, revision=revision)
-            for name, piece in BASES[kind].pieces.items()
-        }
-        arguments = {"revision": revision, "dtype": dtypes, **absent, **BASES[kind].load_arguments, **pieces}
-        pipeline = _load_pipeline(BASES[kind], source, arguments)
+        left_out = {**absent, **BASES[kind].load_arguments}
+        pipeline = _load_pipeline(BASES[kind], source, revision, left_out, dtypes)
     except (OSError, ValueError) as error:
         raise unloadable(base_model, revision, error) from None
     for part in pipeline.components.values():
@@ -73,14 +73,52 @@ def load_base(
     return BASES[kind](pipeline, height=height, width=width)
 
 
-def _load_pipeline(base: type[Base], source: str, arguments: Mapping[str, Any]) -> DiffusionPipeline:
+def _load_pipeline(
+    base: type[Base],
+    source: str,
+    revision: str | None,
+    left_out: Mapping[str, None],
+    dtypes: Mapping[str, torch.dtype],
+) -> DiffusionPipeline:
     """The pipeline from its plain weights, or from those in half precision where it has no others."""
+
+    def load(variant: str | None) -> DiffusionPipeline:
+        folder = _folder_of(base, source, revision, left_out, variant)
+        pieces = {name: piece.from_pretrained(folder, subfolder=name) for name, piece in base.pieces.items()}
+        pipeline = base.pipeline_class.from_pretrained(folder, dtype=dtypes, variant=variant, **left_out, **pieces)
+        pipeline.register_to_config(_name_or_path=source)  # by which others find it, too
+        return pipeline
+
     try:
-        return base.pipeline_class.from_pretrained(source, **arguments)
+        return load(None)
     except (OSError, ValueError):
         with suppress(OSError, ValueError):
-            return base.pipeline_class.from_pretrained(source, variant="fp16", **arguments)
+            return load("fp16")
         raise
+
+
+def _folder_of(
+    base: type[Base], source: str, revision: str | None, left_out: Mapping[str, None], variant: str | None
+) -> Path:
+    """Where all files of a pipeline lie: its own folder, or that of one commit in the hub's cache.
+
+    The hub is not asked for a commit whose files are there; without the list of them, which the hub's client keeps, it
+    is. Of one that is away the cache has to do.
+
+    Raises:
+        OSError, ValueError: they cannot be had.
+    """
+    if (folder := Path(source)).is_dir():
+        return folder
+    download = partial(base.pipeline_class.download, source, revision=revision, variant=variant, **left_out)
+    if is_commit(revision):
+        with suppress(CachedRepoTreeNotFoundError, FileNotFoundError):
+            get_cached_repo_tree(source, revision=revision)
+            return Path(download(local_files_only=True))
+    try:
+        return Path(download())
+    except httpx.RequestError:
+        return Path(download(local_files_only=True))
 
 
 def quiet_libraries() -> None:

@@ -30,7 +30,7 @@ from drtune.python.functions import reward_file
 from drtune.python.pipelines import base_name
 from drtune.python.result import Result
 from drtune.python.words import in_python, overrides
-from drtune.training.checks import check_start
+from drtune.training.checks import base_commit, check_start
 from drtune.training.trainer import train
 
 Prompts = Sequence[str | Mapping[str, str]]
@@ -94,7 +94,7 @@ def tune(
             if tree.process_count != 1:
                 raise UserError(f"processes={tree.process_count}: drtune.tune is one; `drtune train` starts several")
             check_start(tree)
-            read_index(tree.base_model, tree.base_revision)
+            read_index(tree.base_model, base_commit(tree, place if resume else None))
             read_start(tree)
             prompt_set = _prompt_set(prompts, eval_prompts, place, write, goes_on=resume, overwrite=overwrite)
         train(tree, prompt_set, place, resume=resume, overwrite=overwrite)

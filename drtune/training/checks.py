@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from drtune.config import Config
+from drtune.config import Config, load_config
+from drtune.contracts import CONFIG
 from drtune.errors import UserError
 from drtune.files.folders import check_file, check_place
+from drtune.files.output import base_folder
+from drtune.models.index import commit_of, is_commit
 from drtune.prompts.compositional import read_tasks
 from drtune.rewards.files import check_own
 
@@ -55,6 +59,29 @@ def check_places(config: Config, can_be_read: Callable[[str], bool] = lambda _pl
         check_place("method.pictures", pictures)
     if (file := config.evaluation.capability.file) and can_be_read(file):
         read_tasks(file)
+
+
+def base_commit(config: Config, out: Path | None) -> str | None:
+    """The commit of the base: that of the run in `out` which goes on, else the one that the hub has now.
+
+    A branch or a tag says where a run begins: one that began on a commit goes on with it, whatever they are by now. A
+    run that began without one, as those of earlier versions did, goes on without.
+
+    Raises:
+        UserError: there is no such base, or a local folder is given a revision.
+    """
+    if out:
+        with suppress(UserError):  # none, or damaged: then the newest checkpoint refuses what it was not made with
+            begun = load_config(out / CONFIG)
+            moves = is_commit(begun.base_revision) and not is_commit(config.base_revision)
+            if begun.base_model == config.base_model and (moves or config.base_revision in (None, begun.base_revision)):
+                return begun.base_revision
+    if config.base_revision is not None and base_folder(config.base_model):
+        raise UserError(
+            f"base_revision={config.base_revision!r} is for a hub id, and base_model={config.base_model!r} is a folder "
+            "here: leave it out"
+        )
+    return commit_of(config.base_model, config.base_revision)
 
 
 def _installed(told: str, *packages: str) -> None:

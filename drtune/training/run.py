@@ -75,6 +75,8 @@ class Trainer(Updates):
                 progress = held.enter_context(Progress("train", steps, "update", done=done))
             base_NCHW = self._look(0) if done == 0 else None
             if done == 0 and self.config.held_out:
+                if self.processes.is_main:  # with the commit of the base, on which whoever takes it up goes on
+                    write_text(place / CONFIG, self.config.to_yaml())
                 self._save_checkpoint(0)
             first = replace(self.update(done + 1), resumed=done > 0) if done < steps else None
             take_place()

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
-from drtune.config import REWARDS, Config, load_config
-from drtune.contracts import CONFIG, MANIFEST, TunedModel
+from drtune.config import REWARDS, Config
+from drtune.contracts import MANIFEST, TunedModel
 from drtune.errors import AwayError, InterruptionError, UserError
 from drtune.files.local import replacing
 from drtune.files.output import base_folder, claimed, mark, resolved
 from drtune.files.storage import check_writable, open_storage
-from drtune.models.index import commit_of
 from drtune.models.miniature.words import warning_of
 from drtune.models.start import read_start
 from drtune.models.tuned import open_tuned
 from drtune.prompts.prepare import PreparedPrompts, open_prompts
 from drtune.rewards.files import file_of
 from drtune.training.checkpoint import FOLDER
-from drtune.training.checks import check_start
+from drtune.training.checks import base_commit, check_start
 from drtune.training.mirror import Mirror
 from drtune.training.pictures import pictures_of
 from drtune.training.processes import Processes
@@ -68,7 +67,7 @@ def train(
         if kept:
             _take_up(kept, processes)
         # One decides for all: another may read while something is written, or have another commit in its cache.
-        [revision, *_] = processes.exchange(_base_revision(config, out, resume=resume) if processes.is_main else None)
+        [revision, *_] = processes.exchange(base_commit(config, out if resume else None) if processes.is_main else None)
         config = config.model_copy(update={"base_revision": revision})
         if resume:
             [model, *_] = processes.exchange(_finished(out, config, prepared) if processes.is_main else None)
@@ -134,20 +133,8 @@ def _tell(config: Config, prepared: PreparedPrompts) -> None:
     texts = [prompt.text for prompt in (*prepared.train, *prepared.eval)]
     if config.base_model == "miniature" and (warning := warning_of(texts)):
         print(f"train: {warning}", flush=True)
-    print(f"train: loading {config.base_model} and encoding prompts, which takes a while", flush=True)
-
-
-def _base_revision(config: Config, out: Path, *, resume: bool) -> str | None:
-    """The commit of the base: that of the run in `out` if it goes on, else the one that the hub has now.
-
-    A run that began without one, as those of earlier versions did, goes on without.
-    """
-    if resume:
-        with suppress(UserError):  # none, or damaged: then the newest checkpoint refuses what it was not made with
-            begun = load_config(out / CONFIG)
-            if begun.base_model == config.base_model and config.base_revision in (None, begun.base_revision):
-                return begun.base_revision
-    return commit_of(config.base_model, config.base_revision)
+    base = f"{config.base_model} at {config.base_revision}" if config.base_revision else config.base_model
+    print(f"train: loading {base} and encoding prompts, which takes a while", flush=True)
 
 
 def _finished(out: Path, config: Config, prepared: PreparedPrompts) -> TunedModel | None:

@@ -23,7 +23,9 @@ from drtune.errors import UserError
 from drtune.models.language import LanguageModelBase
 from drtune.models.loading import load_base
 from drtune.models.sampler import Scheduler
+from tests.hub import COMMIT, Hub
 from tests.pipelines import SIDE, FolderOf, open_base
+from tests.serving import Handler, Serving
 
 
 @pytest.mark.parametrize(
@@ -154,6 +156,45 @@ def test_hub_ids_are_found_in_the_local_cache_when_offline(folder_of: FolderOf, 
             "and the local cache has no copy of it; give the folder of a copy"
         )
     assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_commit_whose_files_are_in_the_cache_is_loaded_without_the_hub(folder_of: FolderOf, tmp_path: Path) -> None:
+    program = """if True:
+        import sys
+        from drtune.models.loading import load_base, quiet_libraries
+        quiet_libraries()
+        print(load_base("owner/tiny", sys.argv[1]).pipeline.name_or_path)
+    """
+    asked: list[str] = []
+
+    class HangsUp(Handler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.close_connection = True
+
+        do_GET = do_HEAD
+
+    def load(endpoint: str) -> str:
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path), "NO_PROXY": "127.0.0.1"}
+        environment.pop("HF_HUB_OFFLINE", None)
+        ran = subprocess.run(
+            [sys.executable, "-c", program, COMMIT], env=environment, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout
+
+    folder = folder_of("qwen_image_21")
+    with Hub() as hub:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        hub.repositories["owner/tiny"] = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+        assert load(hub.url) == "owner/tiny\n"
+    with Serving(HangsUp) as server:
+        assert load(server.url) == "owner/tiny\n"
+        assert asked == []
+        shutil.rmtree(tmp_path / "models--owner--tiny" / "trees")
+        assert load(server.url) == "owner/tiny\n"
+        assert asked  # which files there are, and the cache has to do
 
 
 @pytest.mark.parametrize("kind", ["z_image", "flux2_klein", "qwen_image", "qwen_image_21"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,16 @@ from components.train.request import is_answered
 from drtune.cli.main import main
 from drtune.config import Config, load_config
 from drtune.contracts import CONFIG, MANIFEST, SeedsResult, TunedModel
-from drtune.errors import UserError
+from drtune.errors import InterruptionError, UserError
 from drtune.files.output import mark
 from drtune.files.storage import open_storage
 from drtune.models.sample_set import SampleSettings, write_sample_set
+from drtune.prompts.prepare import open_prompts
+from drtune.training.checkpoint import FOLDER
+from drtune.training.history import UpdateMetrics
 from drtune.training.mirror import MODEL
+from drtune.training.processes import Processes
+from drtune.training.run import Trainer
 from drtune.training.trainer import train
 from tests.folders import make_folders
 from tests.pipelines import save_pipeline
@@ -73,7 +80,9 @@ def test_a_run_stays_on_the_commit_with_which_it_began(prompts: Path, tmp_path: 
         assert (more.step, more.base_revision, more.weights_sha256) == (2, OLD, of_old.weights_sha256)
         assert hub.submit(train, config_of("steps=2"), prompts, out, resume=True).result() == more
         with pytest.raises(UserError, match=rf"base_revision \({NEW} here, {OLD} there\); give the same values"):
-            hub.submit(train, config_of("steps=3", "base_revision=main"), prompts, out, resume=True).result()
+            hub.submit(train, config_of("steps=3", f"base_revision={NEW}"), prompts, out, resume=True).result()
+        named = hub.submit(train, config_of("steps=3", "base_revision=main"), prompts, out, resume=True).result()
+        assert (named.step, named.base_revision) == (3, OLD)
         afresh = hub.submit(train, config_of("steps=1"), prompts, tmp_path / "new").result()
         assert afresh.base_revision == NEW
         assert afresh.weights_sha256 != begun.weights_sha256
@@ -84,6 +93,52 @@ def test_a_run_stays_on_the_commit_with_which_it_began(prompts: Path, tmp_path: 
                 write_sample_set, ["a star"], tmp_path / name, one_step, model_folder=model, base_model=base
             )
             assert drawn.result().base_revision == commit
+
+
+def run_drtune(*arguments: str) -> str:
+    ran = CliRunner().invoke(main, arguments)
+    assert ran.exit_code == 0, ran.output
+    return ran.output
+
+
+def test_a_run_that_goes_on_does_not_look_where_its_branch_is(prompts: Path, tmp_path: Path) -> None:
+    cache, out = Cache(tmp_path / "hub", OLD), tmp_path / "run"  # which knows of no branch
+    settings = [f"--set={one}" for one in (*SMALL, "base_model=owner/tiny")]
+    with cache.process() as hub:
+        hub.submit(train, config_of("steps=1", f"base_revision={OLD}"), prompts, out).result()
+        command = ["train", f"--prompts={prompts}", f"--out={out}", "--resume", "--set=steps=2", *settings]
+        hub.submit(run_drtune, *command).result()
+    assert (TunedModel.load(out).step, TunedModel.load(out).base_revision) == (2, OLD)
+
+
+class EndsEarly(Trainer):
+    def update(self, step: int) -> UpdateMetrics:
+        raise InterruptionError(f"ended before update {step}", signal.SIGTERM)
+
+
+def end_before_the_first_update(config: Config, prompts: Path, out: Path) -> None:
+    mark(out, "TrainingRun")
+    with suppress(InterruptionError):
+        EndsEarly(config, open_prompts(prompts), out, Processes()).run()
+
+
+def test_a_run_that_ended_before_its_first_update_goes_on_with_its_commit(prompts: Path, tmp_path: Path) -> None:
+    cache, out = Cache(tmp_path / "hub", OLD, NEW), tmp_path / "run"
+    held_out = ["steps=1", "held_out={reward: brightness, max_drop: 1}"]
+    cache.move_main(NEW)
+    with cache.process() as hub:
+        begun = config_of(*held_out, f"base_revision={OLD}")
+        hub.submit(end_before_the_first_update, begun, prompts, out).result()
+        assert [path.name[:11] for path in (out / FOLDER).iterdir()] == ["step-000000"]
+        model = hub.submit(train, config_of(*held_out), prompts, out, resume=True).result()
+    assert model.base_revision == OLD
+
+
+def test_a_folder_has_no_revision(prompts: Path, tmp_path: Path) -> None:
+    save_pipeline("sd15", tmp_path / "base", seed=0)
+    config = config_of("steps=1", "base_revision=v1", base_model=tmp_path / "base")
+    with pytest.raises(UserError, match=r"base_revision='v1' is for a hub id, and base_model='.*' is a folder here"):
+        train(config, prompts, tmp_path / "run")
 
 
 def train_as_before(prompts: Path, out: Path) -> None:
@@ -123,14 +178,8 @@ def test_a_model_on_the_commit_of_what_was_asked_is_the_answer(tmp_path: Path) -
     assert not is_answered(storage, asked.model_copy(update={"seed": 9}), tmp_path)
 
 
-def seeds_run(*arguments: str) -> str:
-    ran = CliRunner().invoke(main, ["seeds", "run", *arguments])
-    assert ran.exit_code == 0, ran.output
-    return ran.output
-
-
 @pytest.mark.slow
-def test_seeds_are_all_trained_on_the_commit_of_the_first(prompts: Path, tmp_path: Path) -> None:
+def test_seeds_are_all_trained_on_the_commit_of_the_one_that_was_begun_first(prompts: Path, tmp_path: Path) -> None:
     cache, out = Cache(tmp_path / "hub", OLD, NEW), tmp_path / "seeds"
     settings = ["base_model=owner/tiny", "steps=1", *SMALL]
     settings += ["evaluation={max_prompts: 4, pictures_per_prompt: 1, rewards: [brightness], sampler: {steps: 1}}"]
@@ -139,6 +188,6 @@ def test_seeds_are_all_trained_on_the_commit_of_the_first(prompts: Path, tmp_pat
         hub.submit(train, load_config(None, [*settings, "seed=0"]), prompts, out / "0" / "model").result()
         cache.move_main(NEW)
         options = [f"--set={one}" for one in settings]
-        hub.submit(seeds_run, f"--prompts={prompts}", f"--out={out}", "--seeds=0,1", *options).result()
+        hub.submit(run_drtune, "seeds", "run", f"--prompts={prompts}", f"--out={out}", "--seeds=1,0", *options).result()
     assert [TunedModel.load(out / seed / "model").base_revision for seed in ("0", "1")] == [OLD, OLD]
     assert len(SeedsResult.load(out / "result").runs) == 2

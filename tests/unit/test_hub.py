@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.hub import COMMIT, Hub
 from tests.serving import Handler, Serving
 
@@ -47,6 +49,21 @@ def test_a_proxy_that_leads_in_a_circle_is_a_hub_that_is_away(tmp_path: Path) ->
     with Serving(Circle) as server:
         told = read_from(server.url, tmp_path)
     assert "base_model='owner/name', base_revision=None: cannot be loaded: no such folder, the hub cannot be" in told
+
+
+@pytest.mark.parametrize("answer", ["", "HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"])
+def test_of_a_hub_that_hangs_up_or_leads_in_a_circle_the_cache_will_do(tmp_path: Path, answer: str) -> None:
+    with Hub() as hub:
+        hub.repositories["owner/name"] = {"model_index.json": b'{"_class_name": "ZImagePipeline"}'}
+        there = read_from(hub.url, tmp_path)
+
+    class Away(Handler):
+        def do_HEAD(self) -> None:
+            self.wfile.write(answer.encode())
+            self.close_connection = True
+
+    with Serving(Away) as server:
+        assert read_from(server.url, tmp_path) == there
 
 
 def test_a_hub_that_is_away_is_asked_twice(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def connect() -> ApiClient:
         kubeconfig = os.environ.get("KUBECONFIG") or "~/.kube/config"
         if not any(Path(path).expanduser().is_file() for path in kubeconfig.split(os.pathsep)):
             raise NoClusterError(
-                f"cluster: no Kubernetes to speak to, neither around this process nor by a kubeconfig file "
+                "cluster: no Kubernetes to speak to, neither around this process nor by a kubeconfig file "
                 f"({kubeconfig}: no such file); set KUBECONFIG, or leave `cluster` empty to train here"
             ) from None
         try:

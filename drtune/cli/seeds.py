@@ -70,7 +70,8 @@ def run(
 
     settings = load_config(config, overrides)
     check_start(settings)
-    order = sorted(numbers, key=lambda number: not (out / str(number) / "model" / CONFIG).exists())  # on whose commit
+    # Those that have begun first: the others take the commit of the base from them.
+    order = sorted(numbers, key=lambda number: not (out / str(number) / "model" / CONFIG).exists())
     read_index(settings.base_model, base_commit(settings, out / str(order[0]) / "model"))
     read_start(settings)
     place = prompt_set(prompts, out / "prompts", settings, goes_on=True, overwrite=False)

@@ -11,6 +11,9 @@ from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import http_backoff, httpx  # type: ignore[attr-defined]  # its own, which changed its name
 
+RequestError: type[Exception] = httpx.RequestError
+"""The hub did not answer, or not to the end."""
+
 LONGEST_WAIT = 3
 """Seconds for a hub to answer at all, where HF_HUB_ETAG_TIMEOUT does not give it more."""
 
@@ -31,9 +34,9 @@ def from_hub(repository: str, file: str, revision: str | None) -> Path:
         try:
             longest = max(LONGEST_WAIT, int(os.environ.get("HF_HUB_ETAG_TIMEOUT", "0")))
             http_backoff("HEAD", ENDPOINT, max_retries=1, timeout=longest, retry_on_status_codes=())
-        except (OfflineModeIsEnabled, httpx.RequestError) as error:
+        except (OfflineModeIsEnabled, RequestError) as error:
             raise LocalEntryNotFoundError(f"{ENDPOINT}: {error}") from None
     try:
         return Path(hf_hub_download(repository, file, revision=revision))
-    except httpx.RequestError:  # it hung up, or its proxy refused: the client takes only the cache's copy for others
+    except RequestError:  # it hung up, or its proxy refused: the client takes only the cache's copy for others
         return Path(hf_hub_download(repository, file, revision=revision, local_files_only=True))

@@ -13,10 +13,10 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import get_cached_repo_tree
 from huggingface_hub.errors import CachedRepoTreeNotFoundError
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # its own, which changed its name
 from transformers.utils import logging as transformers_logging
 
 from drtune.errors import UserError
+from drtune.files.hub import RequestError
 from drtune.models.base import Base
 from drtune.models.flux import Flux
 from drtune.models.flux2_klein import Flux2Klein
@@ -117,7 +117,7 @@ def _folder_of(
             return Path(download(local_files_only=True))
     try:
         return Path(download())
-    except httpx.RequestError:
+    except RequestError:
         return Path(download(local_files_only=True))
 
 
